@@ -1,0 +1,192 @@
+package tickets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// What IssuerOptions are unless they say otherwise.
+const (
+	DefaultTTL                 = 30 * time.Second
+	DefaultMaxPerSession       = 64
+	DefaultRememberRevocations = time.Hour
+)
+
+// Below a millisecond a ticket is dead before its page has it; above an hour it is a session.
+const (
+	minTTL = time.Millisecond
+	maxTTL = maxLifetime
+)
+
+// IssuerOptions are the options of an Issuer; nil is the defaults.
+type IssuerOptions struct {
+	// TTL is how long a ticket lives, where its session does not end sooner: 1 ms to 1 h.
+	// Default: DefaultTTL, 30 s.
+	TTL time.Duration
+	// MaxPerSession is how many tickets one session may mint here within one TTL, used or not.
+	// Default: DefaultMaxPerSession, 64.
+	MaxPerSession int
+	// RememberRevocations is how long a revocation stands, at least TTL. Where a grant that was
+	// refused for it says that its session ends later than that, it stands until then.
+	// Default: DefaultRememberRevocations, 1 h, or the TTL if that is longer.
+	RememberRevocations time.Duration
+}
+
+// Issuer mints and consumes tickets, and revokes what they stand for. It is safe for concurrent use.
+type Issuer struct {
+	store     Store
+	waits     bool // the store may look at its context
+	ttl       time.Duration
+	base      time.Time
+	shares    shares
+	revoked   revocations
+	listeners listeners
+	closed    atomic.Bool
+}
+
+// NewIssuer returns an issuer over store; nil options are the defaults. Its error joins everything
+// that is wrong with the arguments.
+func NewIssuer(store Store, opts *IssuerOptions) (*Issuer, error) {
+	var o IssuerOptions
+	if opts != nil {
+		o = *opts
+	}
+	if o.TTL == 0 {
+		o.TTL = DefaultTTL
+	}
+	if o.MaxPerSession == 0 {
+		o.MaxPerSession = DefaultMaxPerSession
+	}
+	if o.RememberRevocations == 0 {
+		o.RememberRevocations = max(DefaultRememberRevocations, o.TTL)
+	}
+	var errs []error
+	if store == nil {
+		errs = append(errs, errors.New("store is nil, want a Store such as NewMemoryStore(nil)"))
+	}
+	if o.TTL < minTTL || o.TTL > maxTTL {
+		errs = append(errs, fmt.Errorf("TTL is %v, want %v to %v", o.TTL, minTTL, maxTTL))
+	}
+	if o.MaxPerSession < 0 {
+		errs = append(errs, fmt.Errorf("MaxPerSession is %d, want at least 1", o.MaxPerSession))
+	}
+	if o.RememberRevocations < max(o.TTL, minTTL) {
+		// A ticket that was minted just before would outlive the memory of its revocation.
+		errs = append(errs, fmt.Errorf("RememberRevocations is %v, want at least the TTL", o.RememberRevocations))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("new issuer: %w", err)
+	}
+	_, memory := store.(*MemoryStore)
+	i := &Issuer{store: store, waits: !memory, ttl: o.TTL, base: time.Now()}
+	i.shares.init(o.TTL, o.MaxPerSession)
+	i.revoked.init(o.RememberRevocations)
+	return i, nil
+}
+
+// Mint puts g into the store, with MintedAt and ExpiresAt filled in, and returns the ticket that
+// stands for it. The ticket expires after [Issuer.Lifetime].
+//
+// The error is ErrExpired where the session has ended, ErrRevoked where it was revoked, a
+// *TooManyError (ErrTooMany) at the session's share, ErrFull at the store's bound, and ErrClosed
+// after Close. A grant that can't be is an error too: Data above 256 bytes, another string above
+// 8 KiB. Any other error is the store's; there is no ticket then, and nothing counts against the
+// session. A grant without SessionID has no share.
+func (i *Issuer) Mint(ctx context.Context, g Grant) (Ticket, error) {
+	if i.closed.Load() {
+		return "", fmt.Errorf("mint ticket: %w", ErrClosed)
+	}
+	if err := g.check(); err != nil {
+		return "", fmt.Errorf("mint ticket: %w", err)
+	}
+	now := time.Now()
+	lifetime := i.lifetime(&g, now)
+	if lifetime <= 0 {
+		return "", &refusal{ErrExpired, "mint ticket: the session has expired"}
+	}
+	if i.revoked.cover(&g) {
+		return "", &refusal{ErrRevoked, "mint ticket: the session was revoked"}
+	}
+	var mint minted
+	if g.SessionID != "" {
+		var err error
+		if mint, err = i.shares.take(g.SessionID, now.Sub(i.base)); err != nil {
+			return "", fmt.Errorf("mint ticket: %w", err)
+		}
+	}
+	g.MintedAt, g.ExpiresAt = now, now.Add(lifetime)
+	t, key := newTicket()
+	if err := i.store.Put(ctx, key, g); err != nil {
+		i.shares.giveBack(mint)
+		return "", fmt.Errorf("mint ticket: %w", err)
+	}
+	return t, nil
+}
+
+// Lifetime returns how long a ticket for g would live if it were minted now: the TTL, or less where
+// the session ends sooner, and 0 where it has ended.
+func (i *Issuer) Lifetime(g Grant) time.Duration { return i.lifetime(&g, time.Now()) }
+
+func (i *Issuer) lifetime(g *Grant, now time.Time) time.Duration {
+	if g.SessionExpiresAt.IsZero() {
+		return i.ttl
+	}
+	return max(0, min(i.ttl, g.SessionExpiresAt.Sub(now)))
+}
+
+// Consume takes the ticket and returns its grant, the first time and until it expires. It runs on
+// when ctx is done: whether a ticket was used is a fact, and must not hang on a client's patience.
+// The store bounds the wait.
+//
+// An error that errors.Is finds to be ErrInvalid means no, and its kind says why. Its text is
+// "unknown ticket: " and the ticket's first 8 characters, where that is less than half of it, for
+// one that is unknown or used; it contains "expired" or "revoked" for the others, and nothing of
+// the ticket. What cannot be a ticket is unknown without the store being asked. Any other error
+// means that it could not be decided, and nobody may be let in: the store failed, or the issuer is
+// closed.
+func (i *Issuer) Consume(ctx context.Context, t Ticket) (Grant, error) {
+	if i.closed.Load() {
+		return Grant{}, fmt.Errorf("consume ticket: %w", ErrClosed)
+	}
+	if !t.wellFormed() {
+		return Grant{}, refuse(t, ErrUnknown)
+	}
+	if i.waits { // a MemoryStore looks at no context, and need not pay for one
+		ctx = context.WithoutCancel(ctx)
+	}
+	g, err := i.store.Take(ctx, t.Key())
+	if err != nil {
+		return Grant{}, refuse(t, err)
+	}
+	// Last, so that a revocation that has returned covers every ticket that is not yet accepted.
+	if i.revoked.cover(&g) {
+		return Grant{}, refuse(t, ErrRevoked)
+	}
+	return g, nil
+}
+
+// refuse gives a store's error the text that Consume promises for its kind.
+func refuse(t Ticket, err error) error {
+	switch {
+	case !errors.Is(err, ErrInvalid):
+		return fmt.Errorf("consume ticket: %w", err)
+	case errors.Is(err, ErrRevoked):
+		return &refusal{ErrRevoked, "ticket revoked"}
+	case errors.Is(err, ErrExpired):
+		return &refusal{ErrExpired, "ticket expired"}
+	case errors.Is(err, ErrUsed):
+		return &refusal{ErrUsed, "unknown ticket: " + t.hint()}
+	}
+	return &refusal{ErrUnknown, "unknown ticket: " + t.hint()}
+}
+
+// Close ends the issuer: from then on Mint and Consume fail with ErrClosed. Revoke and Revoked go
+// on, because sockets may outlive the issuer. It does not close the store. Calling it again does
+// nothing; the error is always nil.
+func (i *Issuer) Close() error {
+	i.closed.Store(true)
+	return nil
+}

@@ -1,0 +1,490 @@
+package tickets_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// What the tests of the Python dashboard's ticket store check, one by one.
+func TestWhatTheDashboardChecks(t *testing.T) {
+	t.Run("round trip", func(t *testing.T) {
+		i := mustIssuer(t, nil, nil)
+		got, err := i.Consume(t.Context(), mustMint(t, i, tickets.Grant{UserID: "u1", Provider: "nous"}))
+		require.NoError(t, err)
+		assert.Equal(t, "u1", got.UserID)
+		assert.Equal(t, "nous", got.Provider)
+		assert.WithinDuration(t, time.Now(), got.MintedAt, time.Minute)
+	})
+	t.Run("the second use is refused as unknown", func(t *testing.T) {
+		i := mustIssuer(t, nil, nil)
+		ticket := mustMint(t, i, tickets.Grant{UserID: "u1", Provider: "stub"})
+		_, err := i.Consume(t.Context(), ticket)
+		require.NoError(t, err)
+		_, err = i.Consume(t.Context(), ticket)
+		require.ErrorIs(t, err, tickets.ErrInvalid)
+		require.ErrorContains(t, err, "unknown")
+	})
+	t.Run("a time to live of 30 s", func(t *testing.T) {
+		assert.Equal(t, 30*time.Second, tickets.DefaultTTL)
+		assert.Equal(t, 30*time.Second, mustIssuer(t, nil, nil).Lifetime(tickets.Grant{}))
+	})
+	t.Run("expired", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			i := mustIssuer(t, nil, nil)
+			ticket := mustMint(t, i, tickets.Grant{UserID: "u1", Provider: "stub"})
+			time.Sleep(tickets.DefaultTTL + time.Second)
+			_, err := i.Consume(t.Context(), ticket)
+			require.ErrorIs(t, err, tickets.ErrExpired)
+			require.ErrorContains(t, err, "expired")
+		})
+	})
+	t.Run("valid at exactly the end", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			i := mustIssuer(t, nil, nil)
+			ticket := mustMint(t, i, tickets.Grant{UserID: "u1", Provider: "stub"})
+			time.Sleep(tickets.DefaultTTL)
+			got, err := i.Consume(t.Context(), ticket)
+			require.NoError(t, err)
+			assert.Equal(t, "u1", got.UserID)
+		})
+	})
+	t.Run("twenty mint and consume at once", func(t *testing.T) { mintAndConsumeAtOnce(t, 20) })
+	t.Run("five hundred do", func(t *testing.T) { mintAndConsumeAtOnce(t, 500) })
+}
+
+func mintAndConsumeAtOnce(t *testing.T, n int) {
+	i := mustIssuer(t, nil, nil)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	got := map[string]bool{}
+	for w := range n {
+		wg.Go(func() {
+			user := fmt.Sprintf("u%d", w)
+			ticket, err := i.Mint(t.Context(), tickets.Grant{UserID: user, Provider: "stub", SessionID: user})
+			if !assert.NoError(t, err) {
+				return
+			}
+			g, err := i.Consume(t.Context(), ticket)
+			if assert.NoError(t, err) && assert.Equal(t, user, g.UserID, "somebody else's grant") {
+				mu.Lock()
+				defer mu.Unlock()
+				got[g.UserID] = true
+			}
+		})
+	}
+	wg.Wait()
+	assert.Len(t, got, n)
+}
+
+func TestOneWinner(t *testing.T) {
+	i := mustIssuer(t, nil, nil)
+	for range 50 {
+		ticket := mustMint(t, i, tickets.Grant{UserID: "u1"})
+		var winners, losers atomic.Int32
+		start := make(chan struct{})
+		var wg sync.WaitGroup
+		for range 32 {
+			wg.Go(func() {
+				<-start
+				if _, err := i.Consume(t.Context(), ticket); err == nil {
+					winners.Add(1)
+				} else if assert.ErrorIs(t, err, tickets.ErrUsed) {
+					losers.Add(1)
+				}
+			})
+		}
+		close(start)
+		wg.Wait()
+		require.EqualValues(t, 1, winners.Load())
+		require.EqualValues(t, 31, losers.Load())
+	}
+}
+
+func TestConsumeReturnsWhatWasMinted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := mustIssuer(t, nil, nil)
+		for name, g := range grants() {
+			if name == "far times" { // its session has ended
+				g.SessionExpiresAt = g.ExpiresAt
+			}
+			ticket := mustMint(t, i, g)
+			minted := time.Now()
+			time.Sleep(time.Second + time.Nanosecond)
+			got, err := i.Consume(t.Context(), ticket)
+			require.NoError(t, err, name)
+			g.MintedAt, g.ExpiresAt = minted, minted.Add(30*time.Second)
+			assertSameGrant(t, g, got)
+		}
+	})
+}
+
+// A ticket's whole life, with the instants at which something changes.
+func TestLife(t *testing.T) {
+	const ttl = 30 * time.Second
+	for _, row := range []struct {
+		name     string
+		session  time.Duration // until the session ends; 0: not known
+		use      time.Duration // when it is used first; 0: not at all
+		at       time.Duration
+		want     error
+		lifetime time.Duration
+	}{
+		{name: "at once", at: 0},
+		{name: "age exactly TTL", at: ttl},
+		{name: "1 ns older", at: ttl + 1, want: tickets.ErrExpired},
+		{name: "5 s after its end", at: ttl + 5*time.Second, want: tickets.ErrExpired},
+		{name: "a minute after its end", at: ttl + time.Minute, want: tickets.ErrUnknown},
+		{name: "used, at once", use: 1, at: 1, want: tickets.ErrUsed},
+		{name: "used, at its end", use: 1, at: ttl, want: tickets.ErrUsed},
+		{name: "used at its end", use: ttl, at: ttl, want: tickets.ErrUsed},
+		{name: "used, a minute after its end", use: 1, at: ttl + time.Minute, want: tickets.ErrUnknown},
+		{name: "the session ends in 5 s", session: 5 * time.Second, at: 5 * time.Second, lifetime: 5 * time.Second},
+		{name: "the session ended 1 ns ago", session: 5 * time.Second, at: 5*time.Second + 1, want: tickets.ErrExpired, lifetime: 5 * time.Second},
+		{name: "5 s after the session's end", session: 5 * time.Second, at: 10 * time.Second, want: tickets.ErrExpired, lifetime: 5 * time.Second},
+		{name: "used, at the session's end", session: 5 * time.Second, use: 1, at: 5 * time.Second, want: tickets.ErrUsed, lifetime: 5 * time.Second},
+		{name: "the session ends later", session: time.Hour, at: ttl + 1, want: tickets.ErrExpired},
+		{name: "the session ends with the ticket", session: ttl, at: ttl},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				i := mustIssuer(t, nil, nil)
+				g := tickets.Grant{UserID: "u1", SessionID: "s1"}
+				if row.session > 0 {
+					g.SessionExpiresAt = time.Now().Add(row.session).Round(0)
+				}
+				if row.lifetime == 0 {
+					row.lifetime = ttl
+				}
+				assert.Equal(t, row.lifetime, i.Lifetime(g))
+				ticket := mustMint(t, i, g)
+				other := mustMint(t, i, g)
+				if row.use > 0 {
+					time.Sleep(row.use)
+					_, err := i.Consume(t.Context(), ticket)
+					require.NoError(t, err)
+				}
+				time.Sleep(row.at - row.use)
+				got, err := i.Consume(t.Context(), ticket)
+				if row.want != nil {
+					require.ErrorIs(t, err, row.want)
+					require.ErrorIs(t, err, tickets.ErrInvalid)
+					require.Zero(t, got)
+					return
+				}
+				require.NoError(t, err)
+				require.Equal(t, row.lifetime, got.ExpiresAt.Sub(got.MintedAt))
+				_, err = i.Consume(t.Context(), other)
+				require.NoError(t, err, "the other ticket of the session")
+			})
+		})
+	}
+}
+
+func TestMintOfAnEndedSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := mustIssuer(t, nil, &tickets.IssuerOptions{MaxPerSession: 1})
+		for _, end := range []time.Duration{0, -1, -time.Hour, -200 * 365 * 24 * time.Hour} {
+			g := tickets.Grant{SessionID: "s1", SessionExpiresAt: time.Now().Add(end)}
+			assert.Zero(t, i.Lifetime(g))
+			ticket, err := i.Mint(t.Context(), g)
+			assert.ErrorIs(t, err, tickets.ErrExpired)
+			assert.ErrorContains(t, err, "expired")
+			assert.Empty(t, string(ticket))
+		}
+		mustMint(t, i, tickets.Grant{SessionID: "s1"}) // none of it counted
+	})
+}
+
+func TestConsumeErrorTexts(t *testing.T) {
+	i := mustIssuer(t, nil, nil)
+	fresh := mustMint(t, i, tickets.Grant{})
+	used := mustMint(t, i, tickets.Grant{})
+	_, err := i.Consume(t.Context(), used)
+	require.NoError(t, err)
+	unknown := tickets.Ticket(strings.Repeat("Ab-_", 11)[:42] + "A")
+
+	for name, row := range map[string]struct {
+		ticket tickets.Ticket
+		want   string
+		kind   error
+	}{
+		"unknown":                      {unknown, "unknown ticket: Ab-_Ab-_", tickets.ErrUnknown},
+		"used":                         {used, "unknown ticket: " + string(used)[:8], tickets.ErrUsed},
+		"empty":                        {"", "unknown ticket: ", tickets.ErrUnknown},
+		"a hundred":                    {tickets.Ticket(strings.Repeat("a", 100)), "unknown ticket: aaaaaaaa", tickets.ErrUnknown},
+		"nope-never-minted":            {"nope-never-minted", "unknown ticket: nope-nev", tickets.ErrUnknown},
+		"sixteen: 8 is half":           {"0123456789abcdef", "unknown ticket: ", tickets.ErrUnknown},
+		"seventeen characters, longer": {"ü123456789abcdefg", "unknown ticket: ?1234567", tickets.ErrUnknown},
+		"sixteen characters, 32 bytes": {tickets.Ticket(strings.Repeat("ü", 16)), "unknown ticket: ", tickets.ErrUnknown},
+		"control characters":           {tickets.Ticket("\x00\r\n\x1b[2J" + strings.Repeat("x", 40)), "unknown ticket: ????[2Jx", tickets.ErrUnknown},
+		"bidi, delete, not UTF-8":      {tickets.Ticket("\u202e\u0085\x7f\xff\ufeffabc" + strings.Repeat("x", 40)), "unknown ticket: ?????abc", tickets.ErrUnknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := i.Consume(t.Context(), row.ticket)
+			require.EqualError(t, err, row.want)
+			require.ErrorIs(t, err, row.kind)
+			require.ErrorIs(t, err, tickets.ErrInvalid)
+			if len(row.ticket) > 16 {
+				require.NotContains(t, fmt.Sprintf("%v %+v %#v", err, err, err), string(row.ticket)[:9])
+			}
+		})
+	}
+	_, err = i.Consume(t.Context(), fresh)
+	require.NoError(t, err)
+}
+
+// spy counts what reaches a store.
+type spy struct {
+	tickets.Store
+	puts, takes atomic.Int32
+	put, take   error
+	ctx         context.Context
+}
+
+func (s *spy) Put(ctx context.Context, key tickets.Key, g tickets.Grant) error {
+	s.puts.Add(1)
+	if s.put != nil {
+		return s.put
+	}
+	return s.Store.Put(ctx, key, g)
+}
+
+func (s *spy) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) {
+	s.takes.Add(1)
+	s.ctx = ctx
+	if s.take != nil {
+		return tickets.Grant{SessionID: "leak"}, s.take
+	}
+	return s.Store.Take(ctx, key)
+}
+
+func TestWhatIsNoTicketReachesNoStore(t *testing.T) {
+	store := &spy{Store: tickets.NewMemoryStore(nil)}
+	i := mustIssuer(t, store, nil)
+	good := mustMint(t, i, tickets.Grant{UserID: "u1"})
+	raw := string(good)
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	last := strings.IndexByte(alphabet, raw[42])
+	hostile := map[string]string{
+		"empty":         "",
+		"short":         raw[:42],
+		"long":          raw + "A",
+		"padded":        raw + "=",
+		"padded inside": raw[:42] + "=",
+		"NUL":           raw[:42] + "\x00",
+		"CR LF":         raw[:41] + "\r\n",
+		"LF":            raw[:42] + "\n",
+		"LF added":      raw + "\n",
+		"LF in 44":      raw[:20] + "\n" + raw[20:],
+		"plus":          raw[:42] + "+",
+		"slash":         "/" + raw[1:],
+		"space":         " " + raw[1:],
+		"not ASCII":     raw[:41] + "ü",
+		"not UTF-8":     raw[:42] + "\xff",
+		"hash":          raw[:42] + "#",
+		"percent":       raw[:40] + "%26",
+		"two":           raw + "&ticket=" + raw,
+		"megabyte":      strings.Repeat(raw, 25000),
+		// 43 characters are 258 bits, of which the last two must be zero (RFC 4648, section 3.5).
+		"other trailing bits 1": raw[:42] + alphabet[last+1:last+2],
+		"other trailing bits 2": raw[:42] + alphabet[last+2:last+3],
+		"other trailing bits 3": raw[:42] + alphabet[last+3:last+4],
+	}
+	for name, value := range hostile {
+		_, err := i.Consume(t.Context(), tickets.Ticket(value))
+		assert.ErrorIs(t, err, tickets.ErrUnknown, name)
+		assert.LessOrEqual(t, len(err.Error()), len("unknown ticket: ")+8, name)
+	}
+	assert.Zero(t, store.takes.Load())
+	_, err := i.Consume(t.Context(), good)
+	require.NoError(t, err)
+}
+
+func TestStoreFailing(t *testing.T) {
+	down := errors.New("connection refused")
+	store := &spy{Store: tickets.NewMemoryStore(nil)}
+	i := mustIssuer(t, store, &tickets.IssuerOptions{MaxPerSession: 2})
+	g := tickets.Grant{SessionID: "s1"}
+
+	store.put = down
+	for range 10 {
+		ticket, err := i.Mint(t.Context(), g)
+		require.ErrorIs(t, err, down)
+		require.NotErrorIs(t, err, tickets.ErrInvalid)
+		require.Empty(t, string(ticket))
+	}
+	store.put = nil
+	ticket := mustMint(t, i, g)
+	mustMint(t, i, g) // failed mints took no share
+	_, err := i.Mint(t.Context(), g)
+	require.ErrorIs(t, err, tickets.ErrTooMany)
+
+	for _, fail := range []error{down, context.DeadlineExceeded, tickets.ErrFull, tickets.ErrTooMany} {
+		store.take = fail
+		got, err := i.Consume(t.Context(), ticket)
+		require.ErrorIs(t, err, fail)
+		require.NotErrorIs(t, err, tickets.ErrInvalid)
+		require.Zero(t, got, "a grant came with an error")
+		holdsPart(t, err.Error(), ticket)
+	}
+	// A store may wrap what it says, and may not know the kind.
+	for said, kind := range map[error]error{
+		fmt.Errorf("redis: %w", tickets.ErrUsed):    tickets.ErrUsed,
+		fmt.Errorf("redis: %w", tickets.ErrExpired): tickets.ErrExpired,
+		tickets.ErrInvalid:                          tickets.ErrUnknown,
+		tickets.ErrRevoked:                          tickets.ErrRevoked,
+	} {
+		store.take = said
+		got, err := i.Consume(t.Context(), ticket)
+		require.ErrorIs(t, err, kind)
+		require.Zero(t, got)
+	}
+	store.take = nil
+	_, err = i.Consume(t.Context(), ticket)
+	require.NoError(t, err)
+}
+
+type ctxKey struct{}
+
+func TestConsumeRunsOnWhenTheCallerHasGone(t *testing.T) {
+	store := &spy{Store: tickets.NewMemoryStore(nil)}
+	i := mustIssuer(t, store, nil)
+	ticket := mustMint(t, i, tickets.Grant{UserID: "u1"})
+	ctx, cancel := context.WithTimeout(context.WithValue(t.Context(), ctxKey{}, "trace"), time.Hour)
+	cancel()
+	got, err := i.Consume(ctx, ticket)
+	require.NoError(t, err)
+	assert.Equal(t, "u1", got.UserID)
+	assert.NoError(t, store.ctx.Err())
+	_, deadline := store.ctx.Deadline()
+	assert.False(t, deadline)
+	assert.Equal(t, "trace", store.ctx.Value(ctxKey{}), "values stay")
+}
+
+func TestNewIssuerRefusesBadOptionsAllAtOnce(t *testing.T) {
+	_, err := tickets.NewIssuer(nil, &tickets.IssuerOptions{TTL: -1, MaxPerSession: -1, RememberRevocations: -1})
+	require.Error(t, err)
+	for _, part := range []string{"store is nil", "TTL is -1ns, want 1ms to 1h0m0s", "MaxPerSession is -1", "RememberRevocations is -1ns"} {
+		assert.ErrorContains(t, err, part)
+	}
+	for name, o := range map[string]tickets.IssuerOptions{
+		"TTL too long":  {TTL: time.Hour + 1},
+		"TTL too short": {TTL: time.Millisecond - 1},
+		"revocations forgotten before the ticket": {TTL: time.Minute, RememberRevocations: time.Minute - 1},
+	} {
+		i, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &o)
+		assert.Error(t, err, name)
+		assert.Nil(t, i, name)
+	}
+	for _, o := range []tickets.IssuerOptions{{}, {TTL: time.Hour}, {TTL: time.Millisecond}, {TTL: time.Minute, RememberRevocations: time.Minute}} {
+		before := o
+		_, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &o)
+		assert.NoError(t, err)
+		assert.Equal(t, before, o, "the caller's options are the caller's")
+	}
+}
+
+func TestMintRefusesGrantsThatCannotBe(t *testing.T) {
+	store := &spy{Store: tickets.NewMemoryStore(nil)}
+	i := mustIssuer(t, store, nil)
+	canary := strings.Repeat("canary", 10000)
+	for field, g := range map[string]tickets.Grant{
+		"Data":      {Data: canary[:257]},
+		"SessionID": {SessionID: canary[:8<<10+1]},
+		"Provider":  {Provider: canary},
+		"UserID":    {UserID: canary},
+		"Endpoint":  {Endpoint: canary},
+	} {
+		ticket, err := i.Mint(t.Context(), g)
+		require.ErrorContains(t, err, field)
+		assert.NotErrorIs(t, err, tickets.ErrInvalid)
+		assert.NotContains(t, err.Error(), "canary")
+		assert.Empty(t, string(ticket))
+	}
+	_, err := i.Mint(t.Context(), tickets.Grant{UserID: canary, Data: canary})
+	assert.ErrorContains(t, err, "UserID")
+	assert.ErrorContains(t, err, "Data")
+	assert.Zero(t, store.puts.Load())
+	mustMint(t, i, tickets.Grant{Data: canary[:256], SessionID: canary[:8<<10]})
+}
+
+func TestClose(t *testing.T) {
+	i := mustIssuer(t, nil, nil)
+	ticket := mustMint(t, i, tickets.Grant{SessionID: "s1"})
+	var told int
+	i.OnRevoke(func(tickets.Revocation) { told++ })
+	require.NoError(t, i.Close())
+	require.NoError(t, i.Close())
+	_, err := i.Mint(t.Context(), tickets.Grant{})
+	require.ErrorIs(t, err, tickets.ErrClosed)
+	require.NotErrorIs(t, err, tickets.ErrInvalid)
+	got, err := i.Consume(t.Context(), ticket)
+	require.ErrorIs(t, err, tickets.ErrClosed)
+	require.NotErrorIs(t, err, tickets.ErrInvalid)
+	require.Zero(t, got)
+	_, err = i.Consume(t.Context(), "")
+	require.ErrorIs(t, err, tickets.ErrClosed)
+	require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s1"}), "sockets may outlive the issuer")
+	assert.Equal(t, 1, told)
+}
+
+func TestErrorKinds(t *testing.T) {
+	kinds := []error{tickets.ErrUnknown, tickets.ErrUsed, tickets.ErrExpired, tickets.ErrRevoked}
+	for n, kind := range kinds {
+		assert.ErrorIs(t, kind, tickets.ErrInvalid)
+		assert.NotErrorIs(t, tickets.ErrInvalid, kind)
+		for m, other := range kinds {
+			assert.Equal(t, n == m, errors.Is(kind, other))
+		}
+	}
+	for _, other := range []error{tickets.ErrTooMany, tickets.ErrFull, tickets.ErrClosed} {
+		assert.NotErrorIs(t, other, tickets.ErrInvalid)
+	}
+}
+
+func FuzzConsume(f *testing.F) {
+	store := &spy{Store: tickets.NewMemoryStore(nil)}
+	i := mustIssuer(f, store, nil)
+	for _, seed := range []string{"", "A", strings.Repeat("A", 43), strings.Repeat("A", 42) + "B", strings.Repeat("A", 42) + "\n", strings.Repeat("\xff", 43), strings.Repeat("ü", 20)} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		before := store.takes.Load()
+		g, err := i.Consume(t.Context(), tickets.Ticket(value))
+		if !errors.Is(err, tickets.ErrUnknown) || g != (tickets.Grant{}) {
+			t.Fatalf("a ticket that was never minted: %v", err)
+		}
+		text := err.Error()
+		hint, ok := strings.CutPrefix(text, "unknown ticket: ")
+		if !ok || len(hint) > 8 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
+			t.Fatalf("the text is %q", text)
+		}
+		if asked := store.takes.Load() > before; asked != spelled(value) {
+			t.Fatalf("asked the store about %q: %v", value, asked)
+		}
+	})
+}
+
+// spelled says by hand what a ticket is: 42 characters of the alphabet, and one whose two lowest bits
+// are zero.
+func spelled(value string) bool {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	for n := range len(value) {
+		if strings.IndexByte(alphabet, value[n]) < 0 {
+			return false
+		}
+	}
+	return len(value) == 43 && strings.IndexByte(alphabet, value[42])%4 == 0
+}

@@ -1,0 +1,212 @@
+package tickets
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// DefaultMaxOutstanding is how many tickets a MemoryStore keeps unless told otherwise.
+const DefaultMaxOutstanding = 1 << 20
+
+// MemoryOptions are the options of a MemoryStore.
+type MemoryOptions struct {
+	// MaxOutstanding bounds the tickets that have not expired yet, used ones included; Put beyond
+	// it is ErrFull. Default: DefaultMaxOutstanding, 1 << 20, which is about 200 MB when reached.
+	// Zero or less is the default.
+	MaxOutstanding int
+}
+
+// MemoryStore is the Store of a single process, and the default. Two servers that have one each
+// know nothing of each other's tickets, and a restart ends all of them: they live 30 s anyway.
+//
+// It never waits, runs no goroutine and needs no Close. Expired tickets leave memory with the first
+// Put or Take after their time, a few thousand at a stroke and without a scan, so that no call is
+// slower while a million expire. A ticket is dead when the monotonic clock or the wall clock says
+// so: a machine that sleeps stops the one, a clock that is set moves the other.
+type MemoryStore struct {
+	max    int64
+	now    func() (mono time.Duration, wall time.Time) // replaced in tests, where the two part
+	base   time.Time                                   // where mono begins
+	count  atomic.Int64                                // entries in all generations but the retired ones
+	due    due
+	shards [shardCount]memoryShard
+}
+
+// Enough that two requests seldom meet in one, few enough that a visit to all of them is nothing.
+const shardCount = 64
+
+type memoryShard struct {
+	mu          sync.Mutex
+	generations []*generation // in the order in which they were opened
+	_           [32]byte      // a cache line to itself
+}
+
+const (
+	// For so long after its end an expired ticket is told from an unknown one.
+	expiredMemory = 5 * time.Second
+	// No ticket lives longer. What would be kept for days is a session, not a ticket.
+	maxLifetime = time.Hour
+	// What one Put looks through for expired entries when the store is full.
+	retireAtOnce = 64
+)
+
+var (
+	errKeyKnown = errors.New("memory store: the key was put before")
+	errTooLarge = fmt.Errorf("memory store: the grant is larger than %d bytes", chunkSize)
+	errTooLong  = fmt.Errorf("memory store: the grant expires later than %v from now", maxLifetime)
+)
+
+// NewMemoryStore returns an empty store; nil options are the defaults.
+func NewMemoryStore(opts *MemoryOptions) *MemoryStore {
+	m := &MemoryStore{max: DefaultMaxOutstanding, base: time.Now()}
+	if opts != nil && opts.MaxOutstanding > 0 {
+		m.max = int64(opts.MaxOutstanding)
+	}
+	m.now = func() (time.Duration, time.Time) {
+		now := time.Now()
+		return now.Sub(m.base), now
+	}
+	m.due.init()
+	return m
+}
+
+// Put keeps g under key until g.ExpiresAt. It returns ErrFull at MaxOutstanding, and an error for a
+// key that was put before and for a grant that expires more than an hour from now.
+func (m *MemoryStore) Put(_ context.Context, key Key, g Grant) error {
+	size := entrySize(&g)
+	if size >= chunkSize {
+		return errTooLarge
+	}
+	// No look at the clock on the way that every ticket goes: the deadline comes from the grant,
+	// and a new deadline sooner or later opens a new generation, which is when there is time.
+	lifetime := g.ExpiresAt.Sub(g.MintedAt)
+	if lifetime > maxLifetime { // or MintedAt was not filled in
+		_, wall := m.now()
+		if lifetime = g.ExpiresAt.Sub(wall); lifetime > maxLifetime {
+			return errTooLong
+		}
+	}
+	deadline := g.ExpiresAt.Sub(m.base)
+	shard := m.shard(&key)
+	if !m.reserve(shard) {
+		return ErrFull
+	}
+	shard.mu.Lock()
+	if known, _ := shard.find(&key.id); known != nil {
+		shard.mu.Unlock()
+		m.count.Add(-1)
+		return errKeyKnown
+	}
+	gen, opened := shard.generation(classOf(lifetime), deadline)
+	gen.add(&key.id, deadline, &g, size)
+	shard.mu.Unlock()
+	if opened {
+		m.due.lower(gen.dropAt())
+		now, _ := m.now()
+		m.dropDead(now)
+	}
+	return nil
+}
+
+// Take returns the grant under key to the first caller until it expires.
+func (m *MemoryStore) Take(_ context.Context, key Key) (g Grant, err error) {
+	now, wall := m.now()
+	m.dropDead(now)
+	shard := m.shard(&key)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	gen, position := shard.find(&key.id)
+	if gen == nil {
+		return Grant{}, ErrUnknown
+	}
+	e := gen.entry(position)
+	if e.used() {
+		return Grant{}, ErrUsed
+	}
+	if now > e.deadline() {
+		return Grant{}, ErrExpired
+	}
+	if err := g.decode(e.grant()); err != nil {
+		return Grant{}, err // not reached: add wrote it
+	}
+	if wall.After(g.ExpiresAt) { // which has no monotonic reading, so this compares wall clocks
+		return Grant{}, ErrExpired
+	}
+	gen.use(position)
+	return g, nil
+}
+
+// The IDs are SHA-256: any bytes of them are evenly spread, and nobody can choose them.
+func (m *MemoryStore) shard(key *Key) *memoryShard { return &m.shards[key.id[0]%shardCount] }
+
+func hashOf(id *[32]byte) uint64 { return binary.LittleEndian.Uint64(id[8:]) }
+
+// reserve counts one more entry, or says that the store is full.
+func (m *MemoryStore) reserve(first *memoryShard) bool {
+	for {
+		if n := m.count.Load(); n < m.max {
+			if m.count.CompareAndSwap(n, n+1) {
+				return true
+			}
+		} else if !m.retire(first) {
+			return false
+		}
+	}
+}
+
+// retire takes expired entries off the count, beginning with the shard that wants to grow, and
+// reports whether there were any. They stay where they are until their generation is dropped: only
+// a store that is full has to know of them one by one.
+func (m *MemoryStore) retire(first *memoryShard) bool {
+	now, _ := m.now()
+	retireIn := func(s *memoryShard) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		n := 0
+		for _, gen := range s.generations {
+			n += gen.retire(now, retireAtOnce-n)
+		}
+		m.count.Add(int64(-n))
+		return n > 0
+	}
+	if retireIn(first) {
+		return true
+	}
+	for i := range m.shards {
+		if retireIn(&m.shards[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// dropDead drops every generation whose time is over, in all shards: one call is enough to empty a
+// store that nobody has used for a while.
+func (m *MemoryStore) dropDead(now time.Duration) {
+	if !m.due.passed(now) {
+		return
+	}
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		dropped := 0
+		kept := s.generations[:0]
+		for _, gen := range s.generations {
+			if now > gen.dropAt() {
+				dropped += gen.index.n - gen.retired
+				continue
+			}
+			kept = append(kept, gen)
+			m.due.lower(gen.dropAt())
+		}
+		clear(s.generations[len(kept):])
+		s.generations = kept
+		s.mu.Unlock()
+		m.count.Add(int64(-dropped))
+	}
+}

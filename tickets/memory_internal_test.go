@@ -1,0 +1,156 @@
+package tickets
+
+import (
+	"context"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A machine that sleeps stops the monotonic clock (golang/go#24595) and a clock that is set moves
+// the wall clock. Neither gives a ticket more than its time.
+func TestDeadWhenEitherClockSaysSo(t *testing.T) {
+	const ttl = 30 * time.Second
+	for name, row := range map[string]struct {
+		mono, wall time.Duration // how far each has moved
+		want       error
+	}{
+		"neither":                         {0, 0, nil},
+		"both to the end":                 {ttl, ttl, nil},
+		"suspended to the very end":       {0, ttl, nil},
+		"suspended 1 ns longer":           {0, ttl + 1, ErrExpired},
+		"suspended 60 s":                  {0, 60 * time.Second, ErrExpired},
+		"suspended a year":                {0, 365 * 24 * time.Hour, ErrExpired},
+		"wall clock set back, in time":    {ttl, -time.Hour, nil},
+		"wall clock set back, 1 ns late":  {ttl + 1, -time.Hour, ErrExpired},
+		"wall clock set ahead":            {1, time.Hour, ErrExpired},
+		"wall clock stands still, 1 late": {ttl + 1, 0, ErrExpired},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := NewMemoryStore(nil)
+				i, err := NewIssuer(m, nil)
+				require.NoError(t, err)
+				ticket, err := i.Mint(t.Context(), Grant{UserID: "u1"})
+				require.NoError(t, err)
+				mono, wall := m.now()
+				m.now = func() (time.Duration, time.Time) { return mono + row.mono, wall.Round(0).Add(row.wall) }
+				got, err := i.Consume(t.Context(), ticket)
+				if row.want != nil {
+					require.ErrorIs(t, err, row.want)
+					require.ErrorContains(t, err, "expired")
+					return
+				}
+				require.NoError(t, err)
+				assert.Equal(t, "u1", got.UserID)
+			})
+		})
+	}
+}
+
+// Nothing is kept of tickets that are over: neither in the store nor in the shares, nor is it
+// counted.
+func TestEverythingIsDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMemoryStore(nil)
+		i, err := NewIssuer(m, nil)
+		require.NoError(t, err)
+		mint := func(g Grant) {
+			_, err := i.Mint(t.Context(), g)
+			require.NoError(t, err)
+		}
+		for n := range 20000 {
+			mint(Grant{SessionID: strings.Repeat("s", n%1000)})
+			if n%2000 == 0 {
+				time.Sleep(time.Second)
+			}
+		}
+		held := func() (generations, sessions int) {
+			for s := range m.shards {
+				generations += len(m.shards[s].generations)
+				if i.shares.shards[s].cur != nil || i.shares.shards[s].prev != nil {
+					sessions++
+				}
+			}
+			return
+		}
+		generations, sessions := held()
+		require.Greater(t, generations, shardCount)
+		require.Equal(t, shardCount, sessions)
+		require.EqualValues(t, 20000, m.count.Load())
+		time.Sleep(DefaultTTL + expiredMemory + widthOf(classOf(DefaultTTL)) + time.Millisecond)
+		mint(Grant{SessionID: "s"}) // one call, in one shard
+		generations, sessions = held()
+		assert.Equal(t, 1, generations)
+		assert.Equal(t, 1, sessions)
+		assert.EqualValues(t, 1, m.count.Load())
+	})
+}
+
+// However long it runs, there is never much to look through.
+func TestFewGenerations(t *testing.T) {
+	for _, ttl := range []time.Duration{time.Millisecond, time.Second, 8 * time.Second, 30 * time.Second, time.Minute, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			m := NewMemoryStore(nil)
+			i, err := NewIssuer(m, &IssuerOptions{TTL: ttl})
+			require.NoError(t, err)
+			most := 0
+			for range 20000 {
+				_, err := i.Mint(t.Context(), Grant{})
+				require.NoError(t, err)
+				time.Sleep(max(ttl, 5*time.Second) / 2000)
+				for s := range m.shards {
+					most = max(most, len(m.shards[s].generations))
+				}
+			}
+			assert.LessOrEqual(t, most, 8, "with a TTL of %v", ttl)
+		})
+	}
+}
+
+func TestOutstandingTicketTakesLittleMemory(t *testing.T) {
+	live := func() int64 {
+		var s runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&s)
+		return int64(s.HeapAlloc)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		const n = 200_000
+		before := live()
+		m := NewMemoryStore(nil)
+		i, err := NewIssuer(m, nil)
+		require.NoError(t, err)
+		session, user := []byte(strings.Repeat("s", 32)), strings.Repeat("u", 16)
+		for k := range n {
+			for d := range 8 {
+				session[d] = byte(k >> (4 * d) & 15)
+			}
+			_, err := i.Mint(context.Background(), Grant{SessionID: string(session), Provider: "oidc", UserID: user})
+			require.NoError(t, err)
+		}
+		assert.LessOrEqual(t, (live()-before)/n, int64(250), "bytes per outstanding ticket")
+		time.Sleep(time.Minute)
+		_, err = i.Mint(context.Background(), Grant{SessionID: "s"})
+		require.NoError(t, err)
+		assert.LessOrEqual(t, (live()-before)/n, int64(8), "bytes per expired ticket")
+		runtime.KeepAlive(m)
+		runtime.KeepAlive(i)
+	})
+}
+
+func TestClassesOfLifetime(t *testing.T) {
+	for lifetime, want := range map[time.Duration]int{
+		-time.Hour: 0, 0: 0, 1: 0, 8 * time.Second: 0, 8*time.Second + 1: 1, 30 * time.Second: 1, 32 * time.Second: 1,
+		32*time.Second + 1: 2, 128 * time.Second: 2, time.Hour: 5,
+	} {
+		assert.Equal(t, want, classOf(lifetime), "%v", lifetime)
+	}
+	assert.Equal(t, 8*time.Second, widthOf(1))
+}

@@ -1,0 +1,207 @@
+package tickets_test
+
+import (
+	"context"
+	"encoding/base64"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/tickets"
+	"github.com/ticketgate/ticketgate/tickets/storetest"
+)
+
+func TestMemoryStoreKeepsTheContract(t *testing.T) {
+	newStore := func() (tickets.Store, error) { return tickets.NewMemoryStore(nil), nil }
+	t.Run("in a bubble", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { storetest.Run(t, newStore) })
+	})
+	t.Run("in real time", func(t *testing.T) {
+		t.Parallel()
+		storetest.Run(t, newStore)
+	})
+	t.Run("bounded", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			storetest.Run(t, func() (tickets.Store, error) {
+				return tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: 300}), nil
+			})
+		})
+	})
+}
+
+func TestMemoryStoreIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 1000
+		i := mustIssuer(t, tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: most}), nil)
+		var minted []tickets.Ticket
+		fill := func(n int) {
+			t.Helper()
+			for range n {
+				minted = append(minted, mustMint(t, i, tickets.Grant{SessionID: "", UserID: "u1"}))
+			}
+			_, err := i.Mint(t.Context(), tickets.Grant{})
+			require.ErrorIs(t, err, tickets.ErrFull)
+			require.NotErrorIs(t, err, tickets.ErrInvalid)
+		}
+		fill(most)
+		_, err := i.Consume(t.Context(), minted[0])
+		require.NoError(t, err)
+		fill(0) // used ones count
+		time.Sleep(20 * time.Second)
+		fill(0)
+		for _, ticket := range minted[1:500] {
+			_, err := i.Consume(t.Context(), ticket)
+			require.NoError(t, err, "a good ticket was evicted")
+		}
+		time.Sleep(10 * time.Second)
+		fill(0)
+		time.Sleep(1)
+		// Expired ones do not count, although they are remembered as expired.
+		expired := minted[500:]
+		minted = nil
+		fill(most)
+		for _, ticket := range expired {
+			_, err := i.Consume(t.Context(), ticket)
+			require.ErrorIs(t, err, tickets.ErrExpired)
+		}
+		for _, ticket := range minted {
+			_, err := i.Consume(t.Context(), ticket)
+			require.NoError(t, err)
+		}
+		for range 5 { // and again, through every stage of being forgotten
+			time.Sleep(30*time.Second + 1)
+			minted = nil
+			fill(most)
+		}
+		time.Sleep(time.Hour)
+		fill(most)
+	})
+}
+
+// A refused mint at the store's bound takes nothing of the session's share.
+func TestFullTakesNoShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := mustIssuer(t, tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: 1}), &tickets.IssuerOptions{MaxPerSession: 1})
+		mustMint(t, i, tickets.Grant{})
+		for range 3 {
+			_, err := i.Mint(t.Context(), tickets.Grant{SessionID: "s1"})
+			require.ErrorIs(t, err, tickets.ErrFull)
+		}
+		time.Sleep(30*time.Second + 1)
+		mustMint(t, i, tickets.Grant{SessionID: "s1"})
+	})
+}
+
+func TestMemoryStoreBoundUnderConcurrency(t *testing.T) {
+	store := tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: 100})
+	i := mustIssuer(t, store, nil)
+	var mu sync.Mutex
+	minted := 0
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				_, err := i.Mint(t.Context(), tickets.Grant{})
+				mu.Lock()
+				if err == nil {
+					minted++
+				} else {
+					assert.ErrorIs(t, err, tickets.ErrFull)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	assert.Equal(t, 100, minted)
+}
+
+func TestMemoryStoreRefusesWhatItCannotKeep(t *testing.T) {
+	store := tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: 1})
+	ctx := context.Background()
+	key := tickets.Ticket(strings.Repeat("A", 43)).Key()
+	now := time.Now()
+	assert.ErrorContains(t, store.Put(ctx, key, tickets.Grant{ExpiresAt: now.Add(2 * time.Hour)}), "1h0m0s")
+	assert.ErrorContains(t, store.Put(ctx, key, tickets.Grant{MintedAt: now, ExpiresAt: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}), "1h0m0s")
+	assert.ErrorContains(t, store.Put(ctx, key, tickets.Grant{MintedAt: now, ExpiresAt: now.Add(time.Second), Data: strings.Repeat("x", 64<<10)}), "65536 bytes")
+	_, err := store.Take(ctx, key)
+	assert.ErrorIs(t, err, tickets.ErrUnknown)
+	// Without MintedAt a ticket lives from now. None of the above took the only place.
+	require.NoError(t, store.Put(ctx, key, tickets.Grant{UserID: "u1", ExpiresAt: now.Add(time.Minute).Round(0)}))
+	got, err := store.Take(ctx, key)
+	require.NoError(t, err)
+	assert.Equal(t, "u1", got.UserID)
+	assert.True(t, got.MintedAt.IsZero())
+}
+
+// Random lives in random order, against a map.
+func TestMemoryStoreAgainstModel(t *testing.T) {
+	type entry struct {
+		key  tickets.Key
+		g    tickets.Grant
+		used bool
+	}
+	for seed := range uint64(5) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 2))
+			store := tickets.NewMemoryStore(nil)
+			ctx := context.Background()
+			var all []*entry
+			for n := range 4000 {
+				switch random.IntN(5) {
+				case 0, 1:
+					life := []time.Duration{time.Millisecond, time.Second, 5 * time.Second, 30 * time.Second, 10 * time.Minute, time.Hour}[random.IntN(6)]
+					now := time.Now()
+					e := &entry{key: randomTicket(random).Key(), g: tickets.Grant{
+						SessionID: strings.Repeat("s", random.IntN(2000)), Data: strings.Repeat("d", random.IntN(257)),
+						MintedAt: now, ExpiresAt: now.Add(life),
+					}}
+					require.NoError(t, store.Put(ctx, e.key, e.g))
+					all = append(all, e)
+				case 2:
+					time.Sleep(time.Duration(random.Int64N(int64(2 * time.Second))))
+				case 3:
+					if n%100 == 0 {
+						time.Sleep(time.Duration(random.Int64N(int64(20 * time.Minute))))
+					}
+				default:
+					if len(all) == 0 {
+						continue
+					}
+					e := all[random.IntN(len(all))]
+					if random.IntN(2) == 0 {
+						e = all[len(all)-1]
+					}
+					got, err := store.Take(ctx, e.key)
+					over := time.Since(e.g.ExpiresAt)
+					switch {
+					case over <= 0 && !e.used:
+						require.NoError(t, err)
+						assertSameGrant(t, e.g, got)
+						e.used = true
+					case over <= 0:
+						require.ErrorIs(t, err, tickets.ErrUsed)
+					case over <= 5*time.Second && !e.used:
+						require.ErrorIs(t, err, tickets.ErrExpired)
+					default:
+						require.ErrorIs(t, err, tickets.ErrInvalid)
+					}
+				}
+			}
+		})
+	}
+}
+
+func randomTicket(random *rand.Rand) tickets.Ticket {
+	var secret [32]byte
+	for n := range secret {
+		secret[n] = byte(random.Uint32())
+	}
+	return tickets.Ticket(base64.RawURLEncoding.EncodeToString(secret[:]))
+}

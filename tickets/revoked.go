@@ -1,0 +1,153 @@
+package tickets
+
+import (
+	"crypto/sha256"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// revocations is the memory of what was revoked. What is over is forgotten a few at a time by those
+// who come by, so that no call waits for it, and none pays while there is nothing to remember.
+type revocations struct {
+	remember time.Duration
+	base     time.Time
+	active   atomic.Int64 // how many are remembered
+	mu       sync.RWMutex
+	sessions remembered[[sha256.Size]byte]
+	persons  remembered[person]
+}
+
+type person struct{ provider, user string }
+
+// revoked is one of them. No pointer in it, as there may be hundreds of thousands.
+type revoked struct {
+	end  time.Duration // since base: the last instant at which it stands
+	sec  int64         // of a person: Revocation.At
+	nsec int32
+}
+
+func (r revoked) at() time.Time { return time.Unix(r.sec, int64(r.nsec)) }
+
+func (rs *revocations) init(remember time.Duration) {
+	rs.remember, rs.base = remember, time.Now()
+}
+
+// add enters r, or makes the one that is there stand for longer and cover more.
+func (rs *revocations) add(r Revocation, now time.Time) {
+	mono := now.Sub(rs.base)
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.sessions.forget(mono, rs.remember)
+	rs.persons.forget(mono, rs.remember)
+	v := revoked{end: mono + rs.remember, sec: r.At.Unix(), nsec: int32(r.At.Nanosecond())}
+	if r.SessionID != "" {
+		rs.sessions.add(sessionKey(r.SessionID), v)
+	} else {
+		rs.persons.add(person{r.Provider, r.UserID}, v)
+	}
+	rs.count()
+}
+
+func (rs *revocations) count() { rs.active.Store(int64(len(rs.sessions.m) + len(rs.persons.m))) }
+
+// cover reports whether one that stands covers g.
+func (rs *revocations) cover(g *Grant) bool { return rs.active.Load() != 0 && rs.lookUp(g) }
+
+func (rs *revocations) lookUp(g *Grant) bool {
+	now := time.Now()
+	mono := now.Sub(rs.base)
+	session, who := sessionKey(g.SessionID), person{g.Provider, g.UserID}
+	rs.mu.RLock()
+	bySession, ok := rs.sessions.m[session]
+	ok = ok && mono <= bySession.end
+	byPerson, ok2 := rs.persons.m[who]
+	ok2 = ok2 && mono <= byPerson.end && beganBefore(g.StartedAt, byPerson.at())
+	over := rs.sessions.over(mono) || rs.persons.over(mono)
+	rs.mu.RUnlock()
+	if over && rs.mu.TryLock() {
+		rs.sessions.forget(mono, rs.remember)
+		rs.persons.forget(mono, rs.remember)
+		rs.count()
+		rs.mu.Unlock()
+	}
+	if !ok && !ok2 {
+		return false
+	}
+	if g.SessionExpiresAt.IsZero() {
+		return true
+	}
+	// The grant says what Revoke could not know: when the session ends by itself.
+	end := mono + min(g.SessionExpiresAt.Sub(now), longest)
+	if ok && end > bySession.end {
+		rs.mu.Lock()
+		rs.sessions.extend(session, end)
+		rs.mu.Unlock()
+	}
+	// Not by a session that may have begun later: it would be kept out for ever, each new one
+	// prolonging what keeps the next one out.
+	if ok2 && end > byPerson.end && !g.StartedAt.IsZero() {
+		rs.mu.Lock()
+		rs.persons.extend(who, end)
+		rs.mu.Unlock()
+	}
+	return true
+}
+
+// Some give a session without end the year 9999, which is beyond what a Duration can add.
+const longest = 100 * 365 * 24 * time.Hour
+
+// remembered are the revocations of one kind, and the order in which to look whether they are over.
+type remembered[K comparable] struct {
+	m     map[K]revoked
+	queue queue[K] // every key of m, once
+}
+
+// add enters v, or joins it with the one that is there: whichever stands longer, and covers more.
+func (r *remembered[K]) add(key K, v revoked) {
+	old, ok := r.m[key]
+	if !ok {
+		if r.m == nil {
+			r.m = make(map[K]revoked)
+		}
+		r.m[key] = v
+		r.queue.push(key, v.end)
+		return
+	}
+	if old.at().After(v.at()) {
+		v.sec, v.nsec = old.sec, old.nsec
+	}
+	v.end = max(v.end, old.end)
+	r.m[key] = v
+}
+
+func (r *remembered[K]) extend(key K, end time.Duration) {
+	if v, ok := r.m[key]; ok {
+		v.end = max(v.end, end)
+		r.m[key] = v
+	}
+}
+
+// over reports whether there may be something to forget.
+func (r *remembered[K]) over(now time.Duration) bool {
+	oldest := r.queue.peek()
+	return oldest != nil && now > oldest.when
+}
+
+// forget looks at the few that have waited longest. One that was prolonged goes to the end of the
+// queue again, to be looked at when it is over or as late as a new one would be: so the queue stays
+// in order.
+func (r *remembered[K]) forget(now, remember time.Duration) {
+	for n := 0; n < 8 && r.over(now); n++ {
+		key := r.queue.peek().key
+		r.queue.pop()
+		if end := r.m[key].end; now > end {
+			delete(r.m, key)
+		} else {
+			r.queue.push(key, min(end, now+remember))
+		}
+	}
+	if len(r.m) == 0 {
+		r.m = nil // a map gives no memory back otherwise
+	}
+}

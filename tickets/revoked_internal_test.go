@@ -1,0 +1,49 @@
+package tickets
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// What is over leaves memory, by those who come by: a Revoke, or a look at any grant.
+func TestRevocationsLeaveMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, err := NewIssuer(NewMemoryStore(nil), nil)
+		require.NoError(t, err)
+		rs := &i.revoked
+		size := func() int { return len(rs.sessions.m) + len(rs.persons.m) }
+		const n = 2000
+		for k := range n {
+			require.NoError(t, i.Revoke(t.Context(), Revocation{SessionID: fmt.Sprint(k)}))
+			require.NoError(t, i.Revoke(t.Context(), Revocation{UserID: fmt.Sprint(k)}))
+			require.NoError(t, i.Revoke(t.Context(), Revocation{SessionID: fmt.Sprint(k)}))
+		}
+		assert.Equal(t, 2*n, size(), "the same twice is one")
+		assert.EqualValues(t, 2*n, rs.active.Load())
+		time.Sleep(time.Hour + 1)
+		before := size()
+		assert.NoError(t, i.Revoked(Grant{SessionID: "x"}))
+		assert.Less(t, size(), before)
+		assert.Greater(t, size(), before-100, "all at once is a pause")
+		for range n {
+			assert.NoError(t, i.Revoked(Grant{SessionID: "x"}))
+		}
+		assert.Zero(t, size())
+		assert.Zero(t, rs.active.Load())
+		assert.Nil(t, rs.sessions.m)
+		assert.Nil(t, rs.sessions.queue.first)
+		assert.Nil(t, rs.persons.queue.last)
+
+		// Under steady use it does not grow.
+		for k := range 10000 {
+			require.NoError(t, i.Revoke(t.Context(), Revocation{SessionID: fmt.Sprint(k)}))
+			time.Sleep(time.Minute)
+		}
+		assert.LessOrEqual(t, size(), 62)
+	})
+}

@@ -1,0 +1,182 @@
+package storetest
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+const (
+	life  = time.Second
+	slack = 250 * time.Millisecond // what a store may be off in real time
+)
+
+// sleepUntil returns at t, or a little later. In a bubble it returns at t exactly, and says so.
+func sleepUntil(t time.Time) (exact bool) {
+	time.Sleep(time.Until(t))
+	return time.Now().Equal(t)
+}
+
+// sleepPast returns when a ticket that ends at end must be dead.
+func sleepPast(end time.Time) {
+	if sleepUntil(end) {
+		time.Sleep(1)
+	} else {
+		sleepUntil(end.Add(slack))
+	}
+}
+
+func livesUntilEnd(s tickets.Store) error {
+	early, g, err := put(s, life)
+	if err != nil {
+		return err
+	}
+	late := newKey()
+	if err := s.Put(ctx, late, g); err != nil {
+		return fmt.Errorf("Put: %w", err)
+	}
+	sleepUntil(g.ExpiresAt.Add(-slack))
+	// On a machine that was busy elsewhere until the end, a refusal means nothing.
+	if _, err := s.Take(ctx, early); err != nil && time.Now().Before(g.ExpiresAt) {
+		return fmt.Errorf("Take %v before the end: %w", slack, err)
+	}
+	if sleepUntil(g.ExpiresAt) {
+		if _, err := s.Take(ctx, late); err != nil {
+			return fmt.Errorf("Take at the instant of ExpiresAt: %w", err)
+		}
+	}
+	return nil
+}
+
+func deadAfterEnd(s tickets.Store) error {
+	key, g, err := put(s, life)
+	if err != nil {
+		return err
+	}
+	sleepPast(g.ExpiresAt)
+	if _, err := s.Take(ctx, key); err == nil {
+		return fmt.Errorf("Take %v after the end succeeded", time.Since(g.ExpiresAt))
+	}
+	return nil
+}
+
+// A session that is about to end has shorter tickets, minted after longer ones.
+func ownEnd(s tickets.Store) error {
+	longer, _, err := put(s, long)
+	if err != nil {
+		return err
+	}
+	shorter, g, err := put(s, life)
+	if err != nil {
+		return err
+	}
+	sleepUntil(g.ExpiresAt.Add(2 * slack))
+	if _, err := s.Take(ctx, shorter); err == nil {
+		return errors.New("a short ticket outlived its end, behind a longer one")
+	}
+	if _, err := s.Take(ctx, longer); err != nil {
+		return fmt.Errorf("a longer ticket ended with a short one: %w", err)
+	}
+	return nil
+}
+
+func expiredIsRemembered(s tickets.Store) error {
+	key, g, err := put(s, life)
+	if err != nil {
+		return err
+	}
+	// What is taken the first time so late must have been remembered without being asked for.
+	untouched := newKey()
+	if err := s.Put(ctx, untouched, g); err != nil {
+		return fmt.Errorf("Put: %w", err)
+	}
+	sleepPast(g.ExpiresAt)
+	for range 2 {
+		if _, err := s.Take(ctx, key); err == nil {
+			return nil // that it lives is another rule's business
+		} else if !errors.Is(err, tickets.ErrExpired) {
+			return wrong("Take just after the end", err, tickets.ErrExpired)
+		}
+	}
+	end := g.ExpiresAt.Add(5 * time.Second)
+	if !sleepUntil(end.Add(-2 * slack)) {
+		end = time.Now()
+	}
+	sleepUntil(end)
+	if time.Since(g.ExpiresAt) > 5*time.Second {
+		return nil // the machine was busy elsewhere
+	}
+	for _, key := range []tickets.Key{key, untouched} {
+		if _, err := s.Take(ctx, key); err != nil && !errors.Is(err, tickets.ErrExpired) {
+			return wrong(fmt.Sprintf("Take %v after the end", time.Since(g.ExpiresAt)), err, tickets.ErrExpired)
+		}
+	}
+	return nil
+}
+
+func usedIsRemembered(s tickets.Store) error {
+	key, g, err := put(s, life)
+	if err != nil {
+		return err
+	}
+	if _, err := s.Take(ctx, key); err != nil {
+		return fmt.Errorf("Take of a fresh ticket: %w", err)
+	}
+	if sleepUntil(g.ExpiresAt.Add(-slack)) {
+		sleepUntil(g.ExpiresAt)
+	}
+	if _, err := s.Take(ctx, key); err != nil && !errors.Is(err, tickets.ErrUsed) && !time.Now().After(g.ExpiresAt) {
+		return wrong(fmt.Sprintf("Take of a used ticket %v before its end", time.Until(g.ExpiresAt)), err, tickets.ErrUsed)
+	}
+	return nil
+}
+
+func usedForGood(s tickets.Store) error {
+	key, err := putAndTake(s, life)
+	if err != nil {
+		return err
+	}
+	sleepPast(time.Now().Add(life))
+	for range 5 {
+		if _, err := s.Take(ctx, key); err == nil {
+			return errors.New("Take of a used ticket succeeded after its end")
+		}
+		time.Sleep(slack)
+	}
+	return nil
+}
+
+func noGrantWithError(s tickets.Store) error {
+	used, err := putAndTake(s, long)
+	if err != nil {
+		return err
+	}
+	expired, g, err := put(s, slack)
+	if err != nil {
+		return err
+	}
+	sleepPast(g.ExpiresAt)
+	for name, key := range map[string]tickets.Key{"an unknown": newKey(), "a used": used, "an expired": expired} {
+		if got, err := s.Take(ctx, key); err != nil && got != (tickets.Grant{}) {
+			return fmt.Errorf("Take of %s ticket returned a grant beside its error %q", name, err)
+		}
+	}
+	return nil
+}
+
+func expiredMakeRoom(s tickets.Store) error {
+	keys, full, err := fill(s, life)
+	if err != nil || !full {
+		return err
+	}
+	end := time.Now().Add(life) // of the last one, or later
+	sleepPast(end)
+	for i := range keys {
+		if err := s.Put(ctx, newKey(), grant(life)); err != nil {
+			return fmt.Errorf("Put number %d after all %d had expired: %w", i+1, len(keys), err)
+		}
+	}
+	return nil
+}
