@@ -1,0 +1,38 @@
+// Package audit writes down who came in, who was turned away, and why.
+//
+// A Log takes an Event and slog attributes. It hands them to any slog.Handler
+// (New), or writes them to a file of its own (OpenFile) as one JSON object a
+// line:
+//
+//	{"ts":"2026-05-27T09:12:27.000123+00:00","event":"ws_ticket_minted","provider":"oidc","user_id":"u1"}
+//
+// ts is RFC 3339 in UTC with microseconds; the fields follow in the order
+// given. Recording never fails its caller.
+//
+// # Values
+//
+// A time.Time is written as ts is, a time.Duration as time.ParseDuration reads
+// it ("1.5s"), an error and a url.URL as its text, a []byte as text where it is
+// UTF-8 and as base64 where it is not, a slog group as an object. Everything
+// else is what encoding/json makes of it, but that LogValuers count at every
+// depth. What can't be encoded, a cycle among it, or has a method that panics
+// becomes "!ERROR". Invalid UTF-8 becomes U+FFFD. Control characters, line
+// ends and the bidi controls (U+0000–1F, U+007F–9F, U+2028–2029,
+// U+202A–202E, U+2066–2069, U+FEFF) stand as \uXXXX.
+//
+// A record over 32 KiB has its values cut, each to an equal share, and
+// "truncated":true at its end. No line is longer than 64 KiB: of a record that
+// is all names, the last ones go.
+//
+// # Secrets
+//
+// A field is left out, at any depth, if its name is code, state, ticket,
+// cookie, set-cookie, authorization, code_verifier, pwd or the like, or ends in
+// token, secret, password or api_key. Case, width and punctuation don't count,
+// and a struct's field is judged by its Go name and its JSON name. Inside a
+// value, *** stands for what follows such a name in a query, a form, a JSON
+// text or a header line, for the segment that follows it in a path, for what
+// follows "ticket." in a list of subprotocols and "Bearer ", for a JWT, and for
+// a URL's userinfo; percent-encoding hides none of them. A bare string is left
+// alone, however random it looks: identity providers name people like that.
+package audit

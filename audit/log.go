@@ -1,0 +1,165 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+)
+
+// A Log records events. New makes one of any slog.Handler, OpenFile one of a
+// file. The zero value is not usable, but a nil *Log is: it records to
+// slog.Default(). All methods may be called at the same time.
+type Log struct {
+	handler slog.Handler // of a log without a file; nil: slog.Default()'s
+	file    *file
+
+	written, failed atomic.Uint64
+	inside          atomic.Int32 // calls of the handler that have not returned
+	warning         atomic.Bool  // a warning is being given
+	warned          atomic.Int64 // when the last one was, Unix nanoseconds
+}
+
+// byDefault is what a nil *Log stands for.
+var byDefault Log
+
+var errClosed = errors.New("the log is closed")
+
+// New returns a Log that hands its events to h: the event as the message and
+// as the first attribute, "event", then the attributes, redacted. What is not
+// a plain value arrives as what its JSON would hold: groups for objects, []any
+// for lists. Refusals have slog.LevelWarn, all others slog.LevelInfo.
+//
+// h.Enabled is not asked. A level that somebody sets against chatter must not
+// make sign-ins vanish; a handler that wants to choose can do so in Handle, as
+// slog.NewMultiHandler's does for each of its parts. Only slog.DiscardHandler
+// is taken at its word. A nil h stands for slog.Default().
+func New(h slog.Handler) *Log {
+	return &Log{handler: h}
+}
+
+// Record writes one event with attrs as its fields. It never fails its caller:
+// whatever goes wrong, in a handler, on a disk or in a value's own methods, is
+// counted, and told to slog.Default() as a warning, at most once a minute.
+//
+// Attributes that are secrets by their name, and further ones of a name that
+// was there, are left out; ts and event are not for a caller to set. A value
+// that can't be encoded, or has a method that panics, becomes "!ERROR".
+func (l *Log) Record(ctx context.Context, e Event, attrs ...slog.Attr) {
+	switch {
+	case l == nil:
+		byDefault.hand(ctx, slog.Default().Handler(), e, attrs)
+	case l.file != nil:
+		l.write(e, attrs)
+	case l.handler == nil:
+		l.hand(ctx, slog.Default().Handler(), e, attrs)
+	case l.handler == slog.DiscardHandler:
+		l.written.Add(1)
+	default:
+		l.hand(ctx, l.handler, e, attrs)
+	}
+}
+
+// Stats is what became of the events recorded so far.
+type Stats struct {
+	Written uint64 // whole lines in the file, or records that a handler took without an error
+	Failed  uint64 // not written, because of an error
+}
+
+// Stats returns the log's counts. They are exact once no Record is under way.
+func (l *Log) Stats() Stats {
+	if l == nil {
+		l = &byDefault
+	}
+	return Stats{Written: l.written.Load(), Failed: l.failed.Load()}
+}
+
+// Close closes the log's file. What is recorded later is lost, and counted
+// as failed. A log that has no file has nothing to close. Closing again is
+// harmless.
+func (l *Log) Close() error {
+	if l == nil || l.file == nil {
+		return nil
+	}
+	return l.file.close()
+}
+
+// write is Record for a log that has a file.
+func (l *Log) write(e Event, attrs []slog.Attr) {
+	enc := encoders.Get().(*encoder)
+	err := l.file.write(enc.line(time.Now(), e, attrs))
+	enc.free()
+	if err != nil {
+		l.fail(err)
+		return
+	}
+	l.written.Add(1)
+}
+
+// maxInside ends a handler that records events of its own, through this log
+// and without end, before the stack does.
+const maxInside = 10_000
+
+// hand is Record for a log that has a handler.
+func (l *Log) hand(ctx context.Context, h slog.Handler, e Event, attrs []slog.Attr) {
+	if l.inside.Add(1) > maxInside {
+		l.inside.Add(-1)
+		l.fail(fmt.Errorf("%d calls of the handler have not returned", maxInside))
+		return
+	}
+	defer func() {
+		l.inside.Add(-1)
+		if p := recover(); p != nil {
+			l.fail(fmt.Errorf("the handler panicked: %v", p))
+		}
+	}()
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	enc := encoders.Get().(*encoder)
+	r := enc.slogRecord(time.Now(), e, attrs)
+	enc.free()
+	if err := h.Handle(ctx, r); err != nil {
+		l.fail(err)
+		return
+	}
+	l.written.Add(1)
+}
+
+// fail counts an event that was not written, and warns.
+func (l *Log) fail(err error) {
+	l.failed.Add(1)
+	l.warn("an event was not recorded", err)
+}
+
+// warn tells slog.Default() what went wrong, if it was told nothing within
+// the minute. It may lead back here, may panic and may hang: the mark is set
+// before it is called, and it is not waited for longer than a moment.
+func (l *Log) warn(what string, err error) {
+	now := time.Now().UnixNano()
+	last := l.warned.Load()
+	if age := now - last; last != 0 && age >= 0 && age < int64(time.Minute) || !l.warned.CompareAndSwap(last, now) {
+		return
+	}
+	if !l.warning.CompareAndSwap(false, true) {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer func() {
+			_ = recover()
+			l.warning.Store(false)
+			close(done)
+		}()
+		slog.Default().LogAttrs(context.Background(), slog.LevelWarn, "audit: "+what,
+			slog.String("error", mask(err.Error())), slog.Uint64("failed", l.failed.Load()))
+	}()
+	moment := time.NewTimer(100 * time.Millisecond)
+	defer moment.Stop()
+	select {
+	case <-done:
+	case <-moment.C:
+	}
+}
