@@ -1,0 +1,94 @@
+package middleware
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// ForwardedFor returns a ClientIP function for servers behind proxies: the
+// client's address is the rightmost one in X-Forwarded-For that none of the
+// trusted networks contains, provided that the peer itself is trusted. Name the
+// addresses of your own proxies only: every address that is trusted may say
+// what it likes about those before it, so a prefix of 0.0.0.0/0 lets anybody
+// choose the address that is logged.
+//
+// With no trusted network the peer's address is all that is believed. Where a
+// trusted proxy passed on something that is not an address, the result is "":
+// better no address in the log than one that a stranger chose.
+func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
+	nets := make([]netip.Prefix, 0, len(trusted))
+	for _, n := range trusted {
+		if a := n.Addr(); a.Is4In6() && n.Bits() >= 96 { // addresses are compared as IPv4
+			n = netip.PrefixFrom(a.Unmap(), n.Bits()-96)
+		}
+		nets = append(nets, n)
+	}
+	isTrusted := func(a netip.Addr) bool {
+		for _, n := range nets {
+			if n.Contains(a) {
+				return true
+			}
+		}
+		return false
+	}
+	return func(r *http.Request) string {
+		peer := remoteHost(r)
+		addr, err := netip.ParseAddr(peer)
+		if err != nil {
+			return peer
+		}
+		addr = addr.Unmap()
+		lines := r.Header["X-Forwarded-For"]
+		// Each proxy appends, and may do so in a line of its own: walk from the end.
+		for i := len(lines) - 1; i >= 0; i-- {
+			for rest, more := lines[i], true; more; {
+				if !isTrusted(addr) {
+					return addr.String()
+				}
+				var hop string
+				rest, hop, more = cutLast(rest, ',')
+				if addr, err = parseHop(trimOWS(hop)); err != nil {
+					return ""
+				}
+			}
+		}
+		return addr.String()
+	}
+}
+
+// cutLast cuts s at its last sep; without one, all of s is the last part.
+func cutLast(s string, sep byte) (before, last string, found bool) {
+	i := strings.LastIndexByte(s, sep)
+	if i < 0 {
+		return "", s, false
+	}
+	return s[:i], s[i+1:], true
+}
+
+// parseHop reads an address as proxies write it: bare, in brackets, or with a
+// port. A zone, which may be any text, means nothing on another machine.
+func parseHop(s string) (addr netip.Addr, err error) {
+	if strings.Contains(s, "%") {
+		return addr, errors.New("an address with a zone")
+	}
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		return ap.Addr().Unmap(), nil
+	}
+	if n := len(s); n > 2 && s[0] == '[' && s[n-1] == ']' {
+		s = s[1 : n-1]
+	}
+	addr, err = netip.ParseAddr(s)
+	return addr.Unmap(), err
+}
+
+// remoteHost is the default ClientIP: the peer's address without its port.
+func remoteHost(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr // a Unix socket has no port
+	}
+	return host
+}

@@ -1,0 +1,163 @@
+package middleware
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ConcealTicket takes the ticket out of the URL before next sees the request:
+// put it in front of the access log and of whatever else records URLs. The
+// [Guard] behind it still finds the ticket, and judges the query as it was
+// sent.
+//
+// It acts on every request that resembles a WebSocket upgrade, and on any other
+// whose query has a parameter called ticket that looks like one of ours: an
+// application's own "?ticket=ST-1" stays. The value goes from URL.RawQuery,
+// RequestURI and Referer; a query that does not parse, and may hide one, goes
+// whole. A ticket that travels in Sec-WebSocket-Protocol, a header
+// that nobody logs, stays where it is for the Guard.
+//
+// A ticket that a log has caught is worth little: it is good once, and for
+// seconds. But it is a credential until it is used.
+func ConcealTicket(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if stripped := stripURL(r, resemblesUpgrade(r)); stripped != r {
+			// Once: an inner ConcealTicket sees a query that has lost it.
+			if _, ok := r.Context().Value(sentQueryKey{}).(*string); !ok {
+				query := r.URL.RawQuery
+				stripped = stripped.WithContext(context.WithValue(r.Context(), sentQueryKey{}, &query))
+			}
+			r = stripped
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// sentQueryKey finds the query as the client sent it; a pointer, for a context
+// prints the strings that it carries.
+type sentQueryKey struct{}
+
+func sentQuery(r *http.Request) string {
+	if q, ok := r.Context().Value(sentQueryKey{}).(*string); ok {
+		return *q
+	}
+	return r.URL.RawQuery
+}
+
+// looksMinted reports whether a value could be a ticket that was minted here.
+func looksMinted(value string) bool {
+	if len(value) != 43 {
+		return false
+	}
+	for i := 0; i < len(value); i++ {
+		if c := value[i]; !isAlnum(c) && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return true
+}
+
+// stripURL returns r itself if nothing about its URL, RequestURI or Referer has
+// to go, or else a shallow copy without it. With all, every ticket parameter
+// goes; without, those that look like one of ours.
+func stripURL(r *http.Request, all bool) *http.Request {
+	query, changed := stripQuery(r.URL.RawQuery, all)
+	uri, uriChanged := stripURI(r.RequestURI, all)
+	referers := r.Header["Referer"]
+	refererChanged := false
+	for i, line := range referers {
+		if stripped, c := stripURI(line, all); c {
+			if !refererChanged {
+				referers, refererChanged = slices.Clone(referers), true
+			}
+			referers[i] = stripped
+		}
+	}
+	if !changed && !uriChanged && !refererChanged {
+		return r
+	}
+	c := new(http.Request)
+	*c = *r
+	u := *r.URL
+	u.RawQuery, u.ForceQuery = query, false
+	c.URL, c.RequestURI = &u, uri
+	c.Form = nil // an outer ParseForm kept the ticket: parse anew
+	if refererChanged {
+		c.Header = r.Header.Clone() // others may hold on to the original
+		c.Header["Referer"] = referers
+	}
+	return c
+}
+
+func stripURI(uri string, all bool) (kept string, changed bool) {
+	path, query, _ := strings.Cut(uri, "?")
+	query, changed = stripQuery(query, all)
+	switch {
+	case !changed:
+		return uri, false
+	case query == "":
+		return path, true
+	}
+	return path + "?" + query, true
+}
+
+// stripQuery takes out ticket parameters, and leaves every other byte as it was.
+func stripQuery(query string, all bool) (kept string, changed bool) {
+	if query == "" {
+		return "", false
+	}
+	named := strings.Contains(unescapeValid(query), ticketParam)
+	if !named && !all {
+		return query, false
+	}
+	if _, err := url.ParseQuery(query); err != nil {
+		return "", true
+	}
+	if !named {
+		return query, false
+	}
+	var b strings.Builder
+	first := true
+	for pair := range strings.SplitSeq(query, "&") {
+		key, value, _ := strings.Cut(pair, "=")
+		key, _ = url.QueryUnescape(key)
+		value, _ = url.QueryUnescape(value)
+		if key == ticketParam && (all || looksMinted(value)) {
+			changed = true
+			continue
+		}
+		if !first {
+			b.WriteByte('&')
+		}
+		first = false
+		b.WriteString(pair)
+	}
+	if !changed {
+		return query, false
+	}
+	return b.String(), true
+}
+
+// unescapeValid decodes what is a valid escape and keeps what is not, so that
+// no broken escape elsewhere in a query hides a parameter's name.
+func unescapeValid(s string) string {
+	if strings.IndexByte(s, '%') < 0 {
+		return s
+	}
+	b := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			if v, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
+				b = append(b, byte(v))
+				i += 2
+				continue
+			}
+		}
+		b = append(b, s[i])
+	}
+	return string(b)
+}

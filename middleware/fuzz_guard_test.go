@@ -1,0 +1,280 @@
+package middleware_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path"
+	"strings"
+	"testing"
+
+	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// grantsAll is a store to which every ticket is good, and which remembers the
+// last one that it was given.
+type grantsAll struct {
+	last  tickets.Grant
+	takes int
+}
+
+func (s *grantsAll) Put(_ context.Context, _ tickets.Key, g tickets.Grant) error {
+	s.last = g
+	return nil
+}
+
+func (s *grantsAll) Take(context.Context, tickets.Key) (tickets.Grant, error) {
+	s.takes++
+	return s.last, nil
+}
+
+func fuzzGuard(f *testing.F, opts middleware.GuardOptions) (*middleware.Guard, *grantsAll) {
+	store := new(grantsAll)
+	issuer := must(tickets.NewIssuer(store, nil))
+	must(issuer.Mint(f.Context(), tickets.Grant{UserID: "ann"}))
+	opts.Audit = audit.New(slog.DiscardHandler)
+	return must(middleware.NewGuard(issuer, &opts)), store
+}
+
+// readRequest returns a request as a server reads it, or nil if it would answer 400.
+func readRequest(raw string) *http.Request {
+	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(raw)))
+	if err != nil {
+		return nil
+	}
+	r.RemoteAddr = "192.0.2.1:1234"
+	return r
+}
+
+// Invariants: two tickets are never one, wherever they are; a guard that lets
+// somebody in has asked the store once, about one ticket of the right form, and
+// one that refuses for two has not asked; and behind ConcealTicket the verdict
+// is the same, to the letter.
+func FuzzTicketCarriers(f *testing.F) {
+	for _, tc := range append(append([]refusal{}, badHandshakes...), badTickets...) {
+		if r := readRequest(strings.NewReplacer("{T}", minted, "{T2}", minted, "{U}", minted).Replace(tc.request)); r != nil && len(r.URL.RawQuery) < 4096 {
+			f.Add(r.URL.RawQuery, r.Header.Get("Sec-WebSocket-Protocol"))
+		}
+	}
+	for _, row := range concealRows[:len(concealRows)-1] {
+		f.Add(row.query, "")
+		f.Add(row.query, "chat, ticket."+minted)
+	}
+	guard, store := fuzzGuard(f, middleware.GuardOptions{})
+	f.Fuzz(func(t *testing.T, query, protocol string) {
+		raw := func() *http.Request {
+			r := readRequest(upgrade("GET", "/ws"))
+			r.URL.RawQuery, r.RequestURI = query, "/ws?"+query
+			r.Header["Sec-Websocket-Protocol"] = []string{protocol}
+			return r
+		}
+		verdict := func(concealed bool) (v string) {
+			store.takes = 0
+			judge := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				a, rej := guard.Admit(r)
+				if rej != nil {
+					v = fmt.Sprintf("%d %s %s, %d takes", rej.Status, rej.Code, rej.Reason, store.takes)
+					return
+				}
+				defer a.Release()
+				v = fmt.Sprintf("in, %d takes", store.takes)
+			})
+			if concealed {
+				middleware.ConcealTicket(judge).ServeHTTP(nil, raw())
+			} else {
+				judge.ServeHTTP(nil, raw())
+			}
+			return v
+		}
+		v := verdict(false)
+		if c := verdict(true); c != v {
+			t.Fatalf("%q, concealed: %q", v, c)
+		}
+		values, err := url.ParseQuery(query)
+		found := values["ticket"]
+		for _, p := range strings.FieldsFunc(protocol, func(r rune) bool { return r == ',' }) {
+			if rest, ok := strings.CutPrefix(strings.Trim(p, " \t"), "ticket."); ok {
+				found = append(found, rest)
+			}
+		}
+		wantIn := err == nil && len(query) <= 2048 && len(found) == 1 && tickets.Ticket(found[0]) != "" && looksMinted(found[0])
+		switch {
+		case v == "in, 1 takes":
+			if !wantIn {
+				t.Fatalf("let in with %q", found)
+			}
+		case strings.HasPrefix(v, "in"), !strings.HasSuffix(v, ", 0 takes"):
+			t.Fatal(v)
+		case err == nil && len(query) <= 2048 && len(found) > 1 && v != "400 bad_request two_tickets, 0 takes":
+			t.Fatalf("%d tickets: %s", len(found), v)
+		}
+	})
+}
+
+// looksMinted reports whether s is 43 characters of base64url, whatever its
+// last bits.
+func looksMinted(s string) bool {
+	return len(s) == 43 && strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == ""
+}
+
+// Invariants: what a guard with PassOthers passes on has nothing of an upgrade;
+// what it lets in is an upgrade by the letter of RFC 6455 section 4.2.1.
+func FuzzUpgradeHeaders(f *testing.F) {
+	for _, tc := range append(append([]refusal{}, badHandshakes...), badTickets...) {
+		if r := readRequest(tc.request); r != nil && len(tc.request) < 4096 {
+			f.Add(r.Method, strings.Join(r.Header["Connection"], ","), r.Header.Get("Upgrade"), "Sec-WebSocket-Key", r.Header.Get("Sec-WebSocket-Key"))
+		}
+	}
+	f.Add("GET", "not-upgrade", "websocket", "X-A", "b")
+	f.Add("GET", "upgrade", "", "sec-websocket-version", "13")
+	f.Add("CONNECT", "", "", ":protocol", "websocket")
+	guard, store := fuzzGuard(f, middleware.GuardOptions{PassOthers: true, AdmitRequests: true})
+	f.Fuzz(func(t *testing.T, method, connection, upgrade, name, value string) {
+		raw := method + " /ws?ticket=" + minted + " HTTP/1.1\r\nHost: app.example\r\n"
+		for _, h := range [][2]string{{"Connection", connection}, {"Upgrade", upgrade}, {name, value}} {
+			if h[1] != "" {
+				raw += h[0] + ": " + h[1] + "\r\n"
+			}
+		}
+		r := readRequest(raw + "\r\n")
+		if r == nil || strings.ContainsAny(connection+upgrade+name+value, "\r\n") {
+			return
+		}
+		store.takes = 0
+		guard.Wrap(http.HandlerFunc(func(_ http.ResponseWriter, got *http.Request) {
+			_, in := middleware.SessionFrom(got.Context())
+			if in != (store.takes == 1) {
+				t.Fatalf("session %v, %d takes", in, store.takes)
+			}
+			resembles := r.Method == "CONNECT" || r.Header["Upgrade"] != nil
+			for name := range r.Header {
+				resembles = resembles || strings.HasPrefix(strings.ToLower(name), "sec-websocket-")
+			}
+			asks := false
+			for t := range strings.SplitSeq(strings.Join(r.Header["Connection"], ","), ",") {
+				asks = asks || strings.EqualFold(strings.Trim(t, " \t"), "upgrade")
+			}
+			if (resembles || asks) && !in {
+				t.Fatal("passed without a ticket")
+			}
+			if resembles && (!strings.Contains(strings.ToLower(upgrade), "websocket") || !strings.Contains(strings.ToLower(strings.Join(r.Header["Connection"], ",")), "upgrade") || r.Method != "GET") {
+				t.Fatal("let in, and no upgrade")
+			}
+		})).ServeHTTP(httptest.NewRecorder(), r)
+	})
+}
+
+// Invariants: nothing that looks like a ticket is left under the name, nor
+// anything at all of an upgrade's; what is left is the other parameters, byte
+// for byte and in order, or nothing where the query does not parse; and URL,
+// RequestURI and Referer tell the same.
+func FuzzConcealTicket(f *testing.F) {
+	for _, row := range concealRows[:len(concealRows)-1] {
+		f.Add(row.query, true)
+		f.Add(row.query, false)
+	}
+	f.Fuzz(func(t *testing.T, query string, isUpgrade bool) {
+		r := httptest.NewRequest("GET", "/ws", nil)
+		r.URL.RawQuery, r.RequestURI = query, "/ws?"+query
+		r.Header["Referer"] = []string{"/ws?" + query}
+		if isUpgrade {
+			r.Header["Upgrade"] = []string{"websocket"}
+		}
+		var got *http.Request
+		middleware.ConcealTicket(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r })).ServeHTTP(nil, r)
+		left := got.URL.RawQuery
+		if uri := strings.TrimPrefix(strings.TrimPrefix(got.RequestURI, "/ws"), "?"); uri != left {
+			t.Fatalf("URL %q, RequestURI %q", left, uri)
+		}
+		if referer := strings.TrimPrefix(strings.TrimPrefix(got.Header.Get("Referer"), "/ws"), "?"); referer != left {
+			t.Fatalf("URL %q, Referer %q", left, referer)
+		}
+		if left == query {
+			values, err := url.ParseQuery(left)
+			if isUpgrade && err != nil {
+				t.Fatal("an upgrade's query that does not parse is left")
+			}
+			for _, v := range values["ticket"] { // also of those pairs that parse
+				if isUpgrade || looksMinted(v) {
+					t.Fatalf("%q is left", v)
+				}
+			}
+			return
+		}
+		if _, err := url.ParseQuery(query); err != nil {
+			if left != "" {
+				t.Fatalf("%q is left of a query that does not parse", left)
+			}
+			return
+		}
+		var want []string
+		for pair := range strings.SplitSeq(query, "&") {
+			name, value, _ := strings.Cut(pair, "=")
+			if value, _ = url.QueryUnescape(value); must(url.QueryUnescape(name)) == "ticket" && (isUpgrade || looksMinted(value)) {
+				continue
+			}
+			want = append(want, pair)
+		}
+		if w := strings.Join(want, "&"); left != w {
+			t.Fatalf("%q is left, want %q", left, w)
+		}
+	})
+}
+
+// Invariants: whatever the body, the answer is a ticket, 400, 413 or 415; a
+// ticket's endpoint is a clean path, the one that Authorize was asked about and
+// that the body names; and a body that names one never makes a ticket for all.
+func FuzzMintBody(f *testing.F) {
+	for _, body := range []string{
+		"", "{}", "null", `{"endpoint":"/ws"}`, `{"endpoint":"/ws/../a"}`, `{"endpoint":"//a"}`, `{"endpoint":"/a%2Fb"}`, `{"Endpoint":"/a","endpoint":"/b"}`,
+		`{"endpoint":"/a"}{}`, `{"endpoint":"/\u002e\u002e/a"}`, `{"endpoint":"/%2e"}`, `[]`, `{"endpiont":"/a"}`, `{"endpoint":"/a?b"}`, "{\"endpoint\":\"/\xff\"}",
+	} {
+		f.Add([]byte(body), "application/json")
+	}
+	store := new(grantsAll)
+	issuer := must(tickets.NewIssuer(store, nil))
+	var asked string
+	mint := must(middleware.NewMint(issuer, &middleware.MintOptions{
+		Audit:     audit.New(slog.DiscardHandler),
+		Authorize: func(_ context.Context, _ *middleware.Session, endpoint string) error { asked = endpoint; return nil },
+	}))
+	f.Fuzz(func(t *testing.T, body []byte, contentType string) {
+		r := httptest.NewRequest("POST", mintPath, bytes.NewReader(body))
+		r.Header["Content-Type"] = []string{contentType}
+		rec := httptest.NewRecorder()
+		store.last = tickets.Grant{}
+		mint.ServeHTTP(rec, r.WithContext(middleware.WithSession(t.Context(), &middleware.Session{UserID: "ann"})))
+		switch rec.Code {
+		case 400, 413, 415:
+			if store.last != (tickets.Grant{}) {
+				t.Fatal("refused, and minted")
+			}
+			return
+		case 200:
+		default:
+			t.Fatal(rec.Code, rec.Body)
+		}
+		e := store.last.Endpoint
+		if e != asked {
+			t.Fatalf("asked about %q, minted for %q", asked, e)
+		}
+		if clean := path.Clean(e); e != "" && (e[0] != '/' || e != clean && e != clean+"/" || strings.ContainsAny(e, "\\\x00\r\n")) {
+			t.Fatalf("minted for %q", e)
+		}
+		var named struct{ Endpoint *string }
+		if len(body) > 0 && json.Unmarshal(body, &named) != nil {
+			t.Fatal("minted for what is no JSON")
+		}
+		if named.Endpoint != nil && (*named.Endpoint == "") != (e == "") {
+			t.Fatalf("%q named, minted for %q", *named.Endpoint, e)
+		}
+	})
+}

@@ -1,0 +1,248 @@
+package middleware
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/ticketgate/ticketgate/audit"
+)
+
+// Gate asks who is there. It puts the session into the request's context, or
+// sends the request to sign in: a page load by a redirect, everything else by
+// 401. It is safe for concurrent use.
+type Gate struct {
+	sessions  Authenticator
+	login     *url.URL // nil: nobody is redirected
+	loginPath string   // of login, where it is on this server
+	public    *publicRoutes
+	api       []string
+	audit     *audit.Log
+	clientIP  func(*http.Request) string
+	onReject  func(http.ResponseWriter, *http.Request, *Rejection)
+}
+
+// GateOptions configure a [Gate].
+type GateOptions struct {
+	// LoginURL is where a person signs in: a path on this server, which is then
+	// public, or an http or https URL. It gets a parameter next, see [Next].
+	// Default "": nobody is redirected, every refusal is 401.
+	LoginURL string
+	// Public are http.ServeMux patterns of what may be asked for without a
+	// session, such as "/static/" or "GET /healthz". A session that is recognised
+	// is put into the context there too. They are matched as a ServeMux at this
+	// place would; a path that is not clean (/public/../admin, //login, %2e, %2f)
+	// is never public. Default: none but the path of LoginURL.
+	Public []string
+	// API are path prefixes whose requests get 401 and never a redirect.
+	// Default (nil): "/api/".
+	API []string
+	// Audit receives credentials that were presented and not accepted, or could
+	// not be checked. Default: slog.Default().
+	Audit *audit.Log
+	// ClientIP is the client's address for the audit; see [ForwardedFor].
+	// Default: the host of RemoteAddr.
+	ClientIP func(*http.Request) string
+	// OnReject answers in place of [Rejection.ServeHTTP].
+	OnReject func(http.ResponseWriter, *http.Request, *Rejection)
+}
+
+// NewGate returns a Gate that asks sessions about every request. Its error
+// joins everything that is wrong with the configuration.
+func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
+	var o GateOptions
+	if opts != nil {
+		o = *opts
+	}
+	g := &Gate{sessions: sessions, audit: o.Audit, clientIP: o.ClientIP, onReject: o.OnReject, api: []string{"/api/"}}
+	errs := []error{misconfigured(sessions)}
+	if o.LoginURL != "" {
+		var err error
+		if g.login, err = parseLoginURL(o.LoginURL); err != nil {
+			errs = append(errs, fmt.Errorf("in LoginURL: %q: %w", o.LoginURL, err))
+		} else if g.login.Host == "" {
+			g.loginPath = g.login.Path
+		}
+	}
+	if o.API != nil {
+		g.api = append([]string(nil), o.API...)
+	}
+	for _, p := range g.api {
+		if !strings.HasPrefix(p, "/") {
+			errs = append(errs, fmt.Errorf("in API: %q: want a path prefix that begins with /, such as /api/", p))
+		}
+	}
+	var err error
+	if g.public, err = newPublicRoutes(o.Public, g.loginPath); err != nil {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("middleware: NewGate: %w", err)
+	}
+	g.clientIP, g.onReject = defaults(g.clientIP, g.onReject)
+	return g, nil
+}
+
+func defaults(
+	clientIP func(*http.Request) string,
+	onReject func(http.ResponseWriter, *http.Request, *Rejection),
+) (func(*http.Request) string, func(http.ResponseWriter, *http.Request, *Rejection)) {
+	if clientIP == nil {
+		clientIP = remoteHost
+	}
+	if onReject == nil {
+		onReject = func(w http.ResponseWriter, r *http.Request, rej *Rejection) { rej.ServeHTTP(w, r) }
+	}
+	return clientIP, onReject
+}
+
+// Authenticate is the gate's decision, for applications that do not use
+// [Gate.Wrap]. There is a Rejection, or a session, or neither: that is a public
+// route without a session. A refusal has been audited when it is returned.
+func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *Rejection) {
+	var ended *Session
+	var rej *Rejection
+	if r.Method == http.MethodConnect && !isExtendedConnect(r) {
+		// Nothing behind a gate is a proxy, and ServeMux does not clean the paths
+		// of CONNECT.
+		rej = refuse(http.StatusMethodNotAllowed, codeNotAllowed, reasonMethod)
+		rej.allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+	} else {
+		s, err := authenticate(g.sessions, w, r)
+		if err == nil {
+			return s, nil
+		}
+		if g.public.match(r) {
+			return nil, nil
+		}
+		ended, rej = s, g.reject(r, err)
+	}
+	if rej.event != "" {
+		recordRejection(g.audit, r, rej, g.clientIP(r), "", ended)
+	}
+	return nil, rej
+}
+
+// Wrap returns a handler that passes on to next what may come in.
+func (g *Gate) Wrap(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, rej := g.Authenticate(w, r)
+		switch {
+		case rej != nil && rej.gone:
+			rej.ServeHTTP(w, r)
+		case rej != nil:
+			g.onReject(w, r, rej)
+		case s != nil:
+			next.ServeHTTP(w, r.WithContext(WithSession(r.Context(), s)))
+		case hasSession(r): // an outer gate's, which this one does not recognise
+			next.ServeHTTP(w, g.public.canonical(r.WithContext(WithSession(r.Context(), nil))))
+		default:
+			next.ServeHTTP(w, g.public.canonical(r))
+		}
+	})
+}
+
+func hasSession(r *http.Request) bool {
+	_, ok := SessionFrom(r.Context())
+	return ok
+}
+
+func (g *Gate) reject(r *http.Request, err error) *Rejection {
+	var rej *Rejection
+	switch {
+	case errors.Is(err, ErrSessionExpired):
+		rej = newRejection(audit.SessionVerifyFailure, http.StatusUnauthorized, codeSessionExpired, reasonInvalidSession)
+	case errors.Is(err, ErrNoSession):
+		// Everyday life: every page's first request.
+		rej = newRejection("", http.StatusUnauthorized, codeUnauthenticated, reasonNoSession)
+	case r.Context().Err() == context.Canceled:
+		rej = newRejection("", http.StatusServiceUnavailable, codeUnavailable, reasonUnavailable)
+		rej.gone = true
+	default:
+		rej = newRejection(audit.SessionVerifyFailure, http.StatusServiceUnavailable, codeUnavailable, reasonUnavailable)
+	}
+	rej.Err = err
+	if rej.Status != http.StatusUnauthorized {
+		return rej
+	}
+	rej.why = rej.Reason
+	if g.login != nil {
+		rej.loginURL = g.loginURL(r)
+		rej.redirect = g.isPageLoad(r)
+	}
+	return rej
+}
+
+// isPageLoad reports whether a person is waiting for a page: only then does a
+// redirect lead anywhere.
+func (g *Gate) isPageLoad(r *http.Request) bool {
+	if !g.isLookedAt(r) {
+		return false
+	}
+	if mode, ok := r.Header["Sec-Fetch-Mode"]; ok {
+		return len(mode) == 1 && mode[0] == "navigate"
+	}
+	for _, line := range r.Header["Accept"] {
+		if strings.Contains(strings.ToLower(line), "text/html") {
+			return true
+		}
+	}
+	return false
+}
+
+// isLookedAt reports whether r asks for something that a person can look at.
+func (g *Gate) isLookedAt(r *http.Request) bool {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || resemblesUpgrade(r) {
+		return false
+	}
+	sent := sentPath(r)
+	return !slices.ContainsFunc(g.api, func(prefix string) bool {
+		return isUnder(prefix, r.URL.Path) || isUnder(prefix, sent)
+	})
+}
+
+func isUnder(prefix, path string) bool {
+	rest, ok := strings.CutPrefix(path, prefix)
+	return ok && (rest == "" || rest[0] == '/' || strings.HasSuffix(prefix, "/"))
+}
+
+// loginURL is LoginURL with the way back in next, where there is one.
+func (g *Gate) loginURL(r *http.Request) string {
+	back := r.RequestURI // what the browser asked for, whatever StripPrefix has made of it
+	if !strings.HasPrefix(back, "/") {
+		back = r.URL.RequestURI()
+	}
+	back, _ = stripURI(back, false) // a Location is logged, and becomes a Referer
+	path, _, _ := strings.Cut(back, "?")
+	if !g.isLookedAt(r) || !isLocal(back) || g.loginPath != "" && path == g.loginPath {
+		return g.login.String()
+	}
+	u := *g.login
+	if u.RawQuery != "" {
+		u.RawQuery += "&"
+	}
+	u.RawQuery += "next=" + url.QueryEscape(back)
+	return u.String()
+}
+
+func parseLoginURL(s string) (*url.URL, error) {
+	const form = "want a path such as /login, or an http or https URL"
+	u, err := url.Parse(s)
+	switch {
+	case err != nil, u.Opaque != "", u.User != nil:
+		return nil, errors.New(form)
+	case u.Fragment != "":
+		return nil, fmt.Errorf("%s; without a fragment", form)
+	case u.Query().Has("next"):
+		return nil, fmt.Errorf("%s; without next, which the way back is put into", form)
+	case u.Scheme == "" && u.Host == "" && isLocal(s) && isClean(u):
+		return u, nil
+	case (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "":
+		return u, nil
+	}
+	return nil, errors.New(form)
+}

@@ -1,0 +1,703 @@
+package middleware_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/middleware"
+)
+
+const (
+	html      = "Accept: text/html,application/xhtml+xml;q=0.9"
+	navigate  = "Sec-Fetch-Mode: navigate"
+	cors      = "Sec-Fetch-Mode: cors"
+	bodyNone  = `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/login"}`
+	bodyEnded = `{"error":"session_expired","detail":"Unauthorized","reason":"invalid_or_expired_session","login_url":"/login"}`
+	bodyDown  = `{"error":"unavailable","detail":"Service Unavailable"}`
+)
+
+func withNext(body, next string) string {
+	return strings.Replace(body, `"/login"`, `"/login?next=`+url.QueryEscape(next)+`"`, 1)
+}
+
+// line is the audit line of a session that the gate could not accept. Its path
+// is quoted as JSON does it.
+func line(reason, path, more string) string {
+	return `{"event":"session_verify_failure","reason":"` + reason + `","ip":"127.0.0.1","path":"` + path + `"` + more + "}\n"
+}
+
+func TestGateAnswers(t *testing.T) {
+	const expired = "invalid_or_expired_session"
+	for _, c := range []struct {
+		name, source   string
+		method, target string
+		lines          []string
+		status         int
+		body           string // of what is no redirect
+		location       string
+		audit          string
+		h1             bool // HTTP/2 has no such request
+	}{
+		{name: "session", target: "/a", lines: []string{sid(goodCookie)}, status: 200, body: "ann /a"},
+		{name: "session, HEAD", method: "HEAD", target: "/a", lines: []string{sid(goodCookie)}, status: 200},
+		{name: "session, POST to the API", method: "POST", target: "/api/a", lines: []string{sid(goodCookie)}, status: 200, body: "ann /api/a"},
+
+		{name: "API, none", source: "wire", target: "/api/a", status: 401, body: bodyNone},
+		{name: "API, none, as a page", source: "wire", target: "/api/a", lines: []string{html, navigate}, status: 401, body: bodyNone},
+		{name: "API, dead", source: "wire", target: "/api/a", lines: []string{sid(unknownCookie)}, status: 401, body: bodyEnded, audit: line(expired, "/api/a", "")},
+		{name: "API itself is below it", target: "/api/", lines: []string{html}, status: 401, body: bodyNone},
+		{name: "beside the API", target: "/apis", lines: []string{html}, status: 302, location: "/login?next=%2Fapis"},
+		{name: "the API's prefix in a query", source: "GHSA-7rh7-c77v-6434", target: "/a?x=/api/", lines: []string{html}, status: 302, location: "/login?next=%2Fa%3Fx%3D%2Fapi%2F"},
+
+		{name: "page, none", source: "wire", target: "/a?b=c&d=%20", lines: []string{html}, status: 302, location: "/login?next=%2Fa%3Fb%3Dc%26d%3D%2520"},
+		{name: "page, navigated", target: "/a", lines: []string{navigate}, status: 302, location: "/login?next=%2Fa"},
+		{name: "page, HEAD", method: "HEAD", target: "/a", lines: []string{html}, status: 302, location: "/login?next=%2Fa"},
+		{name: "page, dead", target: "/a", lines: []string{html, sid(deadCookie)}, status: 302, location: "/login?next=%2Fa", audit: line(expired, "/a", "")},
+		{name: "page, accepts in capitals, in a second line", target: "/a", lines: []string{"Accept: image/png", "Accept: TEXT/HTML"}, status: 302, location: "/login?next=%2Fa"},
+
+		{name: "XHR", source: "Fetch metadata", target: "/a", lines: []string{html, cors}, status: 401, body: withNext(bodyNone, "/a")},
+		{name: "image", source: "Fetch metadata", target: "/a.png", lines: []string{html, "Sec-Fetch-Mode: no-cors"}, status: 401, body: withNext(bodyNone, "/a.png")},
+		{name: "two fetch modes", target: "/a", lines: []string{html, navigate, cors}, status: 401, body: withNext(bodyNone, "/a")},
+		{name: "nothing said", target: "/a", status: 401, body: withNext(bodyNone, "/a")},
+		{name: "any type", target: "/a", lines: []string{"Accept: */*"}, status: 401, body: withNext(bodyNone, "/a")},
+		{name: "POST", target: "/a", method: "POST", lines: []string{html, navigate}, status: 401, body: bodyNone},
+		{name: "OPTIONS", target: "/a", method: "OPTIONS", lines: []string{html}, status: 401, body: bodyNone},
+		{name: "TRACE", target: "/a", method: "TRACE", lines: []string{html}, status: 401, body: bodyNone},
+		{name: "HEAD has no body", target: "/a", method: "HEAD", status: 401},
+		{name: "WebSocket", source: "RFC 6455 section 4.1", target: "/a", lines: []string{html, "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="}, status: 401, body: bodyNone, h1: true},
+		{name: "what only resembles a WebSocket", target: "/a", lines: []string{html, navigate, "Sec-WebSocket-Key: x"}, status: 401, body: bodyNone},
+
+		{name: "cannot be decided", source: "wire", target: "/a", lines: []string{html, sid(downCookie)}, status: 503, body: bodyDown, audit: line("unavailable", "/a", `,"error":"session store: connection refused"`)},
+		{name: "API, cannot be decided", source: "wire", target: "/api/a", lines: []string{sid(downCookie)}, status: 503, body: bodyDown, audit: line("unavailable", "/api/a", `,"error":"session store: connection refused"`)},
+		{name: "took too long", target: "/a", lines: []string{sid(slowCookie)}, status: 503, body: bodyDown, audit: line("unavailable", "/a", `,"error":"session store: context deadline exceeded"`)},
+		{name: "neither session nor error", target: "/a", lines: []string{sid(unknownCookie)}, status: 401, body: withNext(bodyEnded, "/a"), audit: line(expired, "/a", "")},
+		{name: "lookup knows none", target: "/a", lines: []string{sid(noneCookie)}, status: 401, body: withNext(bodyEnded, "/a"), audit: line(expired, "/a", "")},
+
+		{name: "cookie of another kind", source: "CVE-2026-25748", target: "/a", lines: []string{"Cookie: sid=\x01\x02"}, status: 400, h1: true, body: "400 Bad Request"},
+		{name: "cookie with a backslash", source: "CVE-2026-25748", target: "/a", lines: []string{`Cookie: sid=` + goodCookie + `\`}, status: 401, body: withNext(bodyEnded, "/a"), audit: line(expired, "/a", "")},
+		{name: "cookie that is huge", source: "CVE-2026-25748", target: "/a", lines: []string{sid(goodCookie + strings.Repeat("x", 64<<10))}, status: 401, body: withNext(bodyEnded, "/a"), audit: line(expired, "/a", "")},
+		{name: "3,002 cookies", source: "net/http's limit (CVE-2025-58186)", target: "/a", lines: []string{"Cookie: " + strings.Repeat("a=b; ", 3001) + "sid=" + goodCookie}, status: 401, body: withNext(bodyNone, "/a")},
+		{name: "two that differ", source: "RFC 6265 section 8.6", target: "/a", lines: []string{sid(goodCookie) + "; sid=" + unknownCookie}, status: 401, body: withNext(bodyEnded, "/a"), audit: line(expired, "/a", "")},
+
+		{name: "rewritten path, header", source: "GHSA-7x63-xv5r-3p2x, GHSA-6384-m2mw-rf54", target: "/a",
+			lines:  []string{html, "X-Forwarded-Uri: /login", "X-Original-URL: /login", "X-Rewrite-URL: /login", "X-Forwarded-Prefix: /login", "X-Forwarded-Host: evil.example", "Forwarded: host=evil.example"},
+			status: 302, location: "/login?next=%2Fa"},
+		{name: "health check by its User-Agent", source: "GHSA-5hvv-m4w4-gf6v", target: "/a", lines: []string{"User-Agent: GoogleHC/1.0"}, status: 401, body: withNext(bodyNone, "/a")},
+		{name: "method override", target: "/a", method: "POST", lines: []string{"X-HTTP-Method-Override: GET", html}, status: 401, body: bodyNone},
+
+		{name: "absolute form", source: "RFC 9112 section 3.2.2", target: "http://evil.example/a?b", lines: []string{html}, status: 302, location: "/login?next=%2Fa%3Fb", h1: true},
+		{name: "absolute form without a path", source: "RFC 9112 section 3.2.2", target: "http://evil.example", lines: []string{html}, status: 302, location: "/login?next=%2F", h1: true},
+		{name: "asterisk", source: "RFC 9112 section 3.2.4", target: "*", lines: []string{html}, status: 302, location: "/login"},
+		{name: "no way back to another host", source: "GHSA-j7px-6hwj-hpjg", target: "//evil.example/a", lines: []string{html}, status: 302, location: "/login"},
+		{name: "no way back through a backslash", source: "GHSA-j7px-6hwj-hpjg", target: `/\evil.example`, lines: []string{html}, status: 302, location: "/login"},
+		{name: "no way back up", target: "/a/../../b", lines: []string{html}, status: 302, location: "/login"},
+		{name: "no way back to what is too long", target: "/" + strings.Repeat("a", 2<<10), lines: []string{html}, status: 302, location: "/login"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			gate, rec := newGate(t, middleware.GateOptions{LoginURL: "/login"})
+			if c.method == "" {
+				c.method = "GET"
+			}
+			for _, over := range overBoth(t, gate.Wrap(whoami)) {
+				if c.h1 && over.name == "h2" {
+					continue
+				}
+				a := over.send(t, c.method, c.target, c.lines...)
+				assert.Equal(t, c.status, a.Status, over.name)
+				assert.Equal(t, c.location, a.Header.Get("Location"), over.name)
+				assert.Equal(t, c.body, a.Body, over.name)
+				assert.Equal(t, c.audit, rec.Take(), over.name)
+				requireNoSecret(t, over.name, a)
+				if c.status == 200 || c.status == 400 {
+					continue
+				}
+				assert.Empty(t, a.reached(), over.name)
+				assert.Equal(t, "no-store", a.Header.Get("Cache-Control"), over.name)
+				assert.Equal(t, "Cookie", a.Header.Get("Vary"), over.name)
+				assert.NotContains(t, a.Header, "Set-Cookie", over.name)
+				assert.Equal(t, c.status == 503, a.Header.Get("Retry-After") != "", over.name)
+				if c.status != 302 {
+					assert.Equal(t, "application/json; charset=utf-8", a.Header.Get("Content-Type"), over.name)
+				}
+			}
+		})
+	}
+}
+
+func TestGateWithoutLoginURL(t *testing.T) {
+	gate, rec := newGate(t, middleware.GateOptions{})
+	for _, over := range overBoth(t, gate.Wrap(whoami)) {
+		a := over.send(t, "GET", "/login", html, navigate)
+		assert.Equal(t, 401, a.Status)
+		assert.Equal(t, `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session"}`, a.Body)
+	}
+	assert.Empty(t, rec.Text(), "a page's first request is everyday life")
+}
+
+// An API prefix ends at a boundary, written with its slash or without.
+func TestGateAPIPrefixes(t *testing.T) {
+	for _, c := range []struct {
+		api    []string
+		target string
+		status int
+	}{
+		{nil, "/api/x", 401},
+		{nil, "/api", 302},
+		{[]string{}, "/api/x", 302},
+		{[]string{"/rpc"}, "/rpc", 401},
+		{[]string{"/rpc"}, "/rpc/x", 401},
+		{[]string{"/rpc"}, "/rpcx", 302},
+		{[]string{"/rpc", "/v1/"}, "/v1/x", 401},
+		{[]string{"/rpc"}, "/RPC/x", 302},
+		{[]string{"/"}, "/x", 401},
+	} {
+		gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login", API: c.api})
+		a := send(t, serve(t, gate.Wrap(whoami)), get(c.target, html, navigate))
+		assert.Equal(t, c.status, a.Status, "%v %s", c.api, c.target)
+	}
+}
+
+// A client that is given a session, or turned away, finds on the answer what the
+// Authenticator put there: a rotated cookie.
+func TestGateKeepsHeadersOfAuthenticator(t *testing.T) {
+	for _, err := range []error{nil, middleware.ErrNoSession, middleware.ErrSessionExpired, errDown} {
+		gate, _ := newGateOf(t, middleware.AuthenticatorFunc(func(w http.ResponseWriter, _ *http.Request) (*middleware.Session, error) {
+			w.Header().Add("Set-Cookie", "sid=rotated")
+			return ann(), err
+		}), middleware.GateOptions{LoginURL: "/login"})
+		for _, over := range overBoth(t, gate.Wrap(whoami)) {
+			a := over.send(t, "GET", "/")
+			assert.Equal(t, []string{"sid=rotated"}, a.Header["Set-Cookie"], "%s %v", over.name, err)
+			assert.Equal(t, err == nil, a.Status == 200, "%s %v", over.name, err)
+		}
+	}
+}
+
+func TestGateLoginURL(t *testing.T) {
+	for _, c := range []struct{ name, login, target, location string }{
+		{"has a query", "/login?tenant=a&b", "/x", "/login?tenant=a&b&next=%2Fx"},
+		{"has an empty query", "/login?", "/x", "/login?next=%2Fx"},
+		{"elsewhere", "https://sso.example/in", "/x?y", "https://sso.example/in?next=%2Fx%3Fy"},
+		{"elsewhere, without a path", "https://sso.example", "/", "https://sso.example?next=%2F"},
+		{"elsewhere is no public path here", "https://sso.example/in", "/in", "https://sso.example/in?next=%2Fin"},
+		{"needs escaping", "/log in", "/x", "/log%20in?next=%2Fx"},
+	} {
+		gate, _ := newGate(t, middleware.GateOptions{LoginURL: c.login})
+		a := send(t, serve(t, gate.Wrap(whoami)), get(c.target, html))
+		assert.Equal(t, 302, a.Status, c.name)
+		assert.Equal(t, c.location, a.Header.Get("Location"), c.name)
+	}
+}
+
+// A ticket is a credential: a page load that carries one must not lead to a
+// sign-in page, and its logs and Referer, with the ticket in the way back.
+func TestGateLeavesNoTicketInRedirect(t *testing.T) {
+	ticket := secretMark + strings.Repeat("x", 43-len(secretMark))
+	gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login"})
+	for _, over := range overBoth(t, gate.Wrap(whoami)) {
+		for _, lines := range [][]string{{html}, {cors}} {
+			a := over.send(t, "GET", "/a?b=c&ticket="+ticket+"&d=e", lines...)
+			requireNoSecret(t, over.name, a)
+			assert.Contains(t, a.String(), "next=%2Fa%3Fb%3Dc%26d%3De", over.name)
+		}
+		a := over.send(t, "GET", "/a?ticket=ST-1", html)
+		assert.Equal(t, "/login?next=%2Fa%3Fticket%3DST-1", a.Header.Get("Location"), "the application's own ticket")
+	}
+}
+
+// Whatever a browser asked for, Next returns behind the redirect, unless it is
+// no local path.
+func TestGateAndNextAgree(t *testing.T) {
+	gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login"})
+	srv := serve(t, gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, middleware.Next(r))
+	})))
+	for _, target := range []string{
+		"/", "/a", "/a/", "/a/b?c=d&e=f+g%20h", "/a?next=/b", "/%2f/evil", "/%09/evil", "/%C3%A9", "/\xc3\xa9", "/a//b",
+		"/a?b=//evil.example", "/a;b=c", "/a:b@c", "/~a!$&'()*+,=|\"", "/a?%zz", "/a%26b%3Fc",
+	} {
+		a := send(t, srv, get(target, html))
+		require.Equal(t, 302, a.Status, target)
+		a = send(t, srv, get(a.Header.Get("Location"), html))
+		assert.Equal(t, target, a.Body)
+	}
+}
+
+func TestGateConnect(t *testing.T) {
+	gate, rec := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/"}})
+	srv := serve(t, gate.Wrap(whoami))
+	for _, target := range []string{"/public/../admin", "/login", "h:443", "app.example:80"} {
+		for _, session := range []string{unknownCookie, goodCookie} {
+			a := send(t, srv, rawRequest("CONNECT", target, sid(session), html))
+			assert.Equal(t, 405, a.Status, target)
+			assert.Equal(t, `{"error":"method_not_allowed","detail":"Method Not Allowed"}`, a.Body, target)
+			assert.NotContains(t, a.Header.Get("Allow"), "CONNECT")
+			assert.NotEmpty(t, a.Header.Get("Allow"), "RFC 9110 section 15.5.6")
+			assert.Empty(t, a.reached())
+			assert.Equal(t, 1, strings.Count(rec.Take(), `"reason":"method"`), "every denial is one line")
+		}
+	}
+}
+
+func TestGateOddRequests(t *testing.T) {
+	gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}})
+	mux := http.NewServeMux()
+	mux.Handle("/", whoami)
+	for name, h := range map[string]http.Handler{"alone": gate.Wrap(whoami), "before a mux": gate.Wrap(mux)} {
+		srv := serve(t, h)
+		for _, c := range []struct {
+			name, source, request string
+			status                int
+		}{
+			{"HTTP/1.0 without Host", "RFC 9112 section 3.2", "GET /a HTTP/1.0\r\n\r\n", 401},
+			{"HTTP/1.0 without Host, public", "RFC 9112 section 3.2", "GET /public/a HTTP/1.0\r\n\r\n", 200},
+			{"HTTP/1.0 without Host, page", "RFC 9112 section 3.2", "GET /a HTTP/1.0\r\n" + html + "\r\n\r\n", 302},
+			{"HTTP/1.1 without Host", "RFC 9112 section 3.2", "GET /public/a HTTP/1.1\r\n\r\n", 400},
+			{"malformed escape", "GHSA-68wm-pfjf-wqp6", get("/public/%zz"), 400},
+			{"half an escape", "GHSA-68wm-pfjf-wqp6", get("/public/%2"), 400},
+			{"no path", "GHSA-68wm-pfjf-wqp6", get("public/a"), 400},
+			{"no target", "GHSA-68wm-pfjf-wqp6", "GET  HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+			{"a space in the target", "RFC 9112 section 3.2", get("/public/a b"), 400},
+			{"another protocol", "", "GET /public/a HTTP/3.0\r\nHost: a\r\n\r\n", 505},
+			{"query without path", "", get("http://app.example?/public/"), 401},
+			{"server-wide OPTIONS never arrives", "RFC 9110 section 9.3.7", rawRequest("OPTIONS", "*"), 200},
+		} {
+			a := send(t, srv, c.request)
+			assert.Equal(t, c.status, a.Status, "%s: %s", name, c.name)
+			if !strings.Contains(c.request, "/public/a HTTP/1.0") {
+				assert.Empty(t, a.reached(), "%s: %s", name, c.name)
+			}
+			assert.NotContains(t, a.Header, "X-Injected")
+		}
+	}
+}
+
+// Which end is up behind StripPrefix: patterns mean what they mean at the
+// gate's place, and what a browser is told is what the browser asked for.
+func TestGateInsideStripPrefix(t *testing.T) {
+	stripped := func(prefix string, opts middleware.GateOptions) http.Handler {
+		gate, _ := newGate(t, opts)
+		mux := http.NewServeMux()
+		mux.Handle(prefix+"/", http.StripPrefix(prefix, gate.Wrap(whoami)))
+		return mux
+	}
+	public := []string{"/public/"}
+	for _, c := range []struct {
+		name           string
+		h              http.Handler
+		target         string
+		status         int
+		location, body string
+	}{
+		{"the way back has the prefix", stripped("/app", middleware.GateOptions{LoginURL: "/login"}), "/app/x?y", 302, "/login?next=%2Fapp%2Fx%3Fy", ""},
+		{"public is below the prefix", stripped("/app", middleware.GateOptions{LoginURL: "/login", Public: public}), "/app/public/x", 200, "", "nobody /public/x"},
+		{"the sign-in page is where browsers are sent", stripped("/app", middleware.GateOptions{LoginURL: "/app/login"}), "/app/login", 200, "", "nobody /login"},
+		{"another page of that name is not it", stripped("/admin", middleware.GateOptions{LoginURL: "/login"}), "/admin/login", 302, "/login?next=%2Fadmin%2Flogin", ""},
+		{"the API is what browsers call it", stripped("/api", middleware.GateOptions{LoginURL: "/login"}), "/api/users", 401, "", bodyNone},
+		{"the API is below the prefix", stripped("/v1", middleware.GateOptions{LoginURL: "/login"}), "/v1/api/users", 401, "", bodyNone},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, over := range overBoth(t, c.h) {
+				a := over.send(t, "GET", c.target, html)
+				assert.Equal(t, c.status, a.Status, over.name)
+				assert.Equal(t, c.location, a.Header.Get("Location"), over.name)
+				assert.Equal(t, c.body, a.Body, over.name)
+			}
+		})
+	}
+}
+
+// An inner gate asks for itself: neither an outer gate's session nor a public
+// route of its own lets somebody in whom it does not know.
+func TestGateInsideGate(t *testing.T) {
+	bearer := middleware.BearerSessions(lookup)
+	outer, _ := newGateOf(t, bearer, middleware.GateOptions{})
+	inner, _ := newGate(t, middleware.GateOptions{Public: []string{"/public/"}})
+	both, _ := newGateOf(t, middleware.FirstOf(middleware.ContextSessions, cookies()), middleware.GateOptions{})
+	only := "Authorization: Bearer " + goodCookie
+	for _, c := range []struct {
+		name    string
+		h       http.Handler
+		target  string
+		lines   []string
+		reached string
+	}{
+		{"the outer one's session alone", outer.Wrap(inner.Wrap(whoami)), "/", []string{only}, ""},
+		{"both", outer.Wrap(inner.Wrap(whoami)), "/", []string{only, sid(goodCookie)}, "ann"},
+		{"the outer one's session where the inner is public", outer.Wrap(inner.Wrap(whoami)), "/public/", []string{only}, "nobody"},
+		{"dead where the inner is public", outer.Wrap(inner.Wrap(whoami)), "/public/", []string{only, sid(deadCookie)}, "nobody"},
+		{"the context's accepted", outer.Wrap(both.Wrap(whoami)), "/", []string{only}, "ann"},
+	} {
+		a := send(t, serve(t, c.h), get(c.target, c.lines...))
+		assert.Equal(t, c.reached, a.reached(), c.name)
+	}
+}
+
+// Panics are the application's, and reach whatever recovers them, as they came.
+func TestGatePanicsPassThrough(t *testing.T) {
+	boom := errors.New("boom")
+	panics := func() { panic(boom) }
+	byLookup := func(context.Context, string) (*middleware.Session, error) { panics(); return nil, nil }
+	for _, c := range []struct {
+		name   string
+		a      middleware.Authenticator
+		opts   middleware.GateOptions
+		next   http.Handler
+		cookie string
+	}{
+		{name: "lookup", a: middleware.CookieSessions("sid", byLookup), cookie: goodCookie},
+		{name: "lookup, on a public route", a: middleware.CookieSessions("sid", byLookup), cookie: goodCookie, opts: middleware.GateOptions{Public: []string{"/"}}},
+		{name: "Authenticator in FirstOf", a: middleware.FirstOf(middleware.AuthenticatorFunc(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) {
+			panics()
+			return nil, nil
+		}), cookies()), cookie: goodCookie},
+		{name: "handler", a: cookies(), cookie: goodCookie, next: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panics() })},
+		{name: "ClientIP", a: cookies(), cookie: deadCookie, opts: middleware.GateOptions{ClientIP: func(*http.Request) string { panics(); return "" }}},
+		{name: "OnReject", a: cookies(), cookie: deadCookie, opts: middleware.GateOptions{OnReject: func(http.ResponseWriter, *http.Request, *middleware.Rejection) { panics() }}},
+	} {
+		gate, _ := newGateOf(t, c.a, c.opts)
+		if c.next == nil {
+			c.next = whoami
+		}
+		h := gate.Wrap(c.next)
+		a := send(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer func() {
+				if recover() == any(boom) {
+					w.WriteHeader(http.StatusTeapot)
+				}
+			}()
+			h.ServeHTTP(w, r)
+		})), get("/", sid(c.cookie)))
+		assert.Equal(t, http.StatusTeapot, a.Status, c.name)
+		assert.Empty(t, a.reached(), c.name)
+	}
+}
+
+// waits is a lookup that waits until the request is over, and says that it has begun.
+func waits(begun chan<- struct{}) func(context.Context, string) (*middleware.Session, error) {
+	return func(ctx context.Context, _ string) (*middleware.Session, error) {
+		begun <- struct{}{}
+		<-ctx.Done()
+		return nil, fmt.Errorf("session store: %w", context.Cause(ctx))
+	}
+}
+
+// A client that has gone is nobody's failure: no line, no OnReject, no handler.
+func TestGateClientGone(t *testing.T) {
+	begun, done := make(chan struct{}), make(chan struct{})
+	var rejected atomic.Int32
+	gate, rec := newGateOf(t, middleware.CookieSessions("sid", waits(begun)), middleware.GateOptions{
+		LoginURL: "/login",
+		OnReject: func(http.ResponseWriter, *http.Request, *middleware.Rejection) { rejected.Add(1) },
+	})
+	h := gate.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the handler ran") }))
+	srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(done)
+		h.ServeHTTP(w, r)
+	}))
+	conn := dial(t, srv)
+	_, err := io.WriteString(conn, get("/", sid(goodCookie)))
+	require.NoError(t, err)
+	<-begun
+	require.NoError(t, conn.Close())
+	<-done
+	assert.Zero(t, rejected.Load())
+	assert.Empty(t, rec.Text())
+}
+
+// One that has only said that it will send no more still reads, and whoever
+// keeps the access log does too: what was not decided is never a success.
+func TestGateClientHalfGone(t *testing.T) {
+	begun := make(chan struct{})
+	gate, _ := newGateOf(t, middleware.CookieSessions("sid", waits(begun)), middleware.GateOptions{})
+	conn := dial(t, serve(t, gate.Wrap(whoami)))
+	request := get("/", sid(goodCookie))
+	_, err := io.WriteString(conn, request)
+	require.NoError(t, err)
+	<-begun
+	require.NoError(t, conn.(*net.TCPConn).CloseWrite())
+	a, _ := receive(t, conn, request)
+	assert.GreaterOrEqual(t, a.Status, 400)
+	assert.Empty(t, a.reached())
+}
+
+// An outer deadline is no client that has gone: it is answered and audited.
+func TestGateOuterDeadline(t *testing.T) {
+	gate, rec := newGateOf(t, middleware.CookieSessions("sid", waits(make(chan struct{}, 1))), middleware.GateOptions{})
+	a := send(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), time.Microsecond)
+		defer cancel()
+		gate.Wrap(whoami).ServeHTTP(w, r.WithContext(ctx))
+	})), get("/", sid(goodCookie)))
+	assert.Equal(t, 503, a.Status)
+	assert.Equal(t, line("unavailable", "/", `,"error":"session store: context deadline exceeded"`), rec.Text())
+}
+
+// The session's last instant is the one before ExpiresAt.
+func TestGateSessionEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := ann()
+		s.ExpiresAt = time.Now().Add(time.Minute)
+		gate, rec := newGateOf(t, middleware.CookieSessions("sid", func(context.Context, string) (*middleware.Session, error) {
+			return s, nil
+		}), middleware.GateOptions{})
+		r := httptest.NewRequest("GET", "/a", nil)
+		r.AddCookie(&http.Cookie{Name: "sid", Value: "x"})
+		time.Sleep(time.Minute - 1)
+		got, rej := gate.Authenticate(httptest.NewRecorder(), r)
+		require.Nil(t, rej)
+		require.Same(t, s, got)
+		time.Sleep(time.Nanosecond)
+		got, rej = gate.Authenticate(httptest.NewRecorder(), r)
+		require.Nil(t, got)
+		require.Equal(t, "session_expired", rej.Code)
+		require.Equal(t, 401, rej.Status)
+		require.ErrorIs(t, rej.Err, middleware.ErrSessionExpired)
+		require.Equal(t, `{"event":"session_verify_failure","provider":"oidc","reason":"invalid_or_expired_session","ip":"192.0.2.1","path":"/a"}`+"\n", rec.Text())
+	})
+}
+
+// The error of a session store often quotes what it was asked for. The operator
+// gets the error, and nobody gets the cookie.
+func TestGateErrorsKeepNoCredential(t *testing.T) {
+	quotes := func(_ context.Context, value string) (*middleware.Session, error) {
+		return nil, &url.Error{Op: "Get", URL: "https://idp.example/introspect?opaque=" + url.QueryEscape(value) + "#" + value, Err: errDown}
+	}
+	for name, c := range map[string]struct {
+		a    middleware.Authenticator
+		line string
+	}{
+		"cookie":  {middleware.CookieSessions("sid", quotes), sid("a+b/" + secretMark)},
+		"bearer":  {middleware.BearerSessions(quotes), "Authorization: Bearer a+b/" + secretMark},
+		"FirstOf": {middleware.FirstOf(middleware.CookieSessions("sid", quotes)), sid("a+b/" + secretMark)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var seen *middleware.Rejection
+			gate, rec := newGateOf(t, c.a, middleware.GateOptions{OnReject: func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
+				seen = rej
+				rej.ServeHTTP(w, r)
+			}})
+			a := send(t, serve(t, gate.Wrap(whoami)), get("/", c.line))
+			assert.Equal(t, 503, a.Status)
+			assert.Contains(t, rec.Text(), "connection refused", "the operator must learn why")
+			assert.NotContains(t, rec.Text(), secretMark, "the audit")
+			assert.NotContains(t, a.String(), secretMark, "the answer")
+			assert.ErrorIs(t, seen.Err, errDown)
+			assert.NotContains(t, fmt.Sprintf("%v %+v", seen.Err, *seen), secretMark, "the rejection")
+		})
+	}
+}
+
+// OnReject learns everything, after the audit has; ServeHTTP answers as if
+// there were none.
+func TestGateOnReject(t *testing.T) {
+	for _, c := range []struct {
+		cookie string
+		want   middleware.Rejection
+		err    error
+		lines  int
+	}{
+		{"", middleware.Rejection{Status: 401, Code: "unauthenticated", Reason: "no_session", CloseCode: 4401}, middleware.ErrNoSession, 0},
+		{unknownCookie, middleware.Rejection{Status: 401, Code: "session_expired", Reason: "invalid_or_expired_session", CloseCode: 4401}, middleware.ErrSessionExpired, 1},
+		{downCookie, middleware.Rejection{Status: 503, Code: "unavailable", Reason: "unavailable", CloseCode: 1013}, errDown, 1},
+	} {
+		log, rec := newAudit()
+		opts := middleware.GateOptions{LoginURL: "/login", Audit: log}
+		plain, _ := newGate(t, opts)
+		opts.OnReject = func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
+			assert.Len(t, rec.Lines(t), c.lines, "audited before it is called")
+			assert.Equal(t, c.want.Status, rej.Status)
+			assert.Equal(t, c.want.Code, rej.Code)
+			assert.Equal(t, c.want.Reason, rej.Reason)
+			assert.Equal(t, c.want.CloseCode, rej.CloseCode)
+			assert.Equal(t, rej.Status == 503, rej.RetryAfter > 0)
+			assert.ErrorIs(t, rej.Err, c.err)
+			requireNoSecret(t, "the rejection", *rej)
+			w.Header().Set("X-Mine", "1")
+			rej.ServeHTTP(w, r)
+		}
+		hooked, _ := newGate(t, opts)
+		for _, accept := range []string{html, "Accept: */*"} {
+			rec.Take()
+			a := send(t, serve(t, hooked.Wrap(whoami)), get("/x", accept, sid(c.cookie)))
+			b := send(t, serve(t, plain.Wrap(whoami)), get("/x", accept, sid(c.cookie)))
+			assert.Equal(t, "1", a.Header.Get("X-Mine"))
+			a.Header.Del("X-Mine")
+			a.Header.Del("Date")
+			b.Header.Del("Date")
+			assert.Equal(t, b, a)
+		}
+	}
+}
+
+// Authenticate is the whole decision, for those who do not Wrap.
+func TestGateAuthenticate(t *testing.T) {
+	gate, rec := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}})
+	srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, rej := gate.Authenticate(w, r)
+		switch {
+		case rej != nil:
+			rej.ServeHTTP(w, r)
+		case s != nil:
+			whoami(w, r.WithContext(middleware.WithSession(r.Context(), s)))
+		default:
+			whoami(w, r)
+		}
+	}))
+	for _, c := range []struct {
+		target, cookie, reached string
+		status, lines           int
+	}{
+		{"/x", goodCookie, "ann", 200, 0},
+		{"/x", "", "", 302, 0},
+		{"/x", unknownCookie, "", 302, 1},
+		{"/x", downCookie, "", 503, 1},
+		{"/public/x", "", "nobody", 200, 0},
+		{"/public/x", goodCookie, "ann", 200, 0},
+	} {
+		a := send(t, srv, get(c.target, html, sid(c.cookie)))
+		assert.Equal(t, c.status, a.Status, c)
+		assert.Equal(t, c.reached, a.reached(), c)
+		assert.Equal(t, c.lines, strings.Count(rec.Take(), "\n"), c)
+	}
+}
+
+// One address function serves all that is audited.
+func TestGateAuditsClientIP(t *testing.T) {
+	gate, rec := newGate(t, middleware.GateOptions{ClientIP: func(r *http.Request) string { return r.Header.Get("X-Client") }})
+	for _, over := range overBoth(t, gate.Wrap(whoami)) {
+		over.send(t, "GET", "/a\"b", sid(deadCookie), "X-Client: 203.0.113.9")
+		lines := rec.Lines(t)
+		require.Len(t, lines, 1)
+		assert.Equal(t, map[string]any{
+			"event": "session_verify_failure", "reason": "invalid_or_expired_session", "ip": "203.0.113.9", "path": `/a"b`,
+		}, lines[0])
+		rec.Take()
+	}
+}
+
+// A gate without an Audit is never silent, and a log that cannot be written
+// fails no request: that is the audit's part. Here: a nil one is asked.
+func TestGateWithoutAudit(t *testing.T) {
+	gate, err := middleware.NewGate(cookies(), nil)
+	require.NoError(t, err)
+	a := send(t, serve(t, gate.Wrap(whoami)), get("/"))
+	assert.Equal(t, `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session"}`, a.Body)
+	assert.Equal(t, "ann", send(t, serve(t, gate.Wrap(whoami)), get("/", sid(goodCookie))).reached())
+}
+
+// Everything that is wrong is reported at once, with what would be right.
+func TestNewGateReportsAllFaults(t *testing.T) {
+	_, err := middleware.NewGate(
+		middleware.FirstOf(nil, middleware.CookieSessions("s d", nil), middleware.BearerSessions(nil), middleware.FirstOf()),
+		&middleware.GateOptions{
+			LoginURL: "login",
+			API:      []string{"api/", "/ok/", ""},
+			Public:   []string{"/ok/", "static", "GET", "/{", "/a/{x}/{x}", "/same", "/same"},
+		})
+	require.Error(t, err)
+	for _, part := range []string{
+		"middleware: NewGate: ",
+		"FirstOf[0]: the Authenticator is nil", `CookieSessions: cookie name "s d"`, "CookieSessions: ", "lookup is nil",
+		"BearerSessions: ", "FirstOf[3]: FirstOf: no Authenticator given",
+		`LoginURL: "login": want a path such as /login`,
+		`API: "api/": want a path prefix`, `API: ""`,
+		`Public: "static": want an http.ServeMux pattern`, `Public: "GET"`, `Public: "/{"`, `Public: "/a/{x}/{x}"`, `Public: "/same"`,
+	} {
+		assert.ErrorContains(t, err, part)
+	}
+	assert.NotContains(t, err.Error(), `"/ok/"`)
+}
+
+func TestNewGateRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		a    middleware.Authenticator
+		opts middleware.GateOptions
+		want string
+	}{
+		{"no Authenticator", nil, middleware.GateOptions{}, "the Authenticator is nil"},
+		{"a nil function", middleware.AuthenticatorFunc(nil), middleware.GateOptions{}, "nil"},
+		{"a nil function in FirstOf", middleware.FirstOf(cookies(), middleware.AuthenticatorFunc(nil)), middleware.GateOptions{}, "FirstOf[1]"},
+		{"no cookie name", middleware.CookieSessions("", lookup), middleware.GateOptions{}, `cookie name ""`},
+		{"a cookie name that is no token", middleware.CookieSessions("a;b", lookup), middleware.GateOptions{}, `cookie name "a;b"`},
+		{"no lookup", middleware.CookieSessions("sid", nil), middleware.GateOptions{}, "lookup is nil"},
+		{"LoginURL with a fragment", cookies(), middleware.GateOptions{LoginURL: "/login#top"}, "fragment"},
+		{"LoginURL without a scheme", cookies(), middleware.GateOptions{LoginURL: "//sso.example/"}, "LoginURL"},
+		{"LoginURL with a backslash", cookies(), middleware.GateOptions{LoginURL: `/\sso.example`}, "LoginURL"},
+		{"LoginURL of a script", cookies(), middleware.GateOptions{LoginURL: "javascript:alert(1)"}, "LoginURL"},
+		{"LoginURL with a user", cookies(), middleware.GateOptions{LoginURL: "https://u:p@sso.example/"}, "LoginURL"},
+		{"LoginURL that is not clean", cookies(), middleware.GateOptions{LoginURL: "/a/../login"}, "LoginURL"},
+		{"LoginURL with a newline", cookies(), middleware.GateOptions{LoginURL: "/login\n"}, "LoginURL"},
+		{"LoginURL without a host", cookies(), middleware.GateOptions{LoginURL: "https://:443/"}, "LoginURL"},
+		{"LoginURL that has a way back already", cookies(), middleware.GateOptions{LoginURL: "/login?next=/home"}, "next"},
+	} {
+		_, err := middleware.NewGate(c.a, &c.opts)
+		if assert.Error(t, err, c.name) {
+			assert.ErrorContains(t, err, c.want, c.name)
+			assert.ErrorContains(t, err, "middleware: NewGate: ", c.name)
+		}
+	}
+}
+
+// Options are copied: what is done to them afterwards changes no gate.
+func TestNewGateCopiesOptions(t *testing.T) {
+	opts := middleware.GateOptions{LoginURL: "/login", API: []string{"/rpc/"}, Public: []string{"/public/"}}
+	as := []middleware.Authenticator{cookies()}
+	gate, err := middleware.NewGate(middleware.FirstOf(as...), &opts)
+	require.NoError(t, err)
+	opts.API[0], opts.Public[0], opts.LoginURL, as[0] = "/", "/", "https://evil.example/", nil
+	srv := serve(t, gate.Wrap(whoami))
+	assert.Equal(t, "/login?next=%2Fx", send(t, srv, get("/x", html)).Header.Get("Location"))
+	assert.Equal(t, 401, send(t, srv, get("/rpc/x", html)).Status)
+	assert.Equal(t, 302, send(t, srv, get("/api/x", html)).Status, "API given is the whole list")
+	assert.Equal(t, 200, send(t, srv, get("/public/x", html)).Status)
+}
+
+// A Rejection that an application makes up, or mends, never panics: who turned
+// somebody away without saying how meant no success.
+func TestRejectionOfOthers(t *testing.T) {
+	for _, c := range []struct {
+		rej    middleware.Rejection
+		status int
+		body   string
+		retry  string
+	}{
+		{middleware.Rejection{Status: 451, Code: "gone_fishing"}, 451, `{"error":"gone_fishing","detail":"Unavailable For Legal Reasons"}`, ""},
+		{middleware.Rejection{Status: 503, Code: "later", RetryAfter: 1}, 503, `{"error":"later","detail":"Service Unavailable"}`, "1"},
+		{middleware.Rejection{Status: 429, Code: "x", RetryAfter: 1500 * time.Millisecond}, 429, `{"error":"x","detail":"Too Many Requests"}`, "2"},
+		{middleware.Rejection{Status: 400, Code: "</script>\"\r\n", Err: errors.New(secretMark)}, 400, `{"error":"\u003c/script\u003e\"\r\n","detail":"Bad Request"}`, ""},
+		{middleware.Rejection{Code: "x"}, 500, `{"error":"x","detail":"Internal Server Error"}`, ""},
+	} {
+		for _, over := range overBoth(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer func() {
+				if p := recover(); p != nil {
+					t.Errorf("Status %d: panic: %v", c.rej.Status, p)
+					w.WriteHeader(500)
+				}
+			}()
+			rej := c.rej
+			rej.ServeHTTP(w, r)
+		})) {
+			a := over.send(t, "GET", "/")
+			assert.Equal(t, c.status, a.Status)
+			assert.Equal(t, c.body, a.Body)
+			assert.Equal(t, c.retry, a.Header.Get("Retry-After"))
+			assert.Equal(t, "no-store", a.Header.Get("Cache-Control"))
+		}
+	}
+}

@@ -1,0 +1,330 @@
+package middleware_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// watchedStore is a store that counts what it is asked, and fails on demand.
+type watchedStore struct {
+	tickets.Store
+	puts, takes atomic.Int64
+	onPut       func() error
+	onTake      func(take func() (tickets.Grant, error)) (tickets.Grant, error)
+}
+
+func (s *watchedStore) Put(ctx context.Context, key tickets.Key, g tickets.Grant) error {
+	s.puts.Add(1)
+	if s.onPut != nil {
+		if err := s.onPut(); err != nil {
+			return err
+		}
+	}
+	return s.Store.Put(ctx, key, g)
+}
+
+func (s *watchedStore) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) {
+	s.takes.Add(1)
+	take := func() (tickets.Grant, error) { return s.Store.Take(ctx, key) }
+	if s.onTake != nil {
+		return s.onTake(take)
+	}
+	return take()
+}
+
+// bed is a guard, its store, and what it writes to the audit.
+type bed struct {
+	store  *watchedStore
+	issuer *tickets.Issuer
+	guard  *middleware.Guard
+	rec    *recorder
+}
+
+func newBed(t testing.TB, opts middleware.GuardOptions) *bed {
+	t.Helper()
+	b := &bed{store: &watchedStore{Store: tickets.NewMemoryStore(nil)}}
+	var err error
+	b.issuer, err = tickets.NewIssuer(b.store, &tickets.IssuerOptions{MaxPerSession: 1 << 16})
+	require.NoError(t, err)
+	opts.Audit, b.rec = newAudit()
+	b.guard, err = middleware.NewGuard(b.issuer, &opts)
+	require.NoError(t, err)
+	return b
+}
+
+// mint returns a ticket of ann's.
+func (b *bed) mint(t testing.TB, changes ...func(*tickets.Grant)) string {
+	t.Helper()
+	s := ann()
+	g := tickets.Grant{SessionID: s.ID, Provider: s.Provider, UserID: s.UserID}
+	for _, change := range changes {
+		change(&g)
+	}
+	ticket, err := b.issuer.Mint(t.Context(), g)
+	require.NoError(t, err)
+	return string(ticket)
+}
+
+// fill puts fresh tickets in the place of {T} and {U}, and in that of {T2}
+// another spelling of the first, whose last character has two bits to spare.
+func (b *bed) fill(t testing.TB) *strings.Replacer {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	ticket := b.mint(t)
+	last := strings.IndexByte(alphabet, ticket[42])
+	return strings.NewReplacer("{T}", ticket, "{U}", b.mint(t), "{T2}", ticket[:42]+alphabet[last+1:last+2], "{ID}", ticketID(ticket))
+}
+
+// ticketID is what the audit calls a ticket.
+func ticketID(ticket string) string {
+	sum := sha256.Sum256([]byte(ticket))
+	return hex.EncodeToString(sum[:])[:12]
+}
+
+// accepts takes the connection as a WebSocket library does, and closes it.
+var accepts = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	who := "nobody"
+	if s, ok := middleware.SessionFrom(r.Context()); ok {
+		who = s.UserID
+	}
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Reached: "+who+"\r\n\r\n")
+})
+
+// pipes is a listener of connections within the process: time stands still
+// around it in a synctest bubble.
+type pipes struct {
+	conns chan net.Conn
+	once  sync.Once
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	if c, ok := <-p.conns; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+func (p *pipes) Close() error   { p.once.Do(func() { close(p.conns) }); return nil }
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
+
+// serveInBubble serves h until the test ends, and returns what dials it.
+func serveInBubble(t *testing.T, h http.Handler) func() net.Conn {
+	p := &pipes{conns: make(chan net.Conn)}
+	srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0)}
+	go srv.Serve(p)
+	t.Cleanup(func() { _ = srv.Close() })
+	return func() net.Conn {
+		client, server := net.Pipe()
+		p.conns <- server
+		return client
+	}
+}
+
+// exchange sends a request that asks for the connection to be closed, and
+// returns the answer as it came, without its date.
+func exchange(t *testing.T, conn net.Conn, request string) string {
+	t.Helper()
+	go io.WriteString(conn, request)
+	raw, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	return regexp.MustCompile(`(?m)^Date: .*\r\n`).ReplaceAllString(string(raw), "")
+}
+
+func TestGuardTellsNobodyWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, middleware.GuardOptions{})
+		dial := serveInBubble(t, b.guard.Wrap(accepts))
+		try := func(ticket string) (raw, reason string) {
+			b.rec.Take()
+			raw = exchange(t, dial(), upgrade("GET", "/ws?ticket="+ticket, "Connection: Upgrade, close"))
+			synctest.Wait()
+			lines := b.rec.Lines(t)
+			if strings.Contains(raw, " 101 ") {
+				require.Len(t, lines, 2) // opened, closed
+				return raw, "in"
+			}
+			require.Len(t, lines, 1)
+			require.Equal(t, ticketID(ticket), lines[0]["ticket_id"])
+			return raw, lines[0]["reason"].(string)
+		}
+		fresh, used, revoked, last, late := b.mint(t), b.mint(t), b.mint(t, func(g *tickets.Grant) { g.SessionID = "another" }), b.mint(t), b.mint(t)
+		require.NoError(t, b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: "another"}))
+		_, reason := try(fresh)
+		require.Equal(t, "in", reason)
+		want, reason := try(fresh)
+		require.Equal(t, "used", reason)
+		require.Equal(t, "HTTP/1.1 401 Unauthorized\r\nCache-Control: no-store\r\nContent-Type: application/json; charset=utf-8\r\n"+
+			"Vary: Cookie\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 51\r\nConnection: close\r\n\r\n"+
+			`{"error":"ticket_rejected","detail":"Unauthorized"}`, want)
+		same := func(ticket, why string) {
+			t.Helper()
+			raw, reason := try(ticket)
+			assert.Equal(t, why, reason)
+			assert.Equal(t, want, raw, why)
+		}
+		same(strings.Repeat("A", 43), "unknown")
+		same(strings.Repeat("A", 42), "unknown")
+		same(revoked, "revoked")
+		_, err := b.issuer.Consume(t.Context(), tickets.Ticket(used))
+		require.NoError(t, err)
+		same(used, "used")
+
+		time.Sleep(tickets.DefaultTTL) // to the last instant
+		_, reason = try(last)
+		assert.Equal(t, "in", reason)
+		time.Sleep(time.Nanosecond)
+		same(late, "expired")
+		time.Sleep(5*time.Second - 1)
+		same(late, "expired")
+		time.Sleep(time.Hour)
+		same(late, "unknown")
+		same(last, "unknown")
+	})
+}
+
+func TestGuardWhenTheStoreFails(t *testing.T) {
+	type grantAnd = func(take func() (tickets.Grant, error)) (tickets.Grant, error)
+	fails := func(err error) grantAnd {
+		return func(func() (tickets.Grant, error)) (tickets.Grant, error) { return tickets.Grant{}, err }
+	}
+	for _, tc := range []struct {
+		name, source string
+		take         grantAnd
+		status       int
+		reason       string
+		again        string // what becomes of the ticket when the store is well
+	}{
+		{"refused", "connection refused or reset before the send", fails(errors.New("dial tcp 10.0.0.7:6379: connect: connection refused")), 503, "store", "in"},
+		{"answer lost", "a client that sends the command twice finds nothing", func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+			_, _ = take()
+			return tickets.Grant{}, io.EOF
+		}, 503, "store", "used"},
+		{"answer lost, grant and all", "Go: values beside an error mean nothing", func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+			g, _ := take()
+			return g, io.ErrUnexpectedEOF
+		}, 503, "store", "used"},
+		{"its own timeout", "a black hole", func(func() (tickets.Grant, error)) (tickets.Grant, error) {
+			time.Sleep(500 * time.Millisecond)
+			return tickets.Grant{}, context.DeadlineExceeded
+		}, 503, "store", "in"},
+		{"slow", "100 ms", func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+			time.Sleep(100 * time.Millisecond)
+			return take()
+		}, 101, "", "used"},
+		{"so slow that the ticket expires", "RFC 9110 15.6.4", func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+			time.Sleep(31 * time.Second)
+			return take()
+		}, 401, "expired", "expired"},
+		{"cancelled", "patroni#1412: the outcome is not known", fails(context.Canceled), 503, "store", "in"},
+		{"full", "a limit that is no answer", fails(tickets.ErrFull), 503, "store", "in"},
+		{"read-only replica", "READONLY", fails(errors.New("READONLY You can't write against a read only replica.")), 503, "store", "in"},
+		{"unknown, wrapped", "errors.Is", fails(fmt.Errorf("redis: nil: %w", tickets.ErrUnknown)), 401, "unknown", "in"},
+		{"invalid of no kind", "errors.Is", fails(tickets.ErrInvalid), 401, "unknown", "in"},
+		{"neither grant nor error", "rows found are not rows deleted", fails(nil), 503, "store", "in"},
+	} {
+		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBed(t, middleware.GuardOptions{})
+				var well atomic.Bool
+				b.store.onTake = func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+					if well.Load() {
+						return take()
+					}
+					return tc.take(take)
+				}
+				dial := serveInBubble(t, b.guard.Wrap(accepts))
+				ticket := b.mint(t)
+				request := upgrade("GET", "/ws?ticket="+ticket, "Connection: Upgrade, close")
+				raw := exchange(t, dial(), request)
+				assert.EqualValues(t, 1, b.store.takes.Load(), "asked again: what was lost may have happened")
+				synctest.Wait()
+				require.Contains(t, raw, fmt.Sprintf("HTTP/1.1 %d ", tc.status))
+				if tc.status != http.StatusSwitchingProtocols {
+					lines := b.rec.Lines(t)
+					require.Len(t, lines, 1)
+					assert.Equal(t, []any{"ws_ticket_rejected", tc.reason, ticketID(ticket)}, []any{lines[0]["event"], lines[0]["reason"], lines[0]["ticket_id"]})
+				}
+				if tc.status == http.StatusServiceUnavailable {
+					assert.True(t, strings.HasSuffix(raw, "\r\n\r\n"+`{"error":"unavailable","detail":"Service Unavailable"}`), raw)
+					assert.Regexp(t, `\r\nRetry-After: [1-9]\r\n`, raw)
+				}
+
+				b.rec.Take()
+				well.Store(true)
+				raw = exchange(t, dial(), request)
+				synctest.Wait()
+				if tc.again == "in" {
+					assert.Contains(t, raw, "HTTP/1.1 101 ")
+				} else {
+					assert.Contains(t, raw, "HTTP/1.1 401 ")
+					assert.Equal(t, tc.again, b.rec.Lines(t)[0]["reason"])
+				}
+			})
+		})
+	}
+}
+
+// A client that goes away while its ticket is taken has spent it, and leaves
+// one line of what came of it.
+func TestGuardWhenTheClientGoes(t *testing.T) {
+	gone := make(chan struct{})
+	b := newBed(t, middleware.GuardOptions{
+		ClientIP: func(r *http.Request) string {
+			context.AfterFunc(r.Context(), func() { close(gone) })
+			return "client"
+		},
+		Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+			assert.NoError(t, ctx.Err(), "what the ticket was worth is to be found out all the same")
+			return s, nil
+		},
+	})
+	taking := make(chan struct{}, 2)
+	b.store.onTake = func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+		taking <- struct{}{}
+		<-gone
+		return take()
+	}
+	served := make(chan struct{})
+	srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(served)
+		b.guard.Wrap(accepts).ServeHTTP(w, r)
+	}))
+	ticket := b.mint(t)
+	conn := dial(t, srv)
+	_, err := io.WriteString(conn, upgrade("GET", "/ws?ticket="+ticket))
+	require.NoError(t, err)
+	<-taking
+	require.NoError(t, conn.Close())
+	<-served
+	outcomes := append(b.rec.Events(t, audit.SocketOpened), b.rec.Events(t, audit.UpgradeRefused)...)
+	assert.Len(t, outcomes, 1, b.rec.Text())
+	assert.Empty(t, b.rec.Events(t, audit.TicketRejected))
+	_, err = b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
+	assert.ErrorIs(t, err, tickets.ErrUsed)
+}

@@ -1,0 +1,323 @@
+package middleware_test
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/middleware"
+)
+
+// patience bounds what would otherwise hang for ever. Nothing is measured by it.
+const patience = 30 * time.Second
+
+// serve runs h on a loopback listener that speaks HTTP/1.1.
+func serve(t testing.TB, h http.Handler) *httptest.Server {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(h)
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // a panic that passes through is what some tests want
+	srv.Start()
+	t.Cleanup(srv.Close)
+	return srv
+}
+
+// serveTLS runs h on a loopback listener that speaks TLS: HTTP/2 with the
+// server's own client, HTTP/1.1 with send.
+func serveTLS(t testing.TB, h http.Handler) *httptest.Server {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(h)
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	return srv
+}
+
+// answer is one response, read to its end.
+type answer struct {
+	Proto  string
+	Status int
+	Header http.Header
+	Body   string
+}
+
+func readAnswer(t testing.TB, res *http.Response) answer {
+	t.Helper()
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	return answer{res.Proto, res.StatusCode, res.Header, string(body)}
+}
+
+// String is all of the answer, for a search for secrets.
+func (a answer) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %d\n", a.Proto, a.Status)
+	_ = a.Header.Write(&b)
+	return b.String() + "\n" + a.Body
+}
+
+// dial opens a connection on which HTTP/1.1 can be spoken byte by byte.
+func dial(t testing.TB, srv *httptest.Server) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+	require.NoError(t, err)
+	if srv.TLS != nil {
+		c := srv.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+		c.NextProtos, c.ServerName = []string{"http/1.1"}, "example.com"
+		conn = tls.Client(conn, c)
+	}
+	t.Cleanup(func() { conn.Close() })
+	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+	return conn
+}
+
+// send writes bytes as they stand to a connection of their own and reads the
+// first answer.
+func send(t testing.TB, srv *httptest.Server, request string) answer {
+	t.Helper()
+	conn := dial(t, srv)
+	defer conn.Close()
+	_, err := io.WriteString(conn, request)
+	require.NoError(t, err)
+	a, _ := receive(t, conn, request)
+	return a
+}
+
+// receive reads the answer to request, and returns what may have come behind it.
+func receive(t testing.TB, conn net.Conn, request string) (answer, *bufio.Reader) {
+	t.Helper()
+	method, _, _ := strings.Cut(request, " ")
+	br := bufio.NewReader(conn)
+	res, err := http.ReadResponse(br, &http.Request{Method: method})
+	require.NoError(t, err, "no answer to %q", request)
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		return answer{res.Proto, res.StatusCode, res.Header, ""}, br
+	}
+	return readAnswer(t, res), br
+}
+
+// get is a raw GET of target with further header lines, each without its CRLF.
+func get(target string, lines ...string) string { return rawRequest("GET", target, lines...) }
+
+func rawRequest(method, target string, lines ...string) string {
+	lines = append([]string{method + " " + target + " HTTP/1.1", "Host: app.example"}, lines...)
+	return strings.Join(lines, "\r\n") + "\r\n\r\n"
+}
+
+// handshake is a raw WebSocket handshake that nothing is wrong with.
+func handshake(target string, lines ...string) string {
+	return get(target, append([]string{
+		"Connection: Upgrade", "Upgrade: websocket",
+		"Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+	}, lines...)...)
+}
+
+// sendH2 sends a request over HTTP/2, its path as it stands, and does not
+// follow redirects. Header lines are as in get.
+func sendH2(t testing.TB, srv *httptest.Server, method, target string, lines ...string) answer {
+	t.Helper()
+	const name = "app.example"
+	// What stands in Opaque is sent as it is, once scheme and name are taken off.
+	u := &url.URL{Scheme: "https", Host: srv.Listener.Addr().String(), Opaque: "//" + name + target}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	r := (&http.Request{Method: method, URL: u, Host: name, Header: http.Header{}}).WithContext(ctx)
+	for _, line := range lines {
+		field, value, _ := strings.Cut(line, ": ")
+		r.Header.Add(field, value)
+	}
+	res, err := srv.Client().Transport.RoundTrip(r)
+	require.NoError(t, err, "%s %.200s", method, target)
+	a := readAnswer(t, res)
+	require.Equal(t, "HTTP/2.0", a.Proto)
+	return a
+}
+
+// transport is a way to send one request without a body.
+type transport struct {
+	name string
+	send func(t testing.TB, method, target string, lines ...string) answer
+}
+
+// overBoth serves h over HTTP/1.1 and over HTTP/2.
+func overBoth(t testing.TB, h http.Handler) []transport {
+	h1, h2 := serve(t, h), serveTLS(t, h)
+	return []transport{
+		{"h1", func(t testing.TB, method, target string, lines ...string) answer {
+			t.Helper()
+			return send(t, h1, rawRequest(method, target, lines...))
+		}},
+		{"h2", func(t testing.TB, method, target string, lines ...string) answer {
+			t.Helper()
+			return sendH2(t, h2, method, target, lines...)
+		}},
+	}
+}
+
+// recorder keeps every line of an audit log.
+type recorder struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (a *recorder) Write(p []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.buf.Write(p)
+}
+
+// newAudit returns a log and what records it: the event and its fields, without
+// slog's time, level and message.
+func newAudit() (*audit.Log, *recorder) {
+	rec := new(recorder)
+	h := slog.NewJSONHandler(rec, &slog.HandlerOptions{
+		Level: slog.LevelDebug,
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			switch a.Key {
+			case slog.TimeKey, slog.LevelKey, slog.MessageKey:
+				if len(groups) == 0 {
+					return slog.Attr{}
+				}
+			}
+			return a
+		},
+	})
+	return audit.New(h), rec
+}
+
+// Text is every line so far, as JSON.
+func (a *recorder) Text() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.buf.String()
+}
+
+// Lines are the lines so far, in order.
+func (a *recorder) Lines(t testing.TB) []map[string]any {
+	t.Helper()
+	var lines []map[string]any
+	for text := range strings.Lines(a.Text()) {
+		var line map[string]any
+		require.NoError(t, json.Unmarshal([]byte(text), &line), "%q", text)
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// Events are the lines of one event.
+func (a *recorder) Events(t testing.TB, e audit.Event) []map[string]any {
+	t.Helper()
+	return slices.DeleteFunc(a.Lines(t), func(line map[string]any) bool { return line["event"] != string(e) })
+}
+
+// Take is Text, which is forgotten.
+func (a *recorder) Take() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	defer a.buf.Reset()
+	return a.buf.String()
+}
+
+// secretMark is part of every secret that a test sends in, and of nothing else:
+// where it comes out, a secret has leaked.
+const secretMark = "CANARY"
+
+// Values of the cookie called sid, each with its own answer from lookup.
+const (
+	goodCookie    = "good-" + secretMark    // ann
+	endedCookie   = "ended-" + secretMark   // ann's, whose time is over
+	unknownCookie = "unknown-" + secretMark // neither session nor error
+	noneCookie    = "none-" + secretMark    // wraps ErrNoSession
+	deadCookie    = "dead-" + secretMark    // wraps ErrSessionExpired
+	downCookie    = "down-" + secretMark    // the session store is away
+	slowCookie    = "slow-" + secretMark    // the session store took too long
+)
+
+// errDown is what a session store says that is away.
+var errDown = errors.New("session store: connection refused")
+
+func ann() *middleware.Session {
+	return &middleware.Session{ID: "id-of-ann-" + secretMark, Provider: "oidc", UserID: "ann"}
+}
+
+// lookup is the session store of the tests.
+func lookup(_ context.Context, value string) (*middleware.Session, error) {
+	switch value {
+	case goodCookie:
+		return ann(), nil
+	case endedCookie:
+		s := ann()
+		s.ExpiresAt = time.Now().Add(-time.Minute)
+		return s, nil
+	case noneCookie:
+		return nil, fmt.Errorf("lookup: %w", middleware.ErrNoSession)
+	case deadCookie:
+		return nil, fmt.Errorf("lookup: %w", middleware.ErrSessionExpired)
+	case downCookie:
+		return nil, errDown
+	case slowCookie:
+		return nil, fmt.Errorf("session store: %w", context.DeadlineExceeded)
+	}
+	return nil, nil
+}
+
+// cookies authenticates by the cookie called sid.
+func cookies() middleware.Authenticator { return middleware.CookieSessions("sid", lookup) }
+
+// sid is the header line of a session cookie.
+func sid(value string) string { return "Cookie: sid=" + value }
+
+// newGate is a gate over cookies, and what it writes to the audit.
+func newGate(t testing.TB, opts middleware.GateOptions) (*middleware.Gate, *recorder) {
+	t.Helper()
+	return newGateOf(t, cookies(), opts)
+}
+
+func newGateOf(t testing.TB, a middleware.Authenticator, opts middleware.GateOptions) (*middleware.Gate, *recorder) {
+	t.Helper()
+	log, rec := newAudit()
+	opts.Audit = cmp.Or(opts.Audit, log)
+	gate, err := middleware.NewGate(a, &opts)
+	require.NoError(t, err)
+	return gate, rec
+}
+
+// whoami answers 200 with who is there and which path was asked for.
+var whoami = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	who := "nobody"
+	if s, ok := middleware.SessionFrom(r.Context()); ok {
+		who = s.UserID
+	}
+	w.Header().Set("X-Reached", who)
+	fmt.Fprintf(w, "%s %s", who, r.URL.Path)
+})
+
+// reached is who whoami saw, or "" if it never ran.
+func (a answer) reached() string { return a.Header.Get("X-Reached") }
+
+// requireNoSecret fails if a secret that a test has sent in came out.
+func requireNoSecret(t testing.TB, where string, text any) {
+	t.Helper()
+	require.NotContains(t, fmt.Sprintf("%v %+v %#v %s", text, text, text, text), secretMark, "a secret came out in %s", where)
+}

@@ -1,0 +1,206 @@
+package middleware_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// h2Frame is one HTTP/2 frame (RFC 9113 section 4.1).
+type h2Frame struct {
+	kind, flags byte
+	stream      uint32
+	payload     []byte
+}
+
+const (
+	h2Data, h2Headers, h2Reset, h2Settings = 0, 1, 3, 4
+
+	h2EndStream, h2EndHeaders = 1, 4
+)
+
+func (f h2Frame) bytes() []byte {
+	b := binary.BigEndian.AppendUint32(nil, uint32(len(f.payload))<<8|uint32(f.kind))
+	b = binary.BigEndian.AppendUint32(append(b, f.flags), f.stream)
+	return append(b, f.payload...)
+}
+
+func readH2Frame(r io.Reader) (f h2Frame, err error) {
+	var head [9]byte
+	if _, err = io.ReadFull(r, head[:]); err != nil {
+		return f, err
+	}
+	f.kind, f.flags, f.stream = head[3], head[4], binary.BigEndian.Uint32(head[5:])
+	f.payload = make([]byte, binary.BigEndian.Uint32(head[:])>>8)
+	_, err = io.ReadFull(r, f.payload)
+	return f, err
+}
+
+// h2Fields are header fields as HPACK literals without indexing (RFC 7541
+// section 6.2.2), which say whatever a client library would refuse to.
+func h2Fields(fields ...string) (b []byte) {
+	for i := 0; i < len(fields); i += 2 {
+		b = append(b, 0, byte(len(fields[i])))
+		b = append(b, fields[i]...)
+		b = append(b, byte(len(fields[i+1])))
+		b = append(b, fields[i+1]...)
+	}
+	return b
+}
+
+// h2Answer is what a stream was answered.
+type h2Answer struct {
+	fields, body []byte // fields as HPACK
+	reset        uint32 // the error code of a RST_STREAM
+}
+
+// sendH2Raw sends the head of a request, and leaves the stream open, as one
+// that is to carry a WebSocket is.
+func sendH2Raw(t *testing.T, srv *httptest.Server, fields ...string) (a h2Answer) {
+	t.Helper()
+	c := srv.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	c.NextProtos, c.ServerName = []string{"h2"}, "example.com"
+	conn, err := tls.Dial("tcp", srv.Listener.Addr().String(), c)
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = conn.Write(append(append([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), h2Frame{kind: h2Settings}.bytes()...),
+		h2Frame{kind: h2Headers, flags: h2EndHeaders, stream: 1, payload: h2Fields(fields...)}.bytes()...))
+	require.NoError(t, err)
+	for {
+		f, err := readH2Frame(conn)
+		require.NoError(t, err)
+		switch {
+		case f.stream != 1:
+			continue
+		case f.kind == h2Reset:
+			a.reset = binary.BigEndian.Uint32(f.payload)
+			return a
+		case f.kind == h2Headers:
+			a.fields = f.payload
+		case f.kind == h2Data:
+			a.body = append(a.body, f.payload...)
+		}
+		if f.flags&h2EndStream != 0 {
+			return a
+		}
+	}
+}
+
+// h2Statuses are the statuses of this test as HPACK spells them (RFC 7541
+// appendices A and B); 4e: a literal of the name of static entry 14.
+var h2Statuses = map[int]string{
+	400: "\x8c",
+	426: "\x4e\x03426",
+	501: "\x4e\x82\x6c\x01",
+}
+
+// xconnectChild tells the test binary that it runs with extended CONNECT, which
+// net/http reads from the environment once, as the process starts.
+const xconnectChild = "TICKETGATE_TEST_XCONNECT"
+
+func TestWebSocketOverHTTP2(t *testing.T) {
+	extended := os.Getenv(xconnectChild) != ""
+	if !extended {
+		exe, err := os.Executable()
+		require.NoError(t, err)
+		cmd := exec.CommandContext(t.Context(), exe, "-test.run=^TestWebSocketOverHTTP2$")
+		cmd.Env = append(os.Environ(), xconnectChild+"=1", "GODEBUG=http2xconnect=1")
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "with extended CONNECT:\n%s", out)
+	}
+	connect := func(protocol string) []string {
+		return []string{
+			":method", "CONNECT", ":scheme", "https", ":authority", "app.example", ":path", ws, ":protocol", protocol,
+			"sec-websocket-version", "13", "origin", "https://app.example",
+		}
+	}
+	for _, tc := range []struct {
+		name, source string
+		extended     bool // whether the server offers extended CONNECT
+		fields       []string
+		status       int    // 0: reset with PROTOCOL_ERROR
+		body, reason string // "": net/http's own answer
+	}{
+		{"not offered", "golang/go#71128", false, connect("websocket"), 0, "", ""},
+		{"offered", "RFC 8441 5", true, connect("websocket"), 501, `{"error":"not_implemented","detail":"Not Implemented"}`, "not_upgrade"},
+		{"another protocol", "RFC 9220 5", true, connect("connect-udp"), 501, `{"error":"not_implemented","detail":"Not Implemented"}`, "not_upgrade"},
+		{"with a key", "RFC 8441 5.1", true, append(connect("websocket"), "sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="), 501, `{"error":"not_implemented","detail":"Not Implemented"}`, "not_upgrade"},
+		{"plain CONNECT", "RFC 9113 8.5", true, []string{":method", "CONNECT", ":authority", "app.example"}, 426, `{"error":"upgrade_required","detail":"Upgrade Required"}`, "not_upgrade"},
+		{"plain CONNECT", "RFC 9113 8.5", false, []string{":method", "CONNECT", ":authority", "app.example"}, 426, `{"error":"upgrade_required","detail":"Upgrade Required"}`, "not_upgrade"},
+		{"GET with Connection", "RFC 9113 8.2.2", false, []string{":method", "GET", ":scheme", "https", ":authority", "app.example", ":path", ws, "connection", "upgrade", "upgrade", "websocket"}, 400, "", ""},
+		{"GET with Upgrade", "RFC 9113 8.2.2", true, []string{":method", "GET", ":scheme", "https", ":authority", "app.example", ":path", ws, "upgrade", "websocket"}, 400, "", ""},
+	} {
+		if tc.extended != extended {
+			continue
+		}
+		for name, opts := range map[string]middleware.GuardOptions{
+			"guard":            {},
+			"around a router":  {PassOthers: true, AdmitRequests: true},
+			"RejectByClosing":  {OnReject: middleware.RejectByClosing},
+			"behind a conceal": {PassOthers: true},
+		} {
+			t.Run(fmt.Sprintf("%s (%s)/%s", tc.name, tc.source, name), func(t *testing.T) {
+				b := newBed(t, opts)
+				h := b.guard.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it passed") }))
+				if name == "behind a conceal" {
+					h = middleware.ConcealTicket(h)
+				}
+				ticket := b.mint(t)
+				fields := append([]string{}, tc.fields...)
+				for i, v := range fields {
+					if v == ws {
+						fields[i] = "/ws?ticket=" + ticket
+					}
+				}
+				a := sendH2Raw(t, serveTLS(t, h), fields...)
+				if tc.status == 0 {
+					const protocolError = 1
+					require.EqualValues(t, protocolError, a.reset)
+				} else {
+					require.True(t, bytes.HasPrefix(a.fields, []byte(h2Statuses[tc.status])), "want %d, have % x", tc.status, a.fields)
+				}
+				if tc.reason == "" {
+					assert.Empty(t, b.rec.Text())
+				} else {
+					assert.Equal(t, tc.body, string(a.body))
+					assert.Equal(t, 1, len(b.rec.Events(t, "ws_upgrade_refused")))
+					assert.Equal(t, tc.reason, b.rec.Lines(t)[0]["reason"])
+				}
+				assert.Zero(t, b.store.takes.Load())
+				_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
+				assert.NoError(t, err, "the ticket was spent")
+			})
+		}
+	}
+}
+
+// What HTTP/2 can ask of a guard without CONNECT.
+func TestGuardOverHTTP2(t *testing.T) {
+	b := newBed(t, middleware.GuardOptions{AdmitRequests: true})
+	srv := serveTLS(t, b.guard.Wrap(whoami))
+	a := sendH2(t, srv, "GET", "/ws")
+	require.Equal(t, http.StatusUpgradeRequired, a.Status)
+	assert.Equal(t, `{"error":"upgrade_required","detail":"Upgrade Required"}`, a.Body)
+	assert.Empty(t, a.Header["Connection"], "RFC 9113 section 8.2.2")
+	assert.Empty(t, a.Header["Upgrade"], "RFC 9113 section 8.2.2")
+
+	ticket := "/ws?ticket=" + b.mint(t)
+	assert.Equal(t, http.StatusForbidden, sendH2(t, srv, "GET", ticket, "Origin: https://evil.example").Status)
+	assert.Equal(t, http.StatusForbidden, sendH2(t, srv, "GET", ticket, "Origin: http://app.example").Status)
+	assert.Equal(t, http.StatusUpgradeRequired, sendH2(t, srv, "GET", ticket, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==").Status)
+	assert.Equal(t, "ann", sendH2(t, srv, "GET", ticket, "Origin: https://app.example").reached())
+	assert.Equal(t, http.StatusUnauthorized, sendH2(t, srv, "GET", ticket).Status)
+}

@@ -1,0 +1,257 @@
+package middleware
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+const (
+	// maxMintBody bounds a request to mint; an endpoint takes a few bytes of it.
+	maxMintBody = 1 << 10
+	// mintBodyTimeout ends a body that does not.
+	mintBodyTimeout = 5 * time.Second
+)
+
+// Mint is the handler that gives the session in the context a ticket: put it
+// behind a [Gate]. It answers
+//
+//	POST → 200 {"ticket":"<43 characters of base64url>","ttl_seconds":30}
+//
+// and takes an optional JSON body {"endpoint":"/ws/pty"}, the path, as it stands
+// in a URL, that the ticket is then good for alone. It is safe for concurrent
+// use.
+type Mint struct {
+	issuer    *tickets.Issuer
+	authorize func(ctx context.Context, s *Session, endpoint string) error
+	origins   *origins
+	csrf      *http.CrossOriginProtection
+	audit     *audit.Log
+	clientIP  func(*http.Request) string
+	onReject  func(http.ResponseWriter, *http.Request, *Rejection)
+}
+
+// MintOptions configure a [Mint].
+type MintOptions struct {
+	// Authorize is asked before every mint whether s may have a ticket for
+	// endpoint, a clean path, or "" for a ticket that is good on any guarded path.
+	// An error is 403. Default: every session may have one for any path.
+	Authorize func(ctx context.Context, s *Session, endpoint string) error
+	// Origins are all the origins whose pages may mint, such as
+	// "https://app.example", in the form in which browsers send them.
+	// Default: the request's own. Behind a proxy that ends TLS, name the public
+	// origin.
+	Origins []string
+	// Audit receives every ticket and every refusal. Default: slog.Default().
+	Audit *audit.Log
+	// ClientIP is the client's address for the audit; see [ForwardedFor].
+	// Default: the host of RemoteAddr.
+	ClientIP func(*http.Request) string
+	// OnReject answers in place of [Rejection.ServeHTTP].
+	OnReject func(http.ResponseWriter, *http.Request, *Rejection)
+}
+
+// NewMint returns a Mint of issuer's tickets. Its error joins everything that is
+// wrong with the configuration.
+func NewMint(issuer *tickets.Issuer, opts *MintOptions) (*Mint, error) {
+	var o MintOptions
+	if opts != nil {
+		o = *opts
+	}
+	m := &Mint{issuer: issuer, authorize: o.Authorize, audit: o.Audit, csrf: http.NewCrossOriginProtection()}
+	var errs []error
+	if issuer == nil {
+		errs = append(errs, errNoIssuer)
+	}
+	var err error
+	if m.origins, err = newOrigins(o.Origins, false); err != nil {
+		errs = append(errs, err)
+	} else {
+		for _, origin := range o.Origins {
+			errs = append(errs, m.csrf.AddTrustedOrigin(origin))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("middleware: NewMint: %w", err)
+	}
+	m.clientIP, m.onReject = defaults(o.ClientIP, o.OnReject)
+	return m, nil
+}
+
+var errNoIssuer = errors.New("the issuer is nil: pass what tickets.NewIssuer returned")
+
+// ServeHTTP mints, or says why not.
+func (m *Mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s, _ := SessionFrom(r.Context())
+	t, rej := m.mint(w, r, s)
+	if rej != nil {
+		recordRejection(m.audit, r, rej, m.clientIP(r), "", s)
+		m.onReject(w, r, rej)
+		return
+	}
+	m.audit.Record(r.Context(), audit.TicketMinted,
+		slog.String("provider", s.Provider),
+		slog.String("user_id", s.UserID),
+		slog.String("ip", m.clientIP(r)),
+		slog.String("ticket_id", ticketID(t.ticket)),
+		slog.String("endpoint", t.endpoint))
+	body, _ := json.Marshal(struct { // a string and a number cannot fail to encode
+		Ticket string `json:"ticket"`
+		TTL    int64  `json:"ttl_seconds"`
+	}{string(t.ticket), int64(t.lifetime / time.Second)})
+	h := w.Header()
+	h.Set("Content-Type", "application/json; charset=utf-8")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	_, _ = w.Write(body)
+}
+
+type minted struct {
+	ticket   tickets.Ticket
+	endpoint string
+	lifetime time.Duration
+}
+
+func (m *Mint) mint(w http.ResponseWriter, r *http.Request, s *Session) (minted, *Rejection) {
+	if r.Method != http.MethodPost {
+		rej := refuse(http.StatusMethodNotAllowed, codeNotAllowed, reasonMethod)
+		rej.allow = http.MethodPost
+		return minted{}, rej
+	}
+	if !m.sameSite(r) {
+		return minted{}, refuse(http.StatusForbidden, codeForbidden, reasonOrigin)
+	}
+	if s == nil {
+		rej := ticketRejection(http.StatusUnauthorized, codeUnauthenticated, reasonSession)
+		rej.why = reasonNoSession
+		return minted{}, rej
+	}
+	endpoint, rej := readEndpoint(w, r)
+	if rej != nil {
+		return minted{}, rej
+	}
+	if m.authorize != nil {
+		if err := m.authorize(r.Context(), s, endpoint); err != nil {
+			rej := ticketRejection(http.StatusForbidden, codeForbidden, reasonEndpoint)
+			rej.Err = withoutCredential(err, s.ID)
+			return minted{}, rej
+		}
+	}
+	g := tickets.Grant{
+		SessionID: s.ID, Provider: s.Provider, UserID: s.UserID, Endpoint: endpoint, Data: s.Data,
+		StartedAt: s.StartedAt, SessionExpiresAt: s.ExpiresAt,
+	}
+	lifetime := m.issuer.Lifetime(g)
+	if lifetime < time.Second {
+		return minted{}, mintRejection(tickets.ErrExpired)
+	}
+	t, err := m.issuer.Mint(r.Context(), g)
+	if err != nil {
+		return minted{}, mintRejection(withoutCredential(err, s.ID))
+	}
+	return minted{t, endpoint, lifetime}, nil
+}
+
+// sameSite asks the origins that are configured, and http.CrossOriginProtection
+// for what only it looks at, Sec-Fetch-Site. It compares bytes: show it Origin
+// and Host in canonical form.
+func (m *Mint) sameSite(r *http.Request) bool {
+	origin, ok := m.origins.check(r)
+	if !ok {
+		return false
+	}
+	c := &http.Request{Method: r.Method, URL: r.URL, Host: r.Host, Header: http.Header{}}
+	if site, ok := r.Header["Sec-Fetch-Site"]; ok {
+		c.Header["Sec-Fetch-Site"] = site
+	}
+	if origin != "" {
+		scheme, host, _ := strings.Cut(origin, "://")
+		c.Header["Origin"] = []string{origin}
+		if canonicalHost(r.Host, scheme) == host {
+			c.Host = host
+		}
+	}
+	return m.csrf.Check(c) == nil
+}
+
+func mintRejection(err error) *Rejection {
+	var rej *Rejection
+	var share *tickets.TooManyError
+	switch {
+	case errors.Is(err, tickets.ErrRevoked):
+		rej = ticketRejection(http.StatusUnauthorized, codeSessionExpired, reasonRevoked)
+		rej.why = reasonInvalidSession
+	case errors.Is(err, tickets.ErrExpired):
+		rej = ticketRejection(http.StatusUnauthorized, codeSessionExpired, reasonSession)
+		rej.why = reasonInvalidSession
+	case errors.Is(err, tickets.ErrTooMany):
+		rej = refuse(http.StatusTooManyRequests, codeTooMany, reasonTooMany)
+		if errors.As(err, &share) && share.RetryAfter > 0 {
+			rej.RetryAfter = share.RetryAfter
+		}
+	default:
+		rej = ticketRejection(http.StatusServiceUnavailable, codeUnavailable, reasonStore)
+	}
+	rej.Err = err
+	return rej
+}
+
+// readEndpoint reads the body of a request to mint.
+func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
+	bad := func(status int, code string) (string, *Rejection) { return "", refuse(status, code, reasonBody) }
+	if r.ContentLength == 0 || r.Body == nil {
+		return "", nil
+	}
+	if r.ContentLength > maxMintBody {
+		return bad(http.StatusRequestEntityTooLarge, codeTooLarge)
+	}
+	// The server sets its own deadline again for the next request; a writer that
+	// has none to set is no connection that could be slow.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(mintBodyTimeout))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMintBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return bad(http.StatusRequestEntityTooLarge, codeTooLarge)
+	case err != nil:
+		return bad(http.StatusBadRequest, codeBadRequest)
+	case len(body) == 0:
+		return "", nil
+	}
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
+		return bad(http.StatusUnsupportedMediaType, codeMediaType)
+	}
+	var asked struct {
+		Endpoint string `json:"endpoint"`
+	}
+	// A misspelt field would make a ticket for any path out of one for a single
+	// path: refuse what is not understood.
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if d.Decode(&asked) != nil || d.Decode(&struct{}{}) != io.EOF {
+		return bad(http.StatusBadRequest, codeBadRequest)
+	}
+	if asked.Endpoint == "" {
+		return "", nil
+	}
+	u, err := url.Parse(asked.Endpoint)
+	if err != nil || !isLocal(asked.Endpoint) || strings.ContainsAny(asked.Endpoint, "?#") || !isClean(u) {
+		return bad(http.StatusBadRequest, codeBadRequest)
+	}
+	return u.Path, nil
+}
+
+// ticketID joins the audit's lines of one ticket, and opens no door.
+func ticketID(t tickets.Ticket) string { return t.Key().String()[:12] }

@@ -1,0 +1,388 @@
+package middleware_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// mintBed is a Mint behind a gate, its store, and what both write to the audit.
+type mintBed struct {
+	*bed
+	handler http.Handler
+}
+
+func newMintBed(t testing.TB, opts middleware.MintOptions, s *middleware.Session) mintBed {
+	t.Helper()
+	b := newBed(t, middleware.GuardOptions{})
+	opts.Audit, b.rec = newAudit()
+	mint, err := middleware.NewMint(b.issuer, &opts)
+	require.NoError(t, err)
+	return mintBed{b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s != nil {
+			r = r.WithContext(middleware.WithSession(r.Context(), s))
+		}
+		mint.ServeHTTP(w, r)
+	})}
+}
+
+const mintPath = "/api/auth/ws-ticket"
+
+// post is a raw request to mint. A body is JSON unless a line says otherwise.
+func post(body string, lines ...string) string {
+	if body != "" {
+		lines = append(lines, fmt.Sprintf("Content-Length: %d", len(body)))
+		if !strings.Contains(strings.Join(lines, "\n"), "Content-Type") {
+			lines = append(lines, "Content-Type: application/json")
+		}
+	}
+	return rawRequest("POST", mintPath, lines...) + body
+}
+
+func TestMint(t *testing.T) {
+	listed := middleware.MintOptions{Origins: []string{"https://app.example", "https://other.example:8443"}}
+	allows := func(paths ...string) middleware.MintOptions {
+		return middleware.MintOptions{Authorize: func(_ context.Context, s *middleware.Session, endpoint string) error {
+			for _, p := range paths {
+				if p == endpoint && s.UserID == "ann" {
+					return nil
+				}
+			}
+			return errors.New("not for you")
+		}}
+	}
+	type row struct {
+		name, source string
+		opts         middleware.MintOptions
+		request      string
+		status       int
+		code, reason string
+		endpoint     string // of the ticket that is minted
+	}
+	ok := func(name, source, request, endpoint string) row {
+		return row{name: name, source: source, request: request, status: 200, endpoint: endpoint}
+	}
+	no := func(status int, code, reason string) func(name, source, request string) row {
+		return func(name, source, request string) row {
+			return row{name: name, source: source, request: request, status: status, code: code, reason: reason}
+		}
+	}
+	method, forbidden := no(405, "method_not_allowed", "method"), no(403, "forbidden", "origin")
+	tooLarge, wrongType, bad := no(413, "too_large", "body"), no(415, "unsupported_media_type", "body"), no(400, "bad_request", "body")
+	rows := []row{
+		ok("no body", "", post(""), ""),
+		ok("length 0 of another type", "", post("", "Content-Length: 0", "Content-Type: text/plain"), ""),
+		ok("empty object", "", post("{}"), ""),
+		ok("no chunks", "RFC 9112 7.1", post("", "Transfer-Encoding: chunked")+"0\r\n\r\n", ""),
+		ok("endpoint", "", post(`{"endpoint":"/ws/pty"}`), "/ws/pty"),
+		ok("endpoint in chunks", "RFC 9112 7.1", post("", "Transfer-Encoding: chunked", "Content-Type: application/json")+"9\r\n{\"endpoin\r\n8\r\nt\":\"/a\"}\r\n0\r\n\r\n", "/a"),
+		ok("endpoint escaped", "RFC 3986 6.2.2.2", post(`{"endpoint":"/ws/%70ty%20x"}`), "/ws/pty x"),
+		ok("endpoint with a slash behind", "RFC 3986 6.2.3", post(`{"endpoint":"/ws/"}`), "/ws/"),
+		ok("JSON with a charset", "RFC 8259 11", post(`{"endpoint":"/a"}`, "Content-Type: Application/JSON; charset=utf-8"), "/a"),
+		ok("body of 1 KiB", "RFC 9110 15.5.14", post(`{"endpoint":"/`+strings.Repeat("a", 1<<10-16)+`"}`), "/"+strings.Repeat("a", 1<<10-16)),
+		ok("same site says so", "Fetch Metadata", post("", "Sec-Fetch-Site: same-origin", "Origin: https://app.example"), ""),
+		ok("address bar", "Fetch Metadata", post("", "Sec-Fetch-Site: none"), ""),
+		ok("Origin in capitals", "CrossOriginProtection compares bytes", post("", "Origin: https://APP.example"), ""),
+		ok("default port", "RFC 6454 4", post("", "Origin: https://app.example:443"), ""),
+		ok("default port and Fetch Metadata", "RFC 6454 4", post("", "Origin: https://app.example:443", "Sec-Fetch-Site: same-origin"), ""),
+
+		method("GET", "exempt from CrossOriginProtection", rawRequest("GET", mintPath, "Sec-Fetch-Site: cross-site")),
+		method("HEAD", "exempt from CrossOriginProtection", rawRequest("HEAD", mintPath)),
+		method("OPTIONS", "exempt from CrossOriginProtection", rawRequest("OPTIONS", mintPath)),
+		method("post", "RFC 9110 9.1", rawRequest("post", mintPath, "Content-Length: 0")),
+		method("PUT", "RFC 9110 15.5.6", rawRequest("PUT", mintPath, "Content-Length: 0")),
+		method("GET with override", "X-HTTP-Method-Override", rawRequest("GET", mintPath, "X-HTTP-Method-Override: POST")),
+		method("upgrade", "RFC 6455 4.1", upgrade("GET", mintPath)),
+
+		forbidden("cross-site", "CVE-2026-34403", post("", "Sec-Fetch-Site: cross-site")),
+		forbidden("same-site", "a sibling domain", post("", "Sec-Fetch-Site: same-site")),
+		forbidden("cross-site, own Origin", "Fetch Metadata", post("", "Sec-Fetch-Site: cross-site", "Origin: https://app.example")),
+		forbidden("cross-site to a path of hooks", "CVE-2025-47910", strings.Replace(post("", "Sec-Fetch-Site: cross-site"), mintPath, "/hook", 1)),
+		forbidden("unknown Sec-Fetch-Site", "Fetch Metadata", post("", "Sec-Fetch-Site: SAME-ORIGIN")),
+		forbidden("null", "RFC 6454 6.1", post("", "Origin: null")),
+		forbidden("null that claims to be", "RFC 6454 6.1", post("", "Origin: null", "Sec-Fetch-Site: same-origin")),
+		forbidden("empty Origin", "RFC 6454 7.1", post("", "Origin:")),
+		forbidden("another Origin", "ASVS 4.4.2", post("", "Origin: https://evil.example")),
+		forbidden("another port", "RFC 6454 4", post("", "Origin: https://app.example:8443")),
+		forbidden("suffix", "CVE-2026-34403", post("", "Origin: https://app.example.evil")),
+		forbidden("two Origins", "RFC 6454 7.3", post("", "Origin: https://app.example", "Origin: https://app.example")),
+
+		tooLarge("1 KiB and 1", "RFC 9110 15.5.14", post(`{"endpoint":"/`+strings.Repeat("a", 1<<10-15)+`"}`)),
+		tooLarge("10 MB that never come", "CWE-400", rawRequest("POST", mintPath, "Content-Length: 10000000", "Content-Type: application/json")),
+		tooLarge("endless chunks", "CWE-400", post("", "Transfer-Encoding: chunked", "Content-Type: application/json")+strings.Repeat("100\r\n"+strings.Repeat(" ", 256)+"\r\n", 8)),
+		wrongType("form", "simple requests need no CORS", post("endpoint=/a", "Content-Type: application/x-www-form-urlencoded")),
+		wrongType("text that is JSON", "simple requests need no CORS", post(`{"endpoint":"/a"}`, "Content-Type: text/plain")),
+		wrongType("no type", "RFC 9110 8.3", post(`{"endpoint":"/a"}`, "Content-Type:")),
+		wrongType("type that only begins so", "RFC 9110 8.3", post(`{}`, "Content-Type: application/jsonp")),
+		bad("cut", "RFC 8259", post(`{"endpoint":"/a"`)),
+		bad("two values", "RFC 8259 2", post(`{"endpoint":"/a"}{}`)),
+		bad("list", "", post(`["/a"]`)),
+		bad("string", "", post(`"/a"`)),
+		bad("endpoint is a number", "", post(`{"endpoint":1}`)),
+		bad("misspelt, which would be good anywhere", "", post(`{"endpiont":"/a"}`)),
+		bad("no JSON", "", post("\xef\xbb\xbf{}")),
+		bad("broken chunk", "RFC 9112 7.1", post("", "Transfer-Encoding: chunked", "Content-Type: application/json")+"zz\r\n"),
+	}
+	for _, endpoint := range []string{
+		"ws", "//evil.example/ws", "https://app.example/ws", "/ws?a=1", "/ws#a", "/ws/../admin", "/./ws", "//ws", "/ws//pty",
+		"/ws%2Fpty", "/ws/%2e%2e/admin", `/ws\\pty`, "/ws%5Cpty", "/ws\\u0000", "/ws%00", "/ws\\n", "/ws%zz", "*", "/ws%0d%0aX-A:%20b",
+	} {
+		rows = append(rows, bad("endpoint "+endpoint, "GHSA-gm3x-23wp-hc2c", post(`{"endpoint":"`+endpoint+`"}`)))
+	}
+	with := func(opts middleware.MintOptions, tc row) row { tc.opts = opts; return tc }
+	denied := no(403, "forbidden", "endpoint")
+	rows = append(rows,
+		with(listed, ok("listed", "", post("", "Origin: https://other.example:8443"), "")),
+		with(listed, ok("listed, cross-site", "Fetch Metadata", post("", "Origin: https://other.example:8443", "Sec-Fetch-Site: cross-site"), "")),
+		with(listed, ok("listed, in capitals", "CrossOriginProtection compares bytes", post("", "Origin: HTTPS://Other.Example:8443", "Sec-Fetch-Site: cross-site"), "")),
+		with(listed, forbidden("own host, not listed", "the list is all of it", strings.Replace(post("", "Origin: https://own.example"), "app.example", "own.example", 1))),
+		with(listed, forbidden("listed by http", "RFC 6454 4", post("", "Origin: http://app.example"))),
+		with(allows("/a"), ok("allowed", "", post(`{"endpoint":"/a"}`), "/a")),
+		with(allows("/a b"), ok("asked in the decoded form", "", post(`{"endpoint":"/a%20b"}`), "/a b")),
+		with(allows("/a", ""), ok("any, allowed", "", post(""), "")),
+		with(allows("/a"), denied("any, not allowed", "CWE-863", post(""))),
+		with(allows("/a"), denied("another", "CWE-863", post(`{"endpoint":"/a/"}`))),
+		with(allows("/a"), denied("empty, which is any", "CWE-863", post(`{"endpoint":""}`))),
+		with(allows("/a"), denied("null, which is any", "CWE-863", post(`{"endpoint":null}`))),
+	)
+	for _, tc := range rows {
+		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
+			b := newMintBed(t, tc.opts, ann())
+			a := send(t, serve(t, b.handler), tc.request)
+			require.Equal(t, tc.status, a.Status, a)
+			if tc.code != "" {
+				requireRefused(t, tc.status, tc.code, a, strings.HasPrefix(tc.request, "HEAD"))
+				require.Zero(t, b.store.puts.Load())
+				lines := b.rec.Lines(t)
+				require.Len(t, lines, 1)
+				assert.Equal(t, []any{tc.reason, "127.0.0.1"}, []any{lines[0]["reason"], lines[0]["ip"]})
+				return
+			}
+			ticket := requireMinted(t, a, 30)
+			require.Equal(t, fmt.Sprintf(`{"event":"ws_ticket_minted","provider":"oidc","user_id":"ann","ip":"127.0.0.1","ticket_id":"%s","endpoint":"%s"}`+"\n",
+				ticketID(ticket), tc.endpoint), b.rec.Text())
+			g, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
+			require.NoError(t, err)
+			require.Equal(t, tc.endpoint, g.Endpoint)
+			require.Equal(t, ann().ID, g.SessionID)
+		})
+	}
+}
+
+func requireRefused(t *testing.T, status int, code string, a answer, head bool) {
+	t.Helper()
+	body := fmt.Sprintf(`{"error":"%s","detail":"%s"}`, code, http.StatusText(status))
+	if head {
+		body = ""
+	}
+	assert.Equal(t, body, a.Body)
+	assert.Equal(t, "no-store", a.Header.Get("Cache-Control"))
+	assert.Equal(t, "application/json; charset=utf-8", a.Header.Get("Content-Type"))
+	if status == http.StatusMethodNotAllowed {
+		assert.Equal(t, "POST", a.Header.Get("Allow"))
+	}
+}
+
+// requireMinted holds an answer to the wire contract, byte for byte.
+func requireMinted(t *testing.T, a answer, ttl int) (ticket string) {
+	t.Helper()
+	require.Equal(t, http.StatusOK, a.Status, a)
+	require.Regexp(t, fmt.Sprintf(`^\{"ticket":"[A-Za-z0-9_-]{43}","ttl_seconds":%d\}$`, ttl), a.Body)
+	assert.Equal(t, "application/json; charset=utf-8", a.Header.Get("Content-Type"))
+	assert.Equal(t, "no-store", a.Header.Get("Cache-Control"))
+	return a.Body[len(`{"ticket":"`):][:43]
+}
+
+// What depends on the session, and on the issuer.
+func TestMintForSession(t *testing.T) {
+	over := func(d time.Duration) func(*middleware.Session) {
+		return func(s *middleware.Session) { s.ExpiresAt = time.Now().Add(d) }
+	}
+	storeFails := errors.New("OOM command not allowed, session " + ann().ID)
+	const dead = `{"error":"session_expired","detail":"Unauthorized","reason":"invalid_or_expired_session"}`
+	for _, tc := range []struct {
+		name, source string
+		session      func(*middleware.Session) // nil: none
+		before       func(*testing.T, mintBed)
+		put          error
+		status, ttl  int
+		body, reason string
+	}{
+		{name: "none", status: 401, body: `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session"}`, reason: "session"},
+		{name: "no end", session: func(*middleware.Session) {}, status: 200, ttl: 30},
+		{name: "ends late", session: over(time.Hour), status: 200, ttl: 30},
+		{name: "ends in 5 s", source: "a ticket never outlives its session", session: over(5 * time.Second), status: 200, ttl: 5},
+		{name: "ends in 5.9 s", source: "rounded down", session: over(5900 * time.Millisecond), status: 200, ttl: 5},
+		{name: "ends in 1 s", session: over(time.Second), status: 200, ttl: 1},
+		{name: "ends in less", source: "no page could use it", session: over(time.Second - 1), status: 401, body: dead, reason: "session"},
+		{name: "has ended", source: "CWE-613", session: over(-time.Second), status: 401, body: dead, reason: "session"},
+		{name: "revoked", source: "pomerium#1279", session: func(*middleware.Session) {}, status: 401, body: dead, reason: "revoked",
+			before: func(t *testing.T, b mintBed) {
+				require.NoError(t, b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: ann().ID}))
+			}},
+		{name: "store full", source: "memory is bounded", session: func(*middleware.Session) {}, put: tickets.ErrFull,
+			status: 503, body: `{"error":"unavailable","detail":"Service Unavailable"}`, reason: "store"},
+		{name: "store fails", source: "Redis maxmemory", session: func(*middleware.Session) {}, put: storeFails,
+			status: 503, body: `{"error":"unavailable","detail":"Service Unavailable"}`, reason: "store"},
+		{name: "store times out", source: "the outcome is not known", session: func(*middleware.Session) {}, put: context.DeadlineExceeded,
+			status: 503, body: `{"error":"unavailable","detail":"Service Unavailable"}`, reason: "store"},
+		{name: "data too long", source: "256 bytes", session: func(s *middleware.Session) { s.Data = strings.Repeat("x", 257) },
+			status: 503, body: `{"error":"unavailable","detail":"Service Unavailable"}`, reason: "store"},
+	} {
+		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var s *middleware.Session
+				if tc.session != nil {
+					s = ann()
+					tc.session(s)
+				}
+				b := newMintBed(t, middleware.MintOptions{}, s)
+				b.store.onPut = func() error { return tc.put }
+				if tc.before != nil {
+					tc.before(t, b)
+				}
+				conn := serveInBubble(t, b.handler)()
+				go io.WriteString(conn, post(""))
+				a, _ := receive(t, conn, "POST")
+				require.NoError(t, conn.Close())
+				require.Equal(t, tc.status, a.Status, a)
+				lines := b.rec.Lines(t)
+				require.Len(t, lines, 1, b.rec.Text())
+				if tc.ttl > 0 {
+					requireMinted(t, a, tc.ttl)
+					return
+				}
+				assert.Equal(t, tc.body, a.Body)
+				assert.Equal(t, "no-store", a.Header.Get("Cache-Control"))
+				assert.Equal(t, []any{"ws_ticket_rejected", tc.reason}, []any{lines[0]["event"], lines[0]["reason"]})
+				if tc.status == http.StatusServiceUnavailable {
+					assert.Regexp(t, `^[1-9]$`, a.Header.Get("Retry-After"))
+				}
+				if s != nil {
+					assert.Equal(t, []any{"oidc", "ann"}, []any{lines[0]["provider"], lines[0]["user_id"]})
+				}
+				requireNoSecret(t, "the audit", b.rec.Text())
+			})
+		})
+	}
+}
+
+// One session's share is 429, with the time until it has one again.
+func TestMintShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxPerSession: 2})
+		require.NoError(t, err)
+		log, rec := newAudit()
+		mint, err := middleware.NewMint(issuer, &middleware.MintOptions{Audit: log})
+		require.NoError(t, err)
+		conn := serveInBubble(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mint.ServeHTTP(w, r.WithContext(middleware.WithSession(r.Context(), ann())))
+		}))()
+		try := func() answer {
+			go io.WriteString(conn, post(""))
+			a, _ := receive(t, conn, "POST")
+			return a
+		}
+		requireMinted(t, try(), 30)
+		time.Sleep(10 * time.Second)
+		requireMinted(t, try(), 30)
+		rec.Take()
+		a := try()
+		require.Equal(t, http.StatusTooManyRequests, a.Status)
+		requireRefused(t, 429, "too_many", a, false)
+		assert.Contains(t, []string{"20", "21"}, a.Header.Get("Retry-After"))
+		assert.Equal(t, `{"event":"ws_upgrade_refused","reason":"too_many","ip":"pipe","path":"`+mintPath+`"}`+"\n", rec.Take())
+		time.Sleep(21 * time.Second)
+		requireMinted(t, try(), 30)
+		require.NoError(t, conn.Close())
+	})
+}
+
+// A body that does not end is cut off, and costs the next request nothing; one
+// that took long does not end a handler that does.
+func TestMintSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newMintBed(t, middleware.MintOptions{Authorize: func(ctx context.Context, _ *middleware.Session, _ string) error {
+			time.Sleep(time.Minute) // a policy engine at its worst
+			return ctx.Err()
+		}}, ann())
+		dial := serveInBubble(t, b.handler)
+		start := time.Now()
+		conn := dial()
+		go io.WriteString(conn, rawRequest("POST", mintPath, "Content-Length: 100", "Content-Type: application/json")+"{")
+		a, _ := receive(t, conn, "POST")
+		requireRefused(t, 400, "bad_request", a, false)
+		assert.Less(t, time.Since(start), 20*time.Second)
+		require.NoError(t, conn.Close())
+
+		conn = dial()
+		for range 2 {
+			go io.WriteString(conn, post(`{"endpoint":"/a"}`))
+			a, _ = receive(t, conn, "POST")
+			requireMinted(t, a, 30)
+			time.Sleep(time.Minute) // idle
+		}
+		require.NoError(t, conn.Close())
+	})
+}
+
+func TestMintConfiguration(t *testing.T) {
+	_, err := middleware.NewMint(nil, &middleware.MintOptions{Origins: []string{
+		"https://App.Example", "https://*.x", "https://a@b", "null", "https://a.example/", "https://a.example:443", "a.example", "wss://a.example", "", "https://ok.example",
+	}})
+	for _, want := range []string{"issuer is nil", `"https://App.Example"`, `"https://*.x"`, `"https://a@b"`, `"null"`, `"https://a.example/"`, `"https://a.example:443"`, `"a.example"`, `"wss://a.example"`, `Origins: ""`} {
+		assert.ErrorContains(t, err, want)
+	}
+	assert.NotContains(t, err.Error(), "ok.example")
+}
+
+// A store is shown the SHA-256 of a ticket, and every ticket is another.
+func TestMintGuessesNothing(t *testing.T) {
+	b := newMintBed(t, middleware.MintOptions{}, ann())
+	srv := serveTLS(t, b.handler)
+	var mu sync.Mutex
+	all := make(map[string]bool)
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			a := sendH2(t, srv, "POST", mintPath, "Origin: https://app.example")
+			var got struct {
+				Ticket string `json:"ticket"`
+			}
+			assert.NoError(t, json.Unmarshal([]byte(a.Body), &got))
+			mu.Lock()
+			defer mu.Unlock()
+			all[got.Ticket] = true
+		})
+	}
+	wg.Wait()
+	require.Len(t, all, 50)
+	for ticket := range all {
+		id := tickets.Ticket(ticket).Key().ID()
+		assert.True(t, bytes.HasPrefix(id[:], must(hex.DecodeString(ticketID(ticket)))))
+		assert.NotContains(t, b.rec.Text(), ticket[:9])
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}

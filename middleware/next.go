@@ -1,0 +1,62 @@
+package middleware
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+)
+
+// maxNext bounds the way back: longer ones are dropped, not cut.
+const maxNext = 2 << 10
+
+// Next returns where to go after sign-in: the form's next, or else the query's,
+// if it is a path on this server, and "/" if it is missing, there twice, longer
+// than 2 KiB, the sign-in page itself, or anything that a browser could take
+// elsewhere. Redirect to nothing but what Next returns: an open redirect behind
+// a sign-in is what phishing is made of.
+//
+// It calls [http.Request.ParseForm]; bound the body first with
+// [http.MaxBytesReader].
+func Next(r *http.Request) string {
+	const fallback = "/"
+	if err := r.ParseForm(); err != nil {
+		return fallback
+	}
+	values, ok := r.PostForm["next"]
+	if !ok {
+		values = r.Form["next"]
+	}
+	if len(values) != 1 || !isLocal(values[0]) {
+		return fallback
+	}
+	if u, err := url.Parse(values[0]); err != nil || u.Path == sentPath(r) {
+		return fallback
+	}
+	return values[0]
+}
+
+// isLocal reports whether a browser that follows s, relative to any page of
+// this server, stays on this server. The rules are WHATWG's URL parser's, which
+// strips tabs and newlines, takes \ for / and resolves dot segments, also
+// escaped ones; what depends on any of that is not local.
+func isLocal(s string) bool {
+	if s == "" || len(s) > maxNext || s[0] != '/' || strings.HasPrefix(s, "//") || !utf8.ValidString(s) {
+		return false
+	}
+	for i := 0; i < len(s); i++ {
+		if s[i] < 0x20 || s[i] == 0x7f || s[i] == '\\' {
+			return false
+		}
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "" || u.Host != "" || u.Opaque != "" {
+		return false
+	}
+	for segment := range strings.SplitSeq(u.Path, "/") {
+		if segment == "." || segment == ".." {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,126 @@
+package middleware
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// origins decides which pages may mint tickets and open sockets: one check for
+// both, because http.CrossOriginProtection lets every GET pass and an upgrade
+// is a GET. Browsers do not apply CORS to WebSockets; this check is all there
+// is against cross-site WebSocket hijacking.
+type origins struct {
+	listed   map[string]bool // nil: the same origin
+	required bool
+}
+
+// newOrigins takes origins in the form in which a browser sends them
+// (RFC 6454 section 6.2).
+func newOrigins(list []string, required bool) (*origins, error) {
+	o := &origins{required: required}
+	var errs []error
+	for _, s := range list {
+		canonical, err := parseOrigin(s)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("in Origins: %q: %w", s, err))
+			continue
+		case canonical != s:
+			errs = append(errs, fmt.Errorf("in Origins: %q: browsers send it as %q: write that", s, canonical))
+			continue
+		}
+		if o.listed == nil {
+			o.listed = make(map[string]bool)
+		}
+		o.listed[canonical] = true
+	}
+	return o, errors.Join(errs...)
+}
+
+// allowed reports whether the page that sent r may do so. A request without an
+// Origin comes from no browser's WebSocket or cross-origin fetch: there the
+// ticket or the session is the proof.
+func (o *origins) allowed(r *http.Request) bool {
+	_, ok := o.check(r)
+	return ok
+}
+
+// check returns the request's Origin in canonical form as well, "" if it has
+// none.
+func (o *origins) check(r *http.Request) (origin string, ok bool) {
+	sent := r.Header["Origin"]
+	switch len(sent) {
+	case 0:
+		return "", !o.required
+	case 1:
+	default:
+		return "", false
+	}
+	origin, err := parseOrigin(sent[0])
+	if err != nil {
+		return "", false
+	}
+	if o.listed != nil {
+		return origin, o.listed[origin]
+	}
+	scheme, _, _ := strings.Cut(origin, "://")
+	if r.TLS != nil && scheme != "https" {
+		return origin, false
+	}
+	return origin, origin == scheme+"://"+canonicalHost(r.Host, scheme)
+}
+
+// parseOrigin reads a serialized origin and returns it in canonical form:
+// scheme and host in lower case, the scheme's default port left out. "null",
+// wildcards and anything beyond scheme, host and port are errors.
+func parseOrigin(s string) (string, error) {
+	const form = "want scheme, host and at most a port, such as https://app.example"
+	u, err := url.Parse(s)
+	if err != nil {
+		return "", errors.New(form)
+	}
+	scheme := u.Scheme // url.Parse has lowered it
+	if scheme != "http" && scheme != "https" || len(s) <= len(scheme)+3 || !strings.EqualFold(s[len(scheme)+3:], u.Host) {
+		return "", errors.New(form)
+	}
+	host := u.Hostname()
+	if host == "" || strings.ContainsAny(host, "*\\\"<>^`{|}%") {
+		return "", fmt.Errorf("%s; a wildcard or a zone is not one", form)
+	}
+	for i := 0; i < len(host); i++ {
+		if host[i] <= 0x20 || host[i] >= 0x7f {
+			return "", fmt.Errorf("%s; a host outside ASCII is sent in its xn-- form", form)
+		}
+	}
+	if _, port, err := net.SplitHostPort(u.Host); err == nil && !isPort(port) {
+		return "", errors.New(form)
+	}
+	return scheme + "://" + canonicalHost(u.Host, scheme), nil
+}
+
+func isPort(s string) bool {
+	n := 0
+	for i := 0; i < len(s); i++ {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+		if n = n*10 + int(s[i]-'0'); n > 65535 {
+			return false
+		}
+	}
+	return s != "" && s[0] != '0'
+}
+
+// canonicalHost lowers a host and leaves out the scheme's default port, as
+// browsers do in Origin; Host headers come from other clients too.
+func canonicalHost(hostport, scheme string) string {
+	hostport = strings.ToLower(hostport)
+	if scheme == "https" {
+		return strings.TrimSuffix(hostport, ":443")
+	}
+	return strings.TrimSuffix(hostport, ":80")
+}

@@ -1,0 +1,140 @@
+package middleware
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// publicRoutes decides which requests need no session. It asks an
+// http.ServeMux, so that a pattern means here what it means where the
+// application registers its handlers.
+type publicRoutes struct {
+	mux   *http.ServeMux // nil: no patterns
+	hosts bool           // some pattern has a host
+	login string         // one exact path; "": none
+}
+
+// publicMarker is the handler behind every public pattern; it never serves.
+type publicMarker struct{}
+
+func (publicMarker) ServeHTTP(http.ResponseWriter, *http.Request) {}
+
+func newPublicRoutes(patterns []string, login string) (*publicRoutes, error) {
+	p := &publicRoutes{login: login}
+	var errs []error
+	for _, pattern := range patterns {
+		if p.mux == nil {
+			p.mux = http.NewServeMux()
+		}
+		host, err := register(p.mux, pattern)
+		p.hosts = p.hosts || host != ""
+		if err != nil {
+			errs = append(errs, fmt.Errorf("in Public: %q: %w", pattern, err))
+		}
+	}
+	return p, errors.Join(errs...)
+}
+
+// register adds a pattern and returns its host, if any, which it lowers: Host is
+// case-insensitive (RFC 9110 section 4.2.3), and ServeMux compares bytes.
+func register(mux *http.ServeMux, pattern string) (host string, err error) {
+	defer func() {
+		if p := recover(); p != nil { // how ServeMux reports a pattern that it does not understand
+			err = fmt.Errorf("want an http.ServeMux pattern such as /static/ or GET /healthz: %v", p)
+		}
+	}()
+	if slash := strings.IndexByte(pattern, '/'); slash > 0 {
+		start := strings.LastIndexAny(pattern[:slash], " \t") + 1 // a method may stand before
+		host = strings.ToLower(pattern[start:slash])
+		pattern = pattern[:start] + host + pattern[slash:]
+	}
+	mux.Handle(pattern, publicMarker{})
+	return host, nil
+}
+
+// match reports whether r may pass without a session.
+func (p *publicRoutes) match(r *http.Request) bool {
+	if p.mux == nil && p.login == "" || r.Method == http.MethodConnect || !isClean(r.URL) {
+		return false
+	}
+	if p.login != "" && sentPath(r) == p.login { // where LoginURL sends browsers, whatever StripPrefix has done since
+		return true
+	}
+	if p.mux == nil {
+		return false
+	}
+	r = p.canonical(r)
+	// A handler that is not the marker is ServeMux's own redirect.
+	h, _ := p.mux.Handler(r)
+	return h == http.Handler(publicMarker{})
+}
+
+// canonical returns r with the Host as patterns write it, where they have any.
+// Wrap hands on the same: a ServeMux behind the gate would take APP.example to
+// another handler than the one that is public.
+func (p *publicRoutes) canonical(r *http.Request) *http.Request {
+	if !p.hosts {
+		return r
+	}
+	c := *r
+	c.Host = canonicalName(r.Host)
+	if _, port, err := net.SplitHostPort(r.Host); err == nil {
+		c.Host = net.JoinHostPort(c.Host, port)
+	}
+	return &c
+}
+
+// isClean reports whether every reader of this path, escaped or not, agrees on
+// what it names. Proxies, routers and file servers differ on all others, and
+// each difference has been a way around somebody's gate.
+func isClean(u *url.URL) bool {
+	p := u.Path
+	if p == "" || p[0] != '/' || !utf8.ValidString(p) { // overlong forms of / and . are invalid
+		return false
+	}
+	for _, c := range p {
+		if c == '\\' || unicode.IsControl(c) {
+			return false
+		}
+	}
+	if clean := path.Clean(p); p != clean && p != clean+"/" {
+		return false
+	}
+	if strings.Contains(p, ";") { // to some, "..;x" is a dot segment with a parameter (RFC 3986 section 3.3)
+		for segment := range strings.SplitSeq(p[1:], "/") {
+			switch name, _, found := strings.Cut(segment, ";"); name {
+			case "", ".", "..":
+				if found {
+					return false
+				}
+			}
+		}
+	}
+	for rest := u.EscapedPath(); ; rest = rest[3:] {
+		i := strings.IndexByte(rest, '%')
+		if i < 0 {
+			return true
+		}
+		rest = rest[i:]
+		switch strings.ToLower(rest[:3]) { // EscapedPath has two digits behind each %
+		case "%2f", "%5c", "%2e":
+			return false
+		}
+	}
+}
+
+// canonicalName is the host that a Host header names, as patterns write it:
+// in lower case, without port and trailing dot.
+func canonicalName(host string) string {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	return strings.TrimSuffix(strings.ToLower(host), ".")
+}

@@ -1,0 +1,221 @@
+package middleware_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/ticketgate/ticketgate/middleware"
+)
+
+// hostilePaths are ways to write a path so that two readers of it disagree. The
+// fuzz target starts from them too.
+var hostilePaths = []struct {
+	source, target string
+	public         bool // the rest is protected
+	h1             bool // HTTP/2 has no such request
+}{
+	{target: "/login", public: true},
+	{target: "/login?next=/a", public: true},
+	{target: "/login?", public: true},
+	{target: "/public/", public: true},
+	{target: "/public/a/b.js?v=/../x", public: true},
+	{target: "/public/a%20b", public: true},
+	{target: "/public/%C3%A9", public: true},
+	{target: "/public/..a/b../.c", public: true},
+	{target: "/foo/x/bar", public: true},
+	{source: "RFC 3986 section 6.2.2.2", target: "/%6cogin", public: true},
+	{source: "RFC 9112 section 3.2.2: path rule only", target: "http://evil.example/login", public: true, h1: true},
+
+	{target: "/"},
+	{target: "/admin"},
+	{source: "no prefix without a boundary", target: "/public"},
+	{source: "no prefix without a boundary", target: "/publicity"},
+	{source: "no prefix without a boundary", target: "/login/"},
+	{source: "no prefix without a boundary", target: "/login/x"},
+	{source: "no prefix without a boundary", target: "/login.html"},
+	{source: "no prefix without a boundary", target: "/loginx"},
+	{source: "paths are compared with case", target: "/LOGIN"},
+	{source: "paths are compared with case", target: "/Public/x"},
+
+	{source: "CVE-2025-47910, ServeMux would redirect", target: "/public/../admin"},
+	{source: "ServeMux would redirect", target: "//login"},
+	{source: "ServeMux would redirect", target: "///login"},
+	{source: "ServeMux would redirect", target: "/login/."},
+	{source: "ServeMux would redirect", target: "/login/.."},
+	{source: "ServeMux would redirect", target: "/./login"},
+	{source: "ServeMux would redirect", target: "/public/./x"},
+	{source: "ServeMux would redirect", target: "/public//x"},
+	{source: "ServeMux would redirect", target: "/public//"},
+	{source: "ServeMux would redirect", target: "/x/../login"},
+	{source: "ServeMux would redirect", target: "/public/x/.."},
+	{source: "ServeMux would redirect", target: "//"},
+	{source: "RFC 9112 section 3.2.2", target: "http://evil.example//login", h1: true},
+	{source: "RFC 9112 section 3.2.2", target: "http://evil.example/public/../admin", h1: true},
+	{source: "RFC 9112 section 3.2.2", target: "http://app.example", h1: true},
+
+	{source: "GHSA-xf64-8mw2-4gr2", target: "/public/%2e%2e/admin"},
+	{source: "GHSA-xf64-8mw2-4gr2", target: "/public/%2E./admin"},
+	{source: "GHSA-xf64-8mw2-4gr2", target: "/public/.%2e/admin"},
+	{source: "GHSA-xf64-8mw2-4gr2", target: "/%2e%2e/login"},
+	{source: "GHSA-xf64-8mw2-4gr2", target: "/%2e/login"},
+	{source: "GHSA-xf64-8mw2-4gr2", target: "/public/a%2ejs"},
+	{source: "GHSA-gm3x-23wp-hc2c", target: "/public%2f..%2fadmin"},
+	{source: "GHSA-vrch-868g-9jx5", target: "/public/..%2fadmin"},
+	{source: "GHSA-vrch-868g-9jx5", target: "/public/..%2Fadmin"},
+	{source: "GHSA-vrch-868g-9jx5", target: "/%2flogin"},
+	{source: "GHSA-vrch-868g-9jx5", target: "%2flogin", h1: true},
+	{source: "GHSA-vrch-868g-9jx5", target: "/public/%2f"},
+	{source: "GHSA-vrch-868g-9jx5", target: "/foo/x%2fy/bar"},
+	{source: "backslashes of other systems", target: `/public/..\admin`},
+	{source: "backslashes of other systems", target: "/public/..%5cadmin"},
+	{source: "backslashes of other systems", target: "/public%5C..%5Cadmin"},
+	{source: "overlong UTF-8, CVE-2000-0884", target: "/public/%c0%ae%c0%ae/admin"},
+	{source: "overlong UTF-8, CVE-2000-0884", target: "/public/..%c0%afadmin"},
+	{source: "overlong UTF-8, CVE-2008-2938", target: "/public/%e0%80%ae%e0%80%ae/admin"},
+	{source: "path parameters, CVE-2020-5902", target: "/public/..;/admin"},
+	{source: "path parameters, CVE-2020-5902", target: "/public/.;x=y/admin"},
+	{source: "path parameters, CVE-2020-5902", target: "/public/..%3b/admin"},
+	{source: "path parameters", target: "/login;jsessionid=1"},
+
+	{source: "NUL cuts a C string", target: "/login%00"},
+	{source: "NUL cuts a C string", target: "/public/%00"},
+	{source: "NUL cuts a C string", target: "/public/x%00.js"},
+	{source: "trimmed by others", target: "/login%20"},
+	{source: "trimmed by others", target: "/login%09"},
+	{source: "trimmed by others", target: "/public/.%09./admin"},
+	{source: "CWE-113", target: "/login%0d%0aX-Injected:1"},
+	{source: "CWE-113", target: "/public/%0d%0aX-Injected:1"},
+	{source: "control characters", target: "/public/%7f"},
+	{source: "control characters, C1", target: "/public/%c2%85"},
+
+	{source: "GHSA-pxq7-h93f-9jrg", target: "/login#x", h1: true},
+	{source: "GHSA-pxq7-h93f-9jrg", target: "/login%23x"},
+	{source: "GHSA-pxq7-h93f-9jrg", target: "/login%3fx"},
+	{source: "GHSA-pxq7-h93f-9jrg", target: "/admin#/../login", h1: true},
+	{source: "GHSA-7rh7-c77v-6434", target: "/admin?x=/public/"},
+	{source: "GHSA-7rh7-c77v-6434", target: "/admin?/login"},
+	{source: "RFC 9112 section 3.2.4", target: "*"},
+}
+
+// Public is decided by the path as it was sent, wherever the gate stands: before
+// a mux, behind it, or without one. What is protected is still there for those
+// who have a session.
+func TestPublicPaths(t *testing.T) {
+	opts := middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/", "/foo/{x}/bar"}}
+	for place, wrap := range map[string]func(*middleware.Gate) http.Handler{
+		"alone": func(g *middleware.Gate) http.Handler { return g.Wrap(whoami) },
+		"before a mux": func(g *middleware.Gate) http.Handler {
+			mux := http.NewServeMux()
+			mux.Handle("/", whoami)
+			return g.Wrap(mux)
+		},
+		"behind a mux": func(g *middleware.Gate) http.Handler {
+			mux := http.NewServeMux()
+			mux.Handle("/", g.Wrap(whoami))
+			mux.Handle("/public/", g.Wrap(whoami))
+			mux.Handle("/login", g.Wrap(whoami))
+			return mux
+		},
+	} {
+		gate, rec := newGate(t, opts)
+		for _, over := range overBoth(t, wrap(gate)) {
+			t.Run(place+" over "+over.name, func(t *testing.T) {
+				for _, c := range hostilePaths {
+					if c.h1 && over.name == "h2" {
+						continue
+					}
+					a := over.send(t, "GET", c.target)
+					assert.Equal(t, c.public, a.reached() == "nobody", "%s (%s)", c.target, c.source)
+					assert.Equal(t, c.public, a.Status == 200, "%s (%s)", c.target, c.source)
+					assert.NotContains(t, a.Header, "X-Injected")
+					if place == "alone" && a.Status != http.StatusBadRequest {
+						assert.Equal(t, "ann", over.send(t, "GET", c.target, sid(goodCookie)).reached(), c.target)
+					}
+				}
+				assert.Empty(t, rec.Text(), "no credential was presented")
+			})
+		}
+	}
+}
+
+// A pattern means what it means to http.ServeMux; hosts are compared as hosts.
+func TestPublicPatterns(t *testing.T) {
+	for _, c := range []struct {
+		name, source string
+		pattern      string
+		request      string // method, target
+		host         string
+		public       bool
+	}{
+		{name: "method", pattern: "GET /healthz", request: "GET /healthz", public: true},
+		{name: "GET means HEAD too", pattern: "GET /healthz", request: "HEAD /healthz", public: true},
+		{name: "another method", pattern: "GET /healthz", request: "POST /healthz"},
+		{name: "method in lower case", source: "RFC 9110 section 9.1", pattern: "GET /healthz", request: "get /healthz"},
+		{name: "a tab behind the method", source: "net/http's syntax", pattern: "GET\t/healthz", request: "GET /healthz", public: true},
+		{name: "tab, and a host", source: "net/http's syntax", pattern: "GET \t App.Example/healthz", request: "GET /healthz", host: "app.example", public: true},
+		{name: "every method", pattern: "/hook", request: "PATCH /hook", public: true},
+		{name: "prefix", pattern: "/static/", request: "GET /static/a/b", public: true},
+		{name: "the folder without its slash", source: "CVE-2025-47910", pattern: "/static/", request: "GET /static"},
+		{name: "exact", pattern: "/static", request: "GET /static/"},
+		{name: "only the root", pattern: "/{$}", request: "GET /", public: true},
+		{name: "not only the root", pattern: "/{$}", request: "GET /a"},
+		{name: "one segment", pattern: "/u/{id}/avatar", request: "GET /u/7/avatar", public: true},
+		{name: "two segments", pattern: "/u/{id}/avatar", request: "GET /u/7/8/avatar"},
+		{name: "an escaped slash in a segment", source: "GHSA-vrch-868g-9jx5", pattern: "/u/{id}/avatar", request: "GET /u/7%2f8/avatar"},
+		{name: "the rest", pattern: "/f/{path...}", request: "GET /f/a/b", public: true},
+		{name: "the rest, upwards", pattern: "/f/{path...}", request: "GET /f/a/../../b"},
+		{name: "CONNECT, by name", source: "RFC 9110 section 9.3.6", pattern: "CONNECT /", request: "CONNECT /x"},
+
+		{name: "host", pattern: "app.example/a", request: "GET /a", host: "app.example", public: true},
+		{name: "another host", pattern: "app.example/a", request: "GET /a", host: "evil.example"},
+		{name: "host in capitals", source: "GHSA-328g-jx67-v94g", pattern: "app.example/a", request: "GET /a", host: "APP.Example", public: true},
+		{name: "pattern in capitals", source: "GHSA-328g-jx67-v94g", pattern: "GET App.EXAMPLE/a", request: "GET /a", host: "app.example", public: true},
+		{name: "port", source: "GHSA-328g-jx67-v94g", pattern: "app.example/a", request: "GET /a", host: "app.example:443", public: true},
+		{name: "trailing dot", source: "GHSA-328g-jx67-v94g", pattern: "app.example/a", request: "GET /a", host: "app.example.", public: true},
+		{name: "trailing dot and port", source: "GHSA-328g-jx67-v94g", pattern: "app.example/a", request: "GET /a", host: "app.example.:443", public: true},
+		{name: "host as a prefix", pattern: "app.example/a", request: "GET /a", host: "app.example.evil"},
+		{name: "two trailing dots", pattern: "app.example/a", request: "GET /a", host: "app.example.."},
+		{name: "absolute form names another host", source: "RFC 9112 section 3.2.2", pattern: "app.example/a", request: "GET http://evil.example/a", host: "app.example"},
+		{name: "absolute form names the host", source: "RFC 9112 section 3.2.2", pattern: "app.example/a", request: "GET http://App.Example/a", host: "evil.example", public: true},
+		{name: "X-Forwarded-Host", source: "GHSA-7x63-xv5r-3p2x", pattern: "app.example/a", request: "GET /a", host: "evil.example\r\nX-Forwarded-Host: app.example"},
+	} {
+		gate, _ := newGate(t, middleware.GateOptions{Public: []string{c.pattern}})
+		method, target, _ := strings.Cut(c.request, " ")
+		if c.host == "" {
+			c.host = "any.example"
+		}
+		a := send(t, serve(t, gate.Wrap(whoami)), method+" "+target+" HTTP/1.1\r\nHost: "+c.host+"\r\n\r\n")
+		assert.Equal(t, c.public, a.reached() != "", "%s (%s)", c.name, c.source)
+	}
+}
+
+// On a public route a session that is recognised is there, and nothing else
+// keeps anybody out.
+func TestPublicSessions(t *testing.T) {
+	for _, c := range []struct{ name, cookie, reached string }{
+		{"recognised", goodCookie, "ann"},
+		{"none", "", "nobody"},
+		{"dead", deadCookie, "nobody"},
+		{"unknown", unknownCookie, "nobody"},
+		{"over", endedCookie, "nobody"},
+		{"cannot be decided", downCookie, "nobody"},
+	} {
+		gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}})
+		for _, over := range overBoth(t, gate.Wrap(whoami)) {
+			for _, target := range []string{"/public/x", "/login"} {
+				assert.Equal(t, c.reached, over.send(t, "GET", target, sid(c.cookie)).reached(), "%s %s", c.name, target)
+			}
+		}
+	}
+}
+
+// A sign-in page elsewhere makes nothing public here.
+func TestPublicWithForeignLoginURL(t *testing.T) {
+	gate, _ := newGate(t, middleware.GateOptions{LoginURL: "https://sso.example/"})
+	srv := serve(t, gate.Wrap(whoami))
+	assert.Empty(t, send(t, srv, get("/")).reached())
+	assert.Empty(t, send(t, srv, get("https://sso.example/")).reached())
+}

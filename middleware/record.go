@@ -1,0 +1,41 @@
+package middleware
+
+import (
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"github.com/ticketgate/ticketgate/audit"
+)
+
+// recordRejection writes the one audit line of a refusal, with the fields that
+// its event has. who is "" where it is not known, and so is ticketID.
+func recordRejection(l *audit.Log, r *http.Request, rej *Rejection, ip, ticketID string, who *Session) {
+	attrs := make([]slog.Attr, 0, 8)
+	if who != nil && rej.event == audit.SessionVerifyFailure {
+		attrs = append(attrs, slog.String("provider", who.Provider))
+	}
+	attrs = append(attrs,
+		slog.String("reason", rej.Reason),
+		slog.String("ip", ip),
+		slog.String("path", r.URL.Path))
+	switch rej.event {
+	case audit.UpgradeRefused:
+		if origin := r.Header["Origin"]; len(origin) > 0 {
+			attrs = append(attrs, slog.String("origin", strings.Join(origin, ", ")))
+		}
+	case audit.TicketRejected:
+		if ticketID != "" {
+			attrs = append(attrs, slog.String("ticket_id", ticketID))
+		}
+		if who != nil {
+			attrs = append(attrs, slog.String("provider", who.Provider), slog.String("user_id", who.UserID))
+		}
+	}
+	// What went wrong underneath is the operator's to know; that a ticket is
+	// used or a session expired, the reason has said already.
+	if rej.Err != nil && rej.Status == http.StatusServiceUnavailable || rej.Reason == reasonEndpoint && rej.Err != nil {
+		attrs = append(attrs, slog.String("error", rej.Err.Error()))
+	}
+	l.Record(r.Context(), rej.event, attrs...)
+}

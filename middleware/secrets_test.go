@@ -1,0 +1,270 @@
+package middleware_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// outlets are where something can come out, by name, and what did.
+type outlets struct {
+	mu   sync.Mutex
+	out  map[string]*strings.Builder
+	told map[string]bool // one report is enough for each place
+}
+
+func (o *outlets) add(name, text string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.out[name] == nil {
+		o.out[name] = new(strings.Builder)
+	}
+	o.out[name].WriteString(text + "\n")
+}
+
+// outlet is one of them, to write to.
+type outlet struct {
+	*outlets
+	name string
+}
+
+func (o outlet) Write(p []byte) (int, error) {
+	o.add(o.name, string(p))
+	return len(p), nil
+}
+
+// search fails for each outlet in which one of secrets came out, as it is or
+// escaped once.
+func (o *outlets) search(t *testing.T, sent string, secrets ...string) {
+	t.Helper()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for name, b := range o.out {
+		text := b.String()
+		if plain, err := url.QueryUnescape(text); err == nil {
+			text += plain
+		}
+		for _, secret := range secrets {
+			path, _, _ := strings.Cut(strings.TrimLeft(strings.Fields(sent)[1], "/"), "/")
+			if i := strings.Index(text, secret); i >= 0 && !o.told[name+path] {
+				o.told[name+path] = true
+				t.Errorf("%q\ncame out in %s: …%s…", sent, name, text[max(0, i-200):min(len(text), i+100)])
+				break
+			}
+		}
+	}
+	clear(o.out)
+}
+
+// secretApp is every handler of this package in the order in which a request
+// meets them, and all that they say goes to outlets.
+func secretApp(t *testing.T, o *outlets) (*httptest.Server, *tickets.Issuer) {
+	show := func(name string, v any) { o.add(name, fmt.Sprintf("%v\n%+v\n%#v\n%s", v, v, v, v)) }
+	// All that a request shows of itself, but for the credentials that are the
+	// application's own to read.
+	view := func(r *http.Request) *http.Request {
+		c := r.Clone(r.Context())
+		for _, name := range []string{"Cookie", "Authorization", "X-Forwarded-For", "X-Ticket", "Origin", "Sec-Websocket-Key"} {
+			c.Header.Del(name)
+		}
+		_ = c.ParseForm()
+		return c
+	}
+	saw := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		show("the request handed on", view(r))
+		show("its URL", r.URL)
+		show("its header", view(r).Header)
+		show("its context", r.Context())
+		if strings.HasPrefix(r.URL.Path, "/panic") {
+			panic(fmt.Sprintf("%+v", view(r)))
+		}
+		if r.Header.Get("Upgrade") != "" {
+			accepts(w, r)
+			return
+		}
+		_, _ = io.WriteString(w, "reached")
+	})
+	store := &watchedStore{Store: tickets.NewMemoryStore(nil)}
+	issuer := must(tickets.NewIssuer(store, &tickets.IssuerOptions{MaxPerSession: 1 << 16}))
+	broken := must(tickets.NewIssuer(&watchedStore{Store: store, onPut: func() error { return errors.New("SET session:" + ann().ID + ": OOM") },
+		onTake: func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+			_, _ = take()
+			return tickets.Grant{}, errors.New("read tcp: connection reset by peer")
+		}}, nil))
+	auditLog := audit.New(slog.NewJSONHandler(outlet{o, "the audit"}, nil))
+	rejects := func(answer func(http.ResponseWriter, *http.Request, *middleware.Rejection)) func(http.ResponseWriter, *http.Request, *middleware.Rejection) {
+		return func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
+			if !errors.Is(rej.Err, errQuotes) { // an error of the application's own shows what the application put there
+				show("the rejection", rej)
+				show("the rejection", *rej)
+			}
+			answer(w, r, rej)
+		}
+	}
+	inHTTP := rejects(func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) { rej.ServeHTTP(w, r) })
+	guard := func(i *tickets.Issuer, opts middleware.GuardOptions) http.Handler {
+		return must(middleware.NewGuard(i, &opts)).Wrap(saw)
+	}
+	clientIP := middleware.ForwardedFor(netip.MustParsePrefix("127.0.0.0/8"))
+	gate := must(middleware.NewGate(middleware.FirstOf(middleware.CookieSessions("sid", lookup), middleware.BearerSessions(lookup)),
+		&middleware.GateOptions{LoginURL: "/login", Audit: auditLog, ClientIP: clientIP, OnReject: inHTTP}))
+	quoting := must(middleware.NewGate(middleware.FirstOf(middleware.CookieSessions("sid", quotes), middleware.BearerSessions(quotes)),
+		&middleware.GateOptions{Audit: auditLog, OnReject: inHTTP}))
+
+	mux := http.NewServeMux()
+	mux.Handle("/", gate.Wrap(saw))
+	mux.Handle("/quoting/", quoting.Wrap(saw))
+	mux.Handle("/mint/", gate.Wrap(must(middleware.NewMint(issuer, &middleware.MintOptions{Audit: auditLog, ClientIP: clientIP, OnReject: inHTTP}))))
+	mux.Handle("/mint/broken", gate.Wrap(must(middleware.NewMint(broken, &middleware.MintOptions{Audit: auditLog}))))
+	mux.Handle("/ws/", guard(issuer, middleware.GuardOptions{Audit: auditLog, ClientIP: clientIP, OnReject: inHTTP}))
+	mux.Handle("/broken/", guard(broken, middleware.GuardOptions{Audit: auditLog}))
+	mux.Handle("/panic/", guard(issuer, middleware.GuardOptions{Audit: auditLog}))
+	mux.Handle("/stream/", guard(issuer, middleware.GuardOptions{AdmitRequests: true, OnReject: inHTTP})) // to slog.Default()
+	mux.Handle("/closing/", guard(issuer, middleware.GuardOptions{Audit: auditLog, OnReject: rejects(middleware.RejectByClosing)}))
+	mux.Handle("/restoring/", guard(issuer, middleware.GuardOptions{Audit: auditLog,
+		Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+			return quotes(ctx, s.ID)
+		}}))
+	mux.Handle("/admit/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a, rej := must(middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: auditLog})).Admit(r)
+		if rej != nil {
+			inHTTP(w, r, rej)
+			return
+		}
+		defer a.Release()
+		shown := *a
+		shown.Request = view(a.Request)
+		show("the admission", &shown)
+		show("the admission", shown)
+		saw(a.ResponseWriter(w), a.Request)
+	}))
+
+	srv := httptest.NewUnstartedServer(middleware.ConcealTicket(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		o.add("the access log", fmt.Sprintf("%s %s %s %s %s %v", r.Method, r.RequestURI, r.URL, r.URL.RawQuery, r.Referer(), r.Context()))
+		mux.ServeHTTP(w, r)
+	})))
+	srv.Config.ErrorLog = log.New(outlet{o, "ErrorLog"}, "", 0)
+	srv.Start()
+	t.Cleanup(srv.Close)
+	return srv, issuer
+}
+
+var errQuotes = errors.New("dial tcp: connection refused")
+
+// quotes is a session store that is away, and whose client's errors name what
+// was asked for, as those of net/http's do.
+func quotes(_ context.Context, value string) (*middleware.Session, error) {
+	return nil, &url.Error{Op: "Get", URL: "https://sessions.internal/v1/sessions/" + value + "?token=" + value, Err: errQuotes}
+}
+
+func TestNoSecretComesOut(t *testing.T) {
+	o := &outlets{out: make(map[string]*strings.Builder), told: make(map[string]bool)}
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewJSONHandler(outlet{o, "slog.Default"}, nil)))
+	t.Cleanup(func() { slog.SetDefault(before) })
+	srv, issuer := secretApp(t, o)
+
+	// {T}: a ticket, minted for the one who asks. Everything else that is secret
+	// is marked.
+	doors := []struct {
+		name, suffix string // of the path
+		lines        []string
+		body         string
+		quiet        string // an outlet that shows the URL as it is: only the logs are searched
+	}{
+		{name: "query", suffix: "?ticket={T}"},
+		{name: "query, escaped", suffix: "?a=1&%74icket={T}"},
+		{name: "query, no ticket of ours", suffix: "?ticket=" + minted + "x", quiet: "the access log"}, // an application's own, and kept
+		{name: "query, unknown ticket", suffix: "?ticket=" + minted},
+		{name: "query, two", suffix: "?ticket={T}&ticket=" + minted},
+		{name: "query, semicolon", suffix: "?ticket={T};ticket=" + minted},
+		{name: "query, bad escape", suffix: "?%zz&ticket={T}"},
+		{name: "query, too long", suffix: "?ticket={T}&" + strings.Repeat("a", 2<<10)},
+		{name: "query, name escaped twice", suffix: "?%2574icket={T}", quiet: "the access log"}, // another parameter, and kept
+		{name: "query, = escaped", suffix: "?ticket%3D{T}", quiet: "the access log"},
+		{name: "path", suffix: "x%3Fticket={T}", quiet: "the access log"},
+		{name: "path, parameter", suffix: "x;ticket=" + minted, quiet: "the access log"},
+		{name: "protocol", lines: []string{"Sec-WebSocket-Protocol: chat, ticket.{T}"}},
+		{name: "protocol alone", lines: []string{"Sec-WebSocket-Protocol: ticket.{T}"}},
+		{name: "protocol, twice", lines: []string{"Sec-WebSocket-Protocol: ticket.{T}, chat", "Sec-WebSocket-Protocol: ticket." + minted}},
+		{name: "protocol, malformed", lines: []string{"Sec-WebSocket-Protocol: chat, ticket." + minted + "x"}},
+		{name: "query and protocol", suffix: "?ticket={T}", lines: []string{"Sec-WebSocket-Protocol: chat, ticket." + minted}},
+		{name: "Referer", suffix: "?ticket={T}", lines: []string{"Referer: https://app.example/?ticket=" + minted}},
+		{name: "Origin", suffix: "?ticket={T}", lines: []string{"Origin: https://user:" + secretMark + "@app.example"}},
+		{name: "Origin with a query", suffix: "?ticket={T}", lines: []string{"Origin: https://app.example/?ticket=" + minted}},
+		{name: "X-Forwarded-For", suffix: "?ticket={T}", lines: []string{"X-Forwarded-For: " + minted}},
+		{name: "headers", suffix: "?ticket={T}", lines: []string{"X-Ticket: " + minted, "Sec-WebSocket-Key: " + secretMark}},
+		{name: "bearer", lines: []string{"Authorization: Bearer " + goodCookie}},
+		{name: "bearer, unknown", lines: []string{"Authorization: Bearer " + unknownCookie}},
+		{name: "bearer, malformed", lines: []string{"Authorization: Bearer \"" + secretMark}},
+		{name: "basic", lines: []string{"Authorization: Basic " + secretMark}},
+		{name: "body", lines: []string{sid(goodCookie), "Content-Type: application/json"}, body: `{"endpoint":"/ws?ticket=` + minted + `"}`},
+		{name: "body, a path", lines: []string{sid(goodCookie), "Content-Type: application/json"}, body: `{"endpoint":"/ws/ticket=` + minted + `"}`},
+		{name: "body, another field", lines: []string{sid(goodCookie), "Content-Type: application/json"}, body: `{"ticket":"` + minted + `"}`},
+	}
+	for _, cookie := range []string{goodCookie, endedCookie, unknownCookie, noneCookie, deadCookie, downCookie, slowCookie,
+		`"` + secretMark, goodCookie + "; sid=" + unknownCookie} {
+		doors = append(doors, struct {
+			name, suffix string
+			lines        []string
+			body, quiet  string
+		}{name: "cookie " + cookie, suffix: "?ticket={T}", lines: []string{sid(cookie)}})
+	}
+	s := ann()
+	for _, door := range doors {
+		for _, path := range []string{"/", "/quoting/", "/mint/", "/mint/broken", "/ws/", "/broken/", "/panic/", "/stream/", "/closing/", "/restoring/", "/admit/"} {
+			ticket := string(must(issuer.Mint(t.Context(), tickets.Grant{SessionID: s.ID, Provider: s.Provider, UserID: s.UserID})))
+			lines := append([]string{fmt.Sprintf("Content-Length: %d", len(door.body))}, door.lines...)
+			for _, request := range []string{
+				rawRequest("GET", path+door.suffix, append(door.lines, "Connection: close", "Accept: application/json")...),
+				rawRequest("POST", path+door.suffix, append(lines, "Connection: close")...) + door.body,
+				upgrade("GET", path+door.suffix, append(door.lines, "Connection: Upgrade, close")...),
+			} {
+				request = strings.ReplaceAll(request, "{T}", ticket)
+				conn := dial(t, srv)
+				_, err := io.WriteString(conn, request)
+				require.NoError(t, err)
+				raw, _ := io.ReadAll(conn)
+				require.NoError(t, conn.Close())
+				o.add("the answer", string(raw))
+				if door.quiet != "" {
+					o.mu.Lock()
+					for name := range o.out { // what reads or answers with the URL as it is
+						if name != "the audit" && name != "slog.Default" {
+							delete(o.out, name)
+						}
+					}
+					o.mu.Unlock()
+				}
+				o.search(t, request, secretMark, ticket[:9])
+			}
+		}
+	}
+}
+
+// A session id may be the very cookie: printing who is there must not show it.
+func TestSessionPrintsNoID(t *testing.T) {
+	s := ann()
+	requireNoSecret(t, "a printed *Session", s)
+	requireNoSecret(t, "a printed Session", *s)
+	var b strings.Builder
+	slog.New(slog.NewTextHandler(&b, nil)).Info("who", "session", s)
+	requireNoSecret(t, "a logged Session", b.String())
+	requireNoSecret(t, "a printed context", middleware.WithSession(t.Context(), s))
+}

@@ -1,0 +1,369 @@
+package middleware_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+func TestShutdown(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		shutdown func(ctx context.Context, app *socketApp) error
+	}{
+		{"alone", func(ctx context.Context, app *socketApp) error { return app.sockets.Shutdown(ctx) }},
+		{"before the server's", func(ctx context.Context, app *socketApp) error {
+			return errors.Join(app.sockets.Shutdown(ctx), app.server.Shutdown(ctx))
+		}},
+		{"after the server's", func(ctx context.Context, app *socketApp) error {
+			return errors.Join(app.server.Shutdown(ctx), app.sockets.Shutdown(ctx))
+		}},
+		{"hung on the server", func(ctx context.Context, app *socketApp) error {
+			gone := make(chan error, 1)
+			app.server.RegisterOnShutdown(func() { gone <- app.sockets.Shutdown(ctx) })
+			return errors.Join(app.server.Shutdown(ctx), <-gone)
+		}},
+		{"many times at once", func(ctx context.Context, app *socketApp) error {
+			var all sync.WaitGroup
+			for range 5 {
+				all.Go(func() { assert.NoError(t, app.sockets.Shutdown(ctx)) })
+			}
+			all.Wait()
+			return app.sockets.Shutdown(ctx)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := &echoes{}
+			app := newSocketApp(t, h, socketAppOptions{tcp: true})
+			pages := []*page{app.live(t, annsGrant()), app.live(t, annsGrant())}
+			var reading sync.WaitGroup
+			for _, p := range pages {
+				reading.Go(func() { requireClosed(t, p, 1001, "going_away") })
+			}
+			require.NoError(t, tt.shutdown(t.Context(), app))
+			require.Len(t, app.audit.Events(t, audit.SocketClosed), 2, "gone, and recorded")
+			reading.Wait()
+			for _, cause := range h.ended(t, 2) {
+				require.ErrorIs(t, cause, http.ErrServerClosed)
+			}
+			require.NoError(t, app.sockets.Shutdown(t.Context()))
+		})
+	}
+}
+
+func TestShutdownOfNothing(t *testing.T) {
+	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, app.sockets.Shutdown(done), "there was nothing to wait for")
+
+	request := handshake(app.ticketFor(t, annsGrant()))
+	require.Equal(t, http.StatusServiceUnavailable, app.send(t, request).status)
+	require.Equal(t, "going_away", app.audit.Events(t, audit.UpgradeRefused)[0]["reason"])
+	// The ticket is not spent: another server may take it.
+	_, err := app.issuer.Consume(t.Context(), tickets.Ticket(request[len("GET /ws?ticket="):][:43]))
+	require.NoError(t, err)
+}
+
+// When its time is up, Shutdown closes what is left.
+func TestShutdownIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: time.Hour}})
+		app.live(t, annsGrant()) // and reads nothing
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		begin := time.Now()
+		require.ErrorIs(t, app.sockets.Shutdown(ctx), context.DeadlineExceeded)
+		require.Equal(t, 3*time.Second, time.Since(begin))
+		require.NoError(t, app.sockets.Shutdown(t.Context()), "nothing is left")
+		require.Equal(t, 3*time.Second, time.Since(begin))
+	})
+}
+
+// One that was admitted before, and upgrades afterwards, is told as well.
+func TestShutdownBeforeHijack(t *testing.T) {
+	admitted, proceed := make(chan struct{}), make(chan struct{})
+	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		close(admitted)
+		<-proceed
+		(&echoes{}).ServeHTTP(w, r)
+	}), socketAppOptions{tcp: true})
+	var reading sync.WaitGroup
+	reading.Go(func() { requireClosed(t, app.open(t, annsGrant()), 1001, "going_away") })
+	<-admitted
+	gone := make(chan error)
+	go func() { gone <- app.sockets.Shutdown(context.Background()) }()
+	eventually(t, "the shutdown", func() bool { return app.sockets.Len() == 0 && app.open(t, annsGrant()).status == 503 })
+	close(proceed)
+	require.NoError(t, <-gone)
+	reading.Wait()
+}
+
+// ticks writes a line whenever the page has read one, until its context ends.
+func ticks(causes chan<- error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for r.Context().Err() == nil {
+			if _, err := io.WriteString(w, "data: tick\n\n"); err != nil {
+				break
+			}
+			if http.NewResponseController(w).Flush() != nil {
+				break
+			}
+		}
+		<-r.Context().Done()
+		causes <- context.Cause(r.Context())
+	})
+}
+
+// A stream that AdmitRequests let in ends with its session, though its peer
+// reads nothing and its handler is blocked in Write.
+func TestRevokeEndsStreams(t *testing.T) {
+	for _, h2 := range []bool{false, true} {
+		causes := make(chan error, 1)
+		app := newSocketApp(t, nil, socketAppOptions{guard: middleware.GuardOptions{AdmitRequests: true}})
+		srv := serveTLS(t, app.guard.Wrap(ticks(causes)))
+		client := srv.Client()
+		if !h2 {
+			client = &http.Client{Transport: &http.Transport{TLSClientConfig: srv.Client().Transport.(*http.Transport).TLSClientConfig.Clone()}}
+			client.Transport.(*http.Transport).TLSClientConfig.NextProtos = []string{"http/1.1"}
+		}
+		res, err := client.Get(srv.URL + app.ticketFor(t, annsGrant()))
+		require.NoError(t, err)
+		require.Equal(t, h2, res.ProtoMajor == 2)
+		_, err = io.ReadFull(res.Body, make([]byte, 100))
+		require.NoError(t, err)
+
+		info := onlySocket(t, app.sockets)
+		require.True(t, info.Stream)
+		require.Positive(t, info.BytesOut)
+		require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+		require.ErrorIs(t, <-causes, tickets.ErrRevoked)
+		_, err = io.Copy(io.Discard, res.Body)
+		require.Error(t, err, "a stream that is cut must not look whole")
+		res.Body.Close()
+		client.CloseIdleConnections()
+		eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == 1 })
+		line := app.audit.Events(t, audit.SocketClosed)[0]
+		require.Equal(t, "session_revoked", line["reason"])
+		require.Equal(t, 0.0, line["close_code"], "there are no close codes in HTTP")
+		require.Len(t, app.audit.Events(t, audit.SocketOpened), 1)
+		require.Zero(t, app.sockets.Len())
+		require.NoError(t, app.sockets.Shutdown(t.Context()))
+	}
+}
+
+// A stream's end by itself, and the next request on the same connection.
+func TestStreamEndsByItself(t *testing.T) {
+	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.Copy(w, &io.LimitedReader{R: zeros{}, N: 100_000})
+	}), socketAppOptions{tcp: true, guard: middleware.GuardOptions{AdmitRequests: true}, sockets: middleware.SocketsOptions{MaxPerUser: 1}})
+	client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return app.dial() }}}
+	defer client.CloseIdleConnections()
+	for i := range 3 {
+		res, err := client.Get("http://app.example" + app.ticketFor(t, annsGrant()))
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, res.StatusCode)
+		body, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.Len(t, body, 100_000)
+		res.Body.Close()
+		eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == i+1 })
+		require.Equal(t, "closed", app.audit.Events(t, audit.SocketClosed)[i]["reason"])
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// An application with its own framework calls Admit, ResponseWriter and Release,
+// and gets all of it.
+func TestAdmitWithoutWrap(t *testing.T) {
+	h := &echoes{}
+	app := newSocketApp(t, nil, socketAppOptions{guard: middleware.GuardOptions{AdmitRequests: true}})
+	app.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a, rej := app.guard.Admit(r)
+		if rej != nil {
+			rej.ServeHTTP(w, r)
+			return
+		}
+		defer a.Release()
+		defer a.Release() // idempotent
+		s, ok := middleware.SessionFrom(a.Request.Context())
+		assert.True(t, ok)
+		assert.Equal(t, a.Session, s)
+		if r.URL.Path == "/refuse" {
+			http.Error(a.ResponseWriter(w), "no", http.StatusTeapot)
+			return
+		}
+		h.ServeHTTP(a.ResponseWriter(w), a.Request)
+	}), true)
+	p := app.live(t, annsGrant())
+	require.Equal(t, 1, app.sockets.Len())
+	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+	requireClosed(t, p, 4401, "session_revoked")
+	require.ErrorIs(t, h.ended(t, 1)[0], tickets.ErrRevoked)
+	require.Equal(t, http.StatusUnauthorized, app.send(t, handshake("/ws?ticket=x")).status)
+	require.NoError(t, app.sockets.Shutdown(t.Context()))
+	require.Len(t, app.audit.Events(t, audit.SocketOpened), 1)
+	require.Len(t, app.audit.Events(t, audit.SocketClosed), 1)
+}
+
+// Bytes that a client sends right behind its handshake stay where a library
+// looks for them.
+func TestPipelinedBytes(t *testing.T) {
+	early := wire(1, "early")
+	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, rw, err := upgradeByHand(w, 1000)
+		if !assert.NoError(t, err) {
+			return
+		}
+		defer c.Close()
+		assert.Equal(t, len(early), rw.Reader.Buffered())
+		got := make([]byte, len(early)+4)
+		_, err = io.ReadFull(rw, got)
+		assert.NoError(t, err)
+		assert.Equal(t, string(early)+"late", string(got))
+		_, err = rw.Write(wire(1, "answer"))
+		assert.NoError(t, err)
+		assert.NoError(t, rw.Flush())
+		<-r.Context().Done()
+	}), socketAppOptions{tcp: true})
+	p := app.send(t, handshake(app.ticketFor(t, annsGrant()))+string(early))
+	_, err := io.WriteString(p, "late")
+	require.NoError(t, err)
+	f, err := readWireFrame(p.br)
+	require.NoError(t, err)
+	require.Equal(t, wireFrame{1, "answer"}, f)
+	require.EqualValues(t, len(early)+4, onlySocket(t, app.sockets).BytesIn)
+	require.Equal(t, 1, app.sockets.CloseUser("oidc", "ann", ""))
+	requireClosed(t, p, 4401, "session_revoked")
+}
+
+// The connection behaves as the one that it stands for.
+func TestHijackedConnection(t *testing.T) {
+	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, _, err := upgradeByHand(w, 1000)
+		if !assert.NoError(t, err) {
+			return
+		}
+		raw, ok := c.(interface{ NetConn() net.Conn })
+		if assert.True(t, ok) {
+			assert.IsType(t, &net.TCPConn{}, raw.NetConn())
+			assert.Equal(t, raw.NetConn().RemoteAddr(), c.RemoteAddr())
+		}
+		var timeout net.Error
+		assert.NoError(t, c.SetReadDeadline(time.Now()))
+		_, err = c.Read(make([]byte, 1))
+		assert.ErrorAs(t, err, &timeout)
+		assert.NoError(t, c.SetDeadline(time.Time{}))
+		buffers := net.Buffers{wire(1, "a"), wire(1, "b")}
+		_, err = buffers.WriteTo(c)
+		assert.NoError(t, err)
+		n, err := io.Copy(c, io.LimitReader(bufio.NewReader(c), 3))
+		assert.NoError(t, err)
+		assert.EqualValues(t, 3, n)
+		half, ok := c.(interface{ CloseWrite() error })
+		if assert.True(t, ok) {
+			assert.NoError(t, half.CloseWrite())
+		}
+		_, err = c.Read(make([]byte, 1))
+		assert.ErrorIs(t, err, io.EOF)
+		assert.NoError(t, c.Close())
+		assert.ErrorIs(t, c.Close(), net.ErrClosed)
+		_, err = c.Write([]byte("x"))
+		assert.ErrorIs(t, err, net.ErrClosed)
+	}), socketAppOptions{tcp: true})
+	p := app.live(t, annsGrant())
+	_, err := p.Write(wire(1, "c"))
+	require.NoError(t, err)
+	got, err := io.ReadAll(p.br)
+	require.NoError(t, err)
+	require.Equal(t, string(wire(1, "a"))+string(wire(1, "b"))+string(wire(1, "c")), string(got))
+	p.Close()
+	eventually(t, "the end", func() bool { return app.sockets.Len() == 0 })
+}
+
+// A reverse proxy is a handler that upgrades, too.
+func TestReverseProxyBehindGuard(t *testing.T) {
+	backend := httptest.NewServer(&echoes{})
+	defer backend.Close()
+	target, err := url.Parse(backend.URL)
+	require.NoError(t, err)
+	app := newSocketApp(t, httputil.NewSingleHostReverseProxy(target), socketAppOptions{tcp: true})
+	p := app.live(t, annsGrant())
+	_, err = p.Write([]byte{0x81, 0x82, 0, 0, 0, 0, 'h', 'i'})
+	require.NoError(t, err)
+	f, err := readWireFrame(p.br)
+	require.NoError(t, err)
+	require.Equal(t, wireFrame{1, "hi"}, f)
+	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+	requireClosed(t, p, 4401, "session_revoked")
+}
+
+// Until the hijack the context ends with the request.
+func TestContextBeforeHijack(t *testing.T) {
+	waiting, causes := make(chan struct{}), make(chan error, 1)
+	app := newSocketApp(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		close(waiting)
+		<-r.Context().Done()
+		causes <- context.Cause(r.Context())
+	}), socketAppOptions{tcp: true})
+	c, err := app.dial()
+	require.NoError(t, err)
+	_, err = io.WriteString(c, handshake(app.ticketFor(t, annsGrant())))
+	require.NoError(t, err)
+	<-waiting
+	c.Close()
+	require.ErrorIs(t, <-causes, context.Canceled)
+}
+
+// A handler that returns at once, as gobwas is used, does not end its context.
+func TestContextOutlivesHandler(t *testing.T) {
+	type key struct{}
+	causes := make(chan error, 1)
+	returned := make(chan context.Context, 1)
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _, err := upgradeByHand(w, 1000)
+		assert.NoError(t, err)
+		go func() {
+			<-r.Context().Done()
+			causes <- context.Cause(r.Context())
+		}()
+		returned <- r.Context()
+	})
+	app := newSocketApp(t, nil, socketAppOptions{})
+	guarded := app.guard.Wrap(h)
+	done := make(chan struct{})
+	app.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(done)
+		guarded.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, "v")))
+	}), true)
+	p := app.live(t, annsGrant())
+	ctx := <-returned
+	<-done
+	require.NoError(t, ctx.Err())
+	require.Equal(t, "v", ctx.Value(key{}))
+	require.Equal(t, 1, app.sockets.CloseUser("oidc", "ann", ""))
+	requireClosed(t, p, 4401, "session_revoked")
+	var closed *middleware.CloseError
+	require.ErrorAs(t, <-causes, &closed)
+}

@@ -1,0 +1,330 @@
+package middleware_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// socketApp is a guarded endpoint in front of a listener of pipes: a pipe may be
+// used in a synctest bubble, and holds nothing between its ends.
+type socketApp struct {
+	issuer  *tickets.Issuer
+	guard   *middleware.Guard
+	sockets *middleware.Sockets
+	audit   *recorder
+	server  *http.Server
+	dial    func() (net.Conn, error)
+}
+
+type socketAppOptions struct {
+	guard   middleware.GuardOptions
+	sockets middleware.SocketsOptions
+	tcp     bool // a real listener in place of the pipes
+}
+
+func newSocketApp(t testing.TB, h http.Handler, o socketAppOptions) *socketApp {
+	t.Helper()
+	app := &socketApp{}
+	var err error
+	app.issuer, err = tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxPerSession: 1 << 16})
+	require.NoError(t, err)
+	app.sockets, err = middleware.NewSockets(&o.sockets)
+	require.NoError(t, err)
+	o.guard.Sockets = app.sockets
+	o.guard.Audit, app.audit = newAudit()
+	app.guard, err = middleware.NewGuard(app.issuer, &o.guard)
+	require.NoError(t, err)
+	if h != nil {
+		app.serve(t, app.guard.Wrap(h), o.tcp)
+	}
+	return app
+}
+
+// serve runs h, which need not be the guard's own Wrap.
+func (app *socketApp) serve(t testing.TB, h http.Handler, tcp bool) {
+	var ln net.Listener = &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+	if tcp {
+		var err error
+		ln, err = net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		app.dial = func() (net.Conn, error) { return net.Dial("tcp", ln.Addr().String()) }
+	} else {
+		app.dial = ln.(*pipeListener).dial
+	}
+	app.server = &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0)}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = app.server.Serve(ln) })
+	t.Cleanup(func() {
+		_ = app.sockets.Shutdown(context.Background())
+		_ = app.server.Close()
+		serving.Wait()
+	})
+}
+
+type pipeListener struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (l *pipeListener) dial() (net.Conn, error) {
+	client, server := net.Pipe()
+	select {
+	case l.conns <- server:
+		return client, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipeListener) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return nil
+}
+
+func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
+
+func annsGrant() tickets.Grant {
+	return tickets.Grant{SessionID: "session-1-" + secretMark, Provider: "oidc", UserID: "ann"}
+}
+
+// ticketFor is the path of the endpoint with a ticket.
+func (app *socketApp) ticketFor(t testing.TB, g tickets.Grant) string {
+	t.Helper()
+	ticket, err := app.issuer.Mint(context.Background(), g)
+	require.NoError(t, err)
+	return "/ws?ticket=" + string(ticket)
+}
+
+// page is a client that sees every byte.
+type page struct {
+	net.Conn
+	br     *bufio.Reader
+	status int
+}
+
+// open opens a socket, or is refused.
+func (app *socketApp) open(t testing.TB, g tickets.Grant) *page {
+	t.Helper()
+	return app.send(t, handshake(app.ticketFor(t, g)))
+}
+
+func (app *socketApp) send(t testing.TB, request string) *page {
+	t.Helper()
+	c, err := app.dial()
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	go func() { _, _ = io.WriteString(c, request) }() // a server may answer before it has read all
+	p := &page{Conn: c, br: bufio.NewReader(c)}
+	res, err := http.ReadResponse(p.br, nil)
+	require.NoError(t, err)
+	p.status = res.StatusCode
+	return p
+}
+
+// live opens a socket that must not be refused, and waits until it is there: a
+// library that writes the 101 before it hijacks lets the page see it sooner.
+func (app *socketApp) live(t testing.TB, g tickets.Grant) *page {
+	t.Helper()
+	before := len(app.audit.Events(t, audit.SocketOpened))
+	p := app.open(t, g)
+	require.Equal(t, http.StatusSwitchingProtocols, p.status)
+	eventually(t, "ws_opened", func() bool { return len(app.audit.Events(t, audit.SocketOpened)) > before })
+	return p
+}
+
+// wireFrame is a frame as a server sends it.
+type wireFrame struct {
+	op      byte
+	payload string
+}
+
+var errBroken = errors.New("the last frame is broken off")
+
+// frames reads frames up to the close frame, answers that, and reads to the end.
+// An error means that the connection ended in any other way.
+func (p *page) frames() ([]wireFrame, error) {
+	var all []wireFrame
+	for {
+		f, err := readWireFrame(p.br)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, f)
+		if f.op == 8 {
+			_, _ = p.Write([]byte{0x88, 0x80, 0, 0, 0, 0})
+			if _, ok := p.Conn.(*net.TCPConn); ok { // a pipe has no FIN
+				rest, err := io.ReadAll(p.br)
+				if err != nil || len(rest) > 0 {
+					return all, fmt.Errorf("%d bytes after the close frame, then %w", len(rest), err)
+				}
+			}
+			return all, p.Close()
+		}
+	}
+}
+
+func readWireFrame(r io.Reader) (wireFrame, error) {
+	var head [2]byte
+	if _, err := io.ReadFull(r, head[:1]); err != nil {
+		return wireFrame{}, err // between two frames
+	}
+	f, err := readWireFrameFrom(r, head)
+	if err != nil {
+		err = errBroken
+	}
+	return f, err
+}
+
+func readWireFrameFrom(r io.Reader, head [2]byte) (wireFrame, error) {
+	if _, err := io.ReadFull(r, head[1:]); err != nil {
+		return wireFrame{}, err
+	}
+	length := uint64(head[1] & 0x7f)
+	ext := make([]byte, 8)
+	if n := map[uint64]int{126: 2, 127: 8}[length]; n > 0 {
+		if _, err := io.ReadFull(r, ext[8-n:]); err != nil {
+			return wireFrame{}, err
+		}
+		length = binary.BigEndian.Uint64(ext)
+	}
+	payload := make([]byte, length)
+	_, err := io.ReadFull(r, payload)
+	return wireFrame{head[0] & 0xf, string(payload)}, err
+}
+
+// wire is an unmasked frame of a server, with the shortest length.
+func wire(op byte, payload string) []byte {
+	f := []byte{0x80 | op}
+	switch n := len(payload); {
+	case n < 126:
+		f = append(f, byte(n))
+	case n < 1<<16:
+		f = binary.BigEndian.AppendUint16(append(f, 126), uint16(n))
+	default:
+		f = binary.BigEndian.AppendUint64(append(f, 127), uint64(n))
+	}
+	return append(f, payload...)
+}
+
+// requireClosed fails unless the page saw exactly this close, after whole frames.
+func requireClosed(t testing.TB, p *page, code int, reason string) {
+	t.Helper()
+	all, err := p.frames()
+	require.NoError(t, err, "after %d frames", len(all))
+	requireCloseFrame(t, all, code, reason)
+}
+
+func requireCloseFrame(t testing.TB, all []wireFrame, code int, reason string) {
+	t.Helper()
+	require.NotEmpty(t, all)
+	last := all[len(all)-1]
+	require.EqualValues(t, 8, last.op)
+	require.GreaterOrEqual(t, len(last.payload), 2)
+	require.Equal(t, code, int(binary.BigEndian.Uint16([]byte(last.payload))))
+	require.Equal(t, reason, last.payload[2:])
+}
+
+// eventually waits for what another goroutine is about to do.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			require.Fail(t, "never happened: "+what)
+		}
+	}
+}
+
+// echoes is a handler as the library's own documentation writes one. It keeps
+// the causes with which its contexts ended.
+type echoes struct {
+	mu     sync.Mutex
+	causes []error
+}
+
+func (e *echoes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer c.CloseNow()
+	for {
+		kind, msg, err := c.Read(r.Context())
+		if err != nil {
+			break
+		}
+		if c.Write(r.Context(), kind, msg) != nil {
+			break
+		}
+	}
+	_ = c.CloseNow()
+	e.mu.Lock()
+	e.causes = append(e.causes, context.Cause(r.Context()))
+	e.mu.Unlock()
+}
+
+// ended waits until n contexts have ended, and returns their causes.
+func (e *echoes) ended(t testing.TB, n int) []error {
+	t.Helper()
+	var causes []error
+	eventually(t, "the end of the handlers", func() bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		causes = e.causes
+		return len(causes) >= n
+	})
+	return causes
+}
+
+// upgradeByHand takes the connection as libraries do that write the 101 through
+// it, in pieces of at most n bytes.
+func upgradeByHand(w http.ResponseWriter, n int) (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	response := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+	for len(response) > 0 {
+		k := min(n, len(response))
+		if _, err := io.WriteString(c, response[:k]); err != nil {
+			return nil, nil, err
+		}
+		response = response[k:]
+	}
+	return c, rw, nil
+}
+
+// client is an http.Client that dials the app, whatever the URL says.
+func (app *socketApp) client() *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return app.dial() },
+		DisableKeepAlives: true,
+	}}
+}

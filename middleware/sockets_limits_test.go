@@ -1,0 +1,272 @@
+package middleware_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+func TestNewSocketsRefusesAll(t *testing.T) {
+	_, err := middleware.NewSockets(&middleware.SocketsOptions{
+		Max: -1, MaxPerUser: -2, MaxPerSession: -3, CloseGrace: -time.Second, RecheckEvery: -time.Minute,
+	})
+	for _, want := range []string{"Max is -1", "MaxPerUser is -2", "MaxPerSession is -3", "CloseGrace is -1s", "RecheckEvery is -1m0s"} {
+		require.ErrorContains(t, err, want)
+	}
+	_, err = middleware.NewSockets(nil)
+	require.NoError(t, err)
+}
+
+func TestLimits(t *testing.T) {
+	same, otherSession, otherUser, nobody, nobody2 := annsGrant(), annsGrant(), annsGrant(), annsGrant(), annsGrant()
+	otherSession.SessionID = "session-2"
+	otherUser.SessionID, otherUser.UserID = "session-3", "bob"
+	nobody.SessionID, nobody.UserID = "", ""
+	nobody2 = nobody
+	for _, tt := range []struct {
+		name    string
+		opts    middleware.SocketsOptions
+		first   tickets.Grant
+		second  tickets.Grant
+		refused bool
+		evicted bool
+	}{
+		{"no limit", middleware.SocketsOptions{}, same, same, false, false},
+		{"all", middleware.SocketsOptions{Max: 1}, same, otherUser, true, false},
+		{"all, never the oldest", middleware.SocketsOptions{Max: 1, EvictOldest: true}, same, same, true, false},
+		{"user", middleware.SocketsOptions{MaxPerUser: 1}, same, otherSession, true, false},
+		{"user, the oldest", middleware.SocketsOptions{MaxPerUser: 1, EvictOldest: true}, same, otherSession, false, true},
+		{"user, another's", middleware.SocketsOptions{MaxPerUser: 1}, same, otherUser, false, false},
+		{"user, nobody in particular", middleware.SocketsOptions{MaxPerUser: 1, MaxPerSession: 1}, nobody, nobody2, false, false},
+		{"session", middleware.SocketsOptions{MaxPerSession: 1}, same, same, true, false},
+		{"session, the oldest", middleware.SocketsOptions{MaxPerSession: 1, EvictOldest: true}, same, same, false, true},
+		{"session, another of the same user", middleware.SocketsOptions{MaxPerSession: 1}, same, otherSession, false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := &echoes{}
+			app := newSocketApp(t, h, socketAppOptions{tcp: true, sockets: tt.opts})
+			first := app.live(t, tt.first)
+			second := app.open(t, tt.second)
+			if tt.refused {
+				require.Equal(t, http.StatusTooManyRequests, second.status)
+				require.Equal(t, 1, app.sockets.Len())
+				require.Equal(t, "too_many", app.audit.Events(t, audit.UpgradeRefused)[0]["reason"])
+				// The place is free as soon as the page may come back.
+				require.Equal(t, 1, app.sockets.CloseUser("oidc", "ann", ""))
+				app.live(t, tt.second)
+				return
+			}
+			require.Equal(t, http.StatusSwitchingProtocols, second.status)
+			eventually(t, "the second", func() bool { return len(app.audit.Events(t, audit.SocketOpened)) == 2 })
+			if tt.evicted {
+				requireClosed(t, first, 4429, "too_many")
+				require.ErrorIs(t, h.ended(t, 1)[0], middleware.ErrEvicted)
+				require.Equal(t, 1, app.sockets.Len())
+			} else {
+				require.Equal(t, 2, app.sockets.Len())
+			}
+		})
+	}
+}
+
+// The oldest goes when the newest has come, not when it is about to: a handler
+// that fails to upgrade pushes nobody out. And those who are about to are not
+// more than the limit themselves.
+func TestEvictionIsAtTheHijack(t *testing.T) {
+	var failing atomic.Bool
+	held, proceed := make(chan struct{}), make(chan struct{})
+	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if failing.Load() {
+			held <- struct{}{}
+			<-proceed
+			http.Error(w, "no", http.StatusTeapot)
+			return
+		}
+		(&echoes{}).ServeHTTP(w, r)
+	}), socketAppOptions{tcp: true, sockets: middleware.SocketsOptions{MaxPerUser: 2, EvictOldest: true}})
+	oldest := app.live(t, annsGrant())
+	app.live(t, annsGrant())
+	failing.Store(true)
+	var asking sync.WaitGroup
+	for range 2 {
+		asking.Go(func() { assert.Equal(t, http.StatusTeapot, app.open(t, annsGrant()).status) })
+		<-held
+	}
+	require.Equal(t, http.StatusTooManyRequests, app.open(t, annsGrant()).status)
+	close(proceed)
+	asking.Wait()
+	require.Equal(t, 2, app.sockets.Len())
+	failing.Store(false)
+	app.live(t, annsGrant())
+	requireClosed(t, oldest, 4429, "too_many")
+}
+
+// However many come at the same time.
+func TestLimitIsAtomic(t *testing.T) {
+	for _, evict := range []bool{false, true} {
+		app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true,
+			sockets: middleware.SocketsOptions{MaxPerUser: 5, EvictOldest: evict}})
+		var all sync.WaitGroup
+		var in atomic.Int32
+		for range 60 {
+			all.Go(func() {
+				if app.open(t, annsGrant()).status == http.StatusSwitchingProtocols {
+					in.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		if !evict {
+			require.EqualValues(t, 5, in.Load())
+		}
+		eventually(t, "the last hijack", func() bool {
+			return len(app.audit.Events(t, audit.SocketOpened)) == int(in.Load())
+		})
+		eventually(t, "the last eviction", func() bool { return app.sockets.Len() == 5 })
+		require.Equal(t, map[middleware.User]int{{Provider: "oidc", UserID: "ann"}: 5}, app.sockets.Users())
+	}
+}
+
+func TestSocketFacts(t *testing.T) {
+	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true,
+		guard: middleware.GuardOptions{ClientIP: func(*http.Request) string { return "203.0.113.9" }}})
+	begin := time.Now()
+	ends := begin.Add(time.Hour)
+	ann, bob := annsGrant(), annsGrant()
+	ann.SessionExpiresAt = ends
+	bob.UserID, bob.SessionID = "bob", ""
+	c, _, err := websocket.Dial(t.Context(), "http://x"+app.ticketFor(t, ann), &websocket.DialOptions{HTTPClient: app.client()})
+	require.NoError(t, err)
+	defer c.CloseNow()
+	require.NoError(t, c.Write(t.Context(), websocket.MessageText, []byte("hello")))
+	_, _, err = c.Read(t.Context())
+	require.NoError(t, err)
+
+	eventually(t, "the count", func() bool { return onlySocket(t, app.sockets).BytesOut == 2+5 }) // net/http wrote the 101
+	info := onlySocket(t, app.sockets)
+	require.Equal(t, "oidc", info.Provider)
+	require.Equal(t, "ann", info.UserID)
+	require.Equal(t, "/ws", info.Path)
+	require.Equal(t, "203.0.113.9", info.IP)
+	require.False(t, info.Stream)
+	require.WithinRange(t, info.OpenedAt, begin, time.Now())
+	require.True(t, ends.Equal(info.EndsAt))
+	require.EqualValues(t, 2+4+5, info.BytesIn) // header, masking key, payload
+	app.live(t, bob)
+	require.Equal(t, map[middleware.User]int{{Provider: "oidc", UserID: "ann"}: 1, {Provider: "oidc", UserID: "bob"}: 1}, app.sockets.Users())
+	n := 0
+	for info := range app.sockets.All() { // oldest first
+		if n++; n == 1 {
+			require.Equal(t, "ann", info.UserID)
+			require.Equal(t, 1, app.sockets.CloseUser("oidc", "ann", "")) // in the loop
+		} else {
+			require.Empty(t, info.Session, "it has no id")
+			require.True(t, info.EndsAt.IsZero())
+		}
+	}
+	require.Equal(t, 2, n)
+	for range app.sockets.All() {
+		break
+	}
+	require.Equal(t, 1, app.sockets.Len())
+	requireNoSecret(t, "SocketInfo", fmt.Sprint(info))
+}
+
+// What the handler or the peer ends is recorded as such.
+func TestEndedByItself(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		act    func(c *websocket.Conn)
+		reason string
+		code   float64
+	}{
+		{"closed with a code", func(c *websocket.Conn) { _ = c.Close(3007, "done") }, "closed", 3007},
+		{"closed without a code", func(c *websocket.Conn) { _ = c.Close(websocket.StatusNoStatusRcvd, "") }, "closed", 1005},
+		{"dropped", func(c *websocket.Conn) { _ = c.CloseNow() }, "dropped", 1006},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			causes := make(chan error, 1)
+			app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				c, err := websocket.Accept(w, r, nil)
+				if assert.NoError(t, err) {
+					tt.act(c)
+					causes <- context.Cause(r.Context())
+				}
+			}), socketAppOptions{tcp: true})
+			p := app.live(t, annsGrant())
+			_, _ = p.frames()
+			p.Close()
+			var closed *middleware.CloseError
+			require.ErrorAs(t, <-causes, &closed)
+			require.Equal(t, tt.reason, closed.Reason)
+			require.EqualValues(t, tt.code, closed.Code)
+			eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == 1 })
+			line := app.audit.Events(t, audit.SocketClosed)[0]
+			require.Equal(t, tt.reason, line["reason"])
+			require.Equal(t, tt.code, line["close_code"])
+			require.Zero(t, app.sockets.Len())
+		})
+	}
+}
+
+// A handler that returns without closing, when the peer has gone, leaves
+// nothing behind.
+func TestHandlerForgetsToClose(t *testing.T) {
+	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, _, err := upgradeByHand(w, 1000)
+		if assert.NoError(t, err) {
+			_, err = c.Read(make([]byte, 1))
+			assert.Error(t, err)
+		}
+	}), socketAppOptions{tcp: true})
+	app.live(t, annsGrant()).Close()
+	eventually(t, "the end", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == 1 })
+	require.Zero(t, app.sockets.Len())
+}
+
+// Admitted, but never a WebSocket: the ticket stays spent, and the place is free.
+func TestUpgradeFailed(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		handler http.HandlerFunc
+		status  int
+	}{
+		{"the handler answers", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusTeapot) }, 418},
+		{"the handler panics after it has answered", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusTeapot)
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}, 418},
+		{"the library answers on the connection that it has taken", func(w http.ResponseWriter, _ *http.Request) {
+			c, _, err := http.NewResponseController(w).Hijack()
+			if assert.NoError(t, err) {
+				_, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"))
+				_ = c.Close()
+			}
+		}, 400},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			app := newSocketApp(t, tt.handler, socketAppOptions{tcp: true})
+			request := handshake(app.ticketFor(t, annsGrant()), "Origin: http://app.example")
+			require.Equal(t, tt.status, app.send(t, request).status)
+			eventually(t, "the line", func() bool { return app.audit.Text() != "" })
+			require.Equal(t, `{"event":"ws_upgrade_refused","reason":"upgrade_failed","ip":"127.0.0.1","path":"/ws","origin":"http://app.example"}`+"\n",
+				app.audit.Take())
+			require.Zero(t, app.sockets.Len())
+			require.Equal(t, http.StatusUnauthorized, app.send(t, request).status)
+			require.NoError(t, app.sockets.Shutdown(t.Context()), "nothing is left of it")
+		})
+	}
+}

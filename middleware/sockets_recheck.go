@@ -1,0 +1,236 @@
+package middleware
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/ticketgate/ticketgate/audit"
+)
+
+const (
+	// restoreWait is how long Restore may take; overdue, how long after its end
+	// a session lives at most, however many others Restore is asked about first.
+	restoreWait = 5 * time.Second
+	overdue     = restoreWait + time.Second
+	// maxAsks is how many Restores run at the same time.
+	maxAsks = 16
+	// maxSleep bounds a timer: timers stand still while a machine sleeps, and do
+	// not follow a clock that is set. Sessions end by the clock.
+	maxSleep = time.Minute
+)
+
+// liveSession is a session that has sockets. Everything in it is guarded by
+// Sockets.mu.
+type liveSession struct {
+	roster
+	hash  sessionHash
+	clock *sessionClock // nil: nothing is to happen at any time
+}
+
+// sessionClock has one timer, however many sockets the session has.
+type sessionClock struct {
+	timer     *time.Timer
+	wakeAt    time.Time // when it fires; zero: it does not
+	recheckAt time.Time // zero: never
+	asking    bool
+}
+
+func (c *sessionClock) stop() {
+	if c != nil && c.timer != nil {
+		c.timer.Stop()
+	}
+}
+
+// restorer returns a socket whose guard has a Restore, or nil.
+func (ls *liveSession) restorer() *socket {
+	for k := ls.first; k != nil; k = k.links[bySession].next {
+		if k.restore != nil {
+			return k
+		}
+	}
+	return nil
+}
+
+// nextRecheck spreads the rechecks, so that sessions that came in together, as
+// after a restart, are not asked about together for ever.
+func (s *Sockets) nextRecheck(now time.Time) time.Time {
+	every := s.opts.RecheckEvery
+	if every == 0 {
+		return time.Time{}
+	}
+	return now.Add(every/2 + rand.N(every*2/5+1))
+}
+
+// watch begins to keep the time of a session, one of whose sockets ends at t.
+func (s *Sockets) watch(ls *liveSession, t time.Time) {
+	if ls.clock == nil {
+		if t.IsZero() && s.opts.RecheckEvery == 0 {
+			return
+		}
+		ls.clock = &sessionClock{recheckAt: s.nextRecheck(time.Now())}
+		s.wake(ls, ls.clock.recheckAt)
+	}
+	s.wake(ls, t)
+}
+
+// wake sees to it that tick runs by t, which may be zero for never.
+func (s *Sockets) wake(ls *liveSession, t time.Time) {
+	c := ls.clock
+	if t.IsZero() || !c.wakeAt.IsZero() && !t.Before(c.wakeAt) {
+		return
+	}
+	c.wakeAt = t
+	d := min(time.Until(t), maxSleep)
+	if c.timer == nil {
+		c.timer = time.AfterFunc(d, func() { s.tick(ls) })
+	} else {
+		c.timer.Reset(d)
+	}
+}
+
+// tick looks what is due in a session: a recheck, or the end of its sockets.
+func (s *Sockets) tick(ls *liveSession) {
+	now := time.Now()
+	s.mu.Lock()
+	if ls.n == 0 {
+		s.mu.Unlock()
+		return
+	}
+	ls.clock.wakeAt = time.Time{}
+	restorable := ls.restorer() != nil
+	ask := false
+	if !ls.clock.recheckAt.IsZero() && !now.Before(ls.clock.recheckAt) {
+		ask = restorable
+		ls.clock.recheckAt = s.nextRecheck(now)
+	}
+	s.wake(ls, ls.clock.recheckAt)
+	var over []*socket
+	for k := ls.first; k != nil; k = k.links[bySession].next {
+		ends := k.endsAt()
+		switch last := ends.Add(overdue); {
+		case ends.IsZero() || now.Before(ends):
+			s.wake(ls, ends)
+		case restorable && now.Before(last):
+			ask = true
+			s.wake(ls, last)
+		default:
+			over = append(over, k)
+		}
+	}
+	if ask && !ls.clock.asking {
+		ls.clock.asking = true
+		s.asks = append(s.asks, ls)
+		if s.workers < maxAsks {
+			s.workers++
+			go s.askAll()
+		}
+	}
+	s.mu.Unlock()
+	s.end(over, causeExpired)
+}
+
+// askAll asks about sessions until there is none left to ask about.
+func (s *Sockets) askAll() {
+	for {
+		s.mu.Lock()
+		if len(s.asks) == 0 {
+			s.asks = nil
+			s.workers--
+			s.mu.Unlock()
+			return
+		}
+		ls := s.asks[0]
+		s.asks = s.asks[1:]
+		k := ls.restorer()
+		ls.clock.asking = k != nil
+		s.mu.Unlock()
+		for k != nil {
+			k = s.ask(ls, k)
+		}
+	}
+}
+
+// ask lets Restore decide about a session, by the example of k. If k ends
+// meanwhile, and nothing was decided, it returns the socket to ask by next.
+func (s *Sockets) ask(ls *liveSession, k *socket) (next *socket) {
+	session, err := k.askRestore()
+	dead := errors.Is(err, ErrNoSession) || errors.Is(err, ErrSessionExpired)
+	if err != nil && !dead {
+		s.mu.Lock()
+		ended := k.ended
+		if ended {
+			next = ls.restorer()
+			ls.clock.asking = next != nil
+		}
+		s.mu.Unlock()
+		if ended {
+			return next
+		}
+		k.audit.Record(k, audit.SessionVerifyFailure,
+			slog.String("provider", k.session.Provider),
+			slog.String("reason", reasonRecheck),
+			slog.String("ip", k.ip),
+			slog.String("path", k.path))
+	}
+
+	now := time.Now()
+	s.mu.Lock()
+	ls.clock.asking = false
+	var over []*socket
+	for o := ls.first; o != nil; o = o.links[bySession].next {
+		if err == nil && !session.ExpiresAt.IsZero() {
+			o.moved = &session.ExpiresAt
+		}
+		if ends := o.endsAt(); dead || !ends.IsZero() && !now.Before(ends) {
+			over = append(over, o)
+		} else {
+			s.wake(ls, ends)
+		}
+	}
+	s.mu.Unlock()
+	s.end(over, causeExpired)
+	return nil
+}
+
+// askRestore calls Restore, which is the application's: it may hang, or panic.
+// It returns a session that lives, or why not. It does not outlast k.
+func (k *socket) askRestore() (*Session, error) {
+	ctx, cancel := context.WithTimeout(k.inner, restoreWait)
+	defer cancel()
+	type answer struct {
+		session *Session
+		err     error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		a := answer{err: errors.New("restore did not return")}
+		defer func() {
+			if v := recover(); v != nil {
+				a.err = fmt.Errorf("restore panicked: %v", v)
+			}
+			answers <- a
+		}()
+		a.session, a.err = k.restore(ctx, k.session)
+	}()
+	var a answer
+	select {
+	case a = <-answers:
+	case <-ctx.Done():
+		a.err = context.Cause(ctx)
+	}
+	switch {
+	case a.err != nil:
+		return nil, a.err
+	case a.session == nil:
+		return nil, ErrNoSession
+	case !a.session.same(k.session):
+		return nil, errors.New("restore returned a session of another ID, Provider or UserID than it was given")
+	case a.session.over():
+		return nil, ErrSessionExpired
+	}
+	return a.session, nil
+}

@@ -1,0 +1,361 @@
+package middleware_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// restores is a Restore whose answer a test can change.
+type restores struct {
+	mu     sync.Mutex
+	answer func(ctx context.Context, s *middleware.Session) (*middleware.Session, error)
+	calls  int
+}
+
+func (r *restores) set(answer func(ctx context.Context, s *middleware.Session) (*middleware.Session, error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answer, r.calls = answer, 0
+}
+
+func (r *restores) restore(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+	r.mu.Lock()
+	r.calls++
+	answer := r.answer
+	r.mu.Unlock()
+	if answer == nil {
+		return s, nil
+	}
+	return answer(ctx, s)
+}
+
+func until(end time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+	return func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
+		c := *s
+		c.ExpiresAt = end
+		return &c, nil
+	}
+}
+
+func says(err error) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+	return func(context.Context, *middleware.Session) (*middleware.Session, error) { return nil, err }
+}
+
+// lifetime waits until the page's socket ends with session_expired, and returns
+// how long that was.
+func lifetime(t *testing.T, p *page) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	requireClosed(t, p, 4401, "session_expired")
+	return time.Since(begin)
+}
+
+func TestSocketEndsWithItsSession(t *testing.T) {
+	const hour = time.Hour
+	for _, tt := range []struct {
+		name string
+		act  func(app *socketApp, begin time.Time)
+		want time.Duration
+	}{
+		{"at ExpiresAt", func(*socketApp, time.Time) {}, hour},
+		{"extended", func(app *socketApp, begin time.Time) {
+			require.Equal(t, 1, app.sockets.Extend(annsGrant().SessionID, begin.Add(2*hour)))
+			require.Zero(t, app.sockets.Extend("another", begin.Add(9*hour)))
+			require.Zero(t, app.sockets.Extend("", begin.Add(9*hour)))
+		}, 2 * hour},
+		{"not shortened by Extend", func(app *socketApp, begin time.Time) {
+			require.Zero(t, app.sockets.Extend(annsGrant().SessionID, begin.Add(time.Minute)))
+		}, hour},
+		{"extended again and again", func(app *socketApp, begin time.Time) {
+			go func() {
+				for i := range 5 {
+					time.Sleep(50 * time.Minute)
+					app.sockets.Extend(annsGrant().SessionID, begin.Add(time.Duration(i+2)*hour))
+				}
+			}()
+		}, 6 * hour},
+		{"extended to no known end, then revoked", func(app *socketApp, begin time.Time) {
+			require.Equal(t, 1, app.sockets.Extend(annsGrant().SessionID, time.Time{}))
+			time.AfterFunc(time.Until(begin.Add(100*hour)), func() { app.sockets.CloseSession(annsGrant().SessionID, "session_expired") })
+		}, 100 * hour},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &echoes{}
+				app := newSocketApp(t, h, socketAppOptions{})
+				g := annsGrant()
+				begin := time.Now()
+				g.SessionExpiresAt = begin.Add(hour)
+				p := app.live(t, g)
+				skew := time.Since(begin)
+				tt.act(app, begin)
+				require.Equal(t, tt.want, lifetime(t, p)+skew)
+				if cause := h.ended(t, 1)[0]; tt.want < 100*hour {
+					require.ErrorIs(t, cause, middleware.ErrSessionExpired)
+				}
+				synctest.Wait()
+				line := app.audit.Events(t, audit.SocketClosed)[0]
+				require.Equal(t, "session_expired", line["reason"])
+				require.InDelta(t, tt.want.Seconds(), line["seconds"], 0.01)
+			})
+		})
+	}
+}
+
+// Each socket has the end that was known when it was admitted; the session has
+// one timer for them.
+func TestSocketsOfOneSessionEndEachAtItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app := newSocketApp(t, &echoes{}, socketAppOptions{})
+		begin := time.Now()
+		var pages []*page
+		for _, hours := range []time.Duration{3, 1, 0, 2} {
+			g := annsGrant()
+			if hours > 0 {
+				g.SessionExpiresAt = begin.Add(hours * time.Hour)
+			}
+			pages = append(pages, app.live(t, g))
+		}
+		for _, i := range []int{1, 3, 0} {
+			requireClosed(t, pages[i], 4401, "session_expired")
+		}
+		require.Equal(t, 3*time.Hour, time.Since(begin))
+		require.Equal(t, 1, app.sockets.Len())
+	})
+}
+
+func TestRestoreAtTheEnd(t *testing.T) {
+	const hour = time.Hour
+	for _, tt := range []struct {
+		name     string
+		answer   func(begin time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error)
+		want     time.Duration
+		failures int
+	}{
+		{"a later end", func(begin time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+			return func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+				if time.Since(begin) < 3*hour-time.Minute {
+					return until(time.Now().Add(hour))(ctx, s) // slides
+				}
+				return s, nil
+			}
+		}, 3 * hour, 0},
+		{"no known end is no later one", func(time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+			return until(time.Time{})
+		}, hour, 0},
+		{"gone", func(time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+			return says(middleware.ErrNoSession)
+		}, hour, 0},
+		{"undecided: the end that is known stands", func(time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+			return says(errDown)
+		}, hour, 1},
+		{"hangs", func(time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+			return func(ctx context.Context, _ *middleware.Session) (*middleware.Session, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+		}, hour + 5*time.Second, 1},
+		{"hangs, whatever its context says", func(time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+			return func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
+				time.Sleep(3 * hour)
+				return until(time.Now().Add(hour))(nil, s)
+			}
+		}, hour + 5*time.Second, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := &restores{}
+				app := newSocketApp(t, &echoes{}, socketAppOptions{guard: middleware.GuardOptions{Restore: r.restore}})
+				g := annsGrant()
+				begin := time.Now()
+				g.SessionExpiresAt = begin.Add(hour)
+				p := app.live(t, g)
+				q := app.live(t, g)
+				skew := time.Since(begin)
+				r.set(tt.answer(begin))
+				require.Equal(t, tt.want, lifetime(t, p)+skew)
+				requireClosed(t, q, 4401, "session_expired")
+				synctest.Wait()
+				require.Len(t, app.audit.Events(t, audit.SessionVerifyFailure), tt.failures)
+				time.Sleep(3 * hour) // for a Restore that hangs
+			})
+		})
+	}
+}
+
+func TestRecheck(t *testing.T) {
+	const every = time.Minute
+	for _, tt := range []struct {
+		name   string
+		answer func(context.Context, *middleware.Session) (*middleware.Session, error)
+		ends   bool
+		fails  bool
+	}{
+		{"still there", nil, false, false},
+		{"not there", says(fmt.Errorf("store: %w", middleware.ErrNoSession)), true, false},
+		{"expired", says(middleware.ErrSessionExpired), true, false},
+		{"nothing at all", says(nil), true, false},
+		{"over", until(time.Unix(1, 0)), true, false},
+		{"undecided", says(errDown), false, true},
+		{"panics", func(context.Context, *middleware.Session) (*middleware.Session, error) { panic("no") }, false, true},
+		{"hangs", func(ctx context.Context, _ *middleware.Session) (*middleware.Session, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}, false, true},
+		{"somebody else's session", func(context.Context, *middleware.Session) (*middleware.Session, error) {
+			return &middleware.Session{ID: "x"}, nil
+		}, false, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := &restores{}
+				app := newSocketApp(t, &echoes{}, socketAppOptions{
+					guard:   middleware.GuardOptions{Restore: r.restore},
+					sockets: middleware.SocketsOptions{RecheckEvery: every},
+				})
+				pages := []*page{app.live(t, annsGrant()), app.live(t, annsGrant()), app.live(t, annsGrant())}
+				r.set(tt.answer)
+				if tt.ends {
+					begin := time.Now()
+					for _, p := range pages {
+						requireClosed(t, p, 4401, "session_expired")
+					}
+					require.LessOrEqual(t, time.Since(begin), every)
+					require.Empty(t, app.audit.Events(t, audit.SessionVerifyFailure))
+					return
+				}
+				time.Sleep(10*every + 5*time.Second)
+				require.Equal(t, 3, app.sockets.Len())
+				r.mu.Lock()
+				calls := r.calls
+				r.mu.Unlock()
+				require.GreaterOrEqual(t, calls, 9, "at least once in a minute")
+				require.LessOrEqual(t, calls, 21, "once for the session, not for each socket")
+				failures := app.audit.Events(t, audit.SessionVerifyFailure)
+				if !tt.fails {
+					require.Empty(t, failures)
+					return
+				}
+				require.InDelta(t, calls, len(failures), 1)
+				require.Equal(t, map[string]any{"event": "session_verify_failure", "provider": "oidc",
+					"reason": "recheck", "ip": "pipe", "path": "/ws"}, failures[0])
+				requireNoSecret(t, "the audit", app.audit.Text())
+			})
+		})
+	}
+}
+
+// Rechecks of sessions that came in together are spread over the time, and at
+// most 16 of them run at once.
+func TestRechecksAreSpreadAndBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &restores{}
+		app := newSocketApp(t, &echoes{}, socketAppOptions{
+			guard:   middleware.GuardOptions{Restore: r.restore},
+			sockets: middleware.SocketsOptions{RecheckEvery: 10 * time.Second},
+		})
+		const sessions = 100
+		for i := range sessions {
+			g := annsGrant()
+			g.SessionID = fmt.Sprintf("session-%d", i)
+			app.live(t, g)
+		}
+		begin := time.Now()
+		first := make(map[string]time.Duration)
+		r.set(func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if _, ok := first[s.ID]; !ok {
+				first[s.ID] = time.Since(begin)
+			}
+			return s, nil
+		})
+		time.Sleep(10 * time.Second)
+		r.mu.Lock()
+		require.Len(t, first, sessions)
+		times := slices.Collect(maps.Values(first))
+		r.mu.Unlock()
+		require.Greater(t, slices.Max(times)-slices.Min(times), 2*time.Second)
+
+		var running, most atomic.Int32
+		r.set(func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+			n := running.Add(1)
+			defer running.Add(-1)
+			for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+			}
+			select {
+			case <-time.After(4 * time.Second):
+				return s, nil
+			case <-ctx.Done(): // with its socket, at the end of the test
+				return nil, ctx.Err()
+			}
+		})
+		time.Sleep(20 * time.Second)
+		require.EqualValues(t, 16, most.Load())
+	})
+}
+
+// A session without a known end has none.
+func TestSocketWithoutAnEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app := newSocketApp(t, &echoes{}, socketAppOptions{})
+		app.live(t, annsGrant())
+		time.Sleep(1000 * time.Hour)
+		require.Equal(t, 1, app.sockets.Len())
+	})
+}
+
+// A stream ends with its session as a socket does.
+func TestStreamEndsAtExpiry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		causes := make(chan error, 1)
+		app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusOK)
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+			causes <- context.Cause(r.Context())
+		}), socketAppOptions{guard: middleware.GuardOptions{AdmitRequests: true}})
+		g := annsGrant()
+		g.SessionExpiresAt = time.Now().Add(time.Hour)
+		p := app.send(t, get(app.ticketFor(t, g)))
+		require.Equal(t, http.StatusOK, p.status)
+		err := <-causes
+		require.True(t, errors.Is(err, middleware.ErrSessionExpired), "%v", err)
+		require.False(t, time.Now().Before(g.SessionExpiresAt))
+		p.Close()
+	})
+}
+
+// What Restore does to its own session's sockets is in nobody's way.
+func TestRevokeDuringRecheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &restores{}
+		app := newSocketApp(t, &echoes{}, socketAppOptions{
+			guard:   middleware.GuardOptions{Restore: r.restore},
+			sockets: middleware.SocketsOptions{RecheckEvery: time.Minute},
+		})
+		p := app.live(t, annsGrant())
+		r.set(func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+			if err := app.issuer.Revoke(ctx, tickets.Revocation{SessionID: s.ID}); err != nil {
+				return nil, err
+			}
+			return s, nil
+		})
+		requireClosed(t, p, 4401, "session_revoked")
+	})
+}

@@ -1,0 +1,308 @@
+package middleware
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// entry is what the guard knows of a request that it lets in.
+type entry struct {
+	session                    *Session
+	grant                      tickets.Grant
+	issuer                     *tickets.Issuer
+	ip, path, origin, ticketID string
+	stream                     bool // AdmitRequests: no upgrade; live for as long as its handler
+	restore                    func(ctx context.Context, s *Session) (*Session, error)
+	audit                      *audit.Log
+}
+
+// sessionHash is the first half of a session id's SHA-256: the id itself may be
+// a cookie, and other nodes' revocations tell no more than the hash.
+type sessionHash [sha256.Size / 2]byte
+
+func hashSession(id string) sessionHash {
+	h := sha256.Sum256([]byte(id))
+	return sessionHash(h[:])
+}
+
+// A socket is in two rosters: its session's, and its person's.
+const (
+	bySession = iota
+	byUser
+)
+
+type link struct{ prev, next *socket }
+
+// roster is a list of sockets, in the order in which they were admitted.
+type roster struct {
+	first, last *socket
+	n           int32 // admitted or live
+	live        int32
+}
+
+func (r *roster) push(k *socket, by int) {
+	k.links[by].prev = r.last
+	if r.last == nil {
+		r.first = k
+	} else {
+		r.last.links[by].next = k
+	}
+	r.last = k
+	r.n++
+}
+
+func (r *roster) remove(k *socket, by int) {
+	l := k.links[by]
+	if l.prev == nil {
+		r.first = l.next
+	} else {
+		l.prev.links[by].next = l.next
+	}
+	if l.next == nil {
+		r.last = l.prev
+	} else {
+		l.next.links[by].prev = l.prev
+	}
+	k.links[by] = link{}
+	r.n--
+	if k.live {
+		r.live--
+	}
+}
+
+// collect appends the roster's sockets to ks.
+func (r *roster) collect(ks []*socket, by int) []*socket {
+	for k := r.first; k != nil; k = k.links[by].next {
+		ks = append(ks, k)
+	}
+	return ks
+}
+
+// overflow appends to ks the oldest live sockets beyond limit, but for k.
+func (r *roster) overflow(ks []*socket, by, limit int, k *socket) []*socket {
+	if limit == 0 {
+		return ks
+	}
+	over := int(r.live) - limit
+	for old := r.first; old != nil && over > 0; old = old.links[by].next {
+		if old.live && old != k {
+			ks = append(ks, old)
+			over--
+		}
+	}
+	return ks
+}
+
+type liveUser struct {
+	roster
+	User
+}
+
+// full looks whether one more could come in at all: nil if so. Nothing is taken.
+func (s *Sockets) full() *Rejection {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refusal()
+}
+
+func (s *Sockets) refusal() *Rejection {
+	if s.shut {
+		rej := refuse(http.StatusServiceUnavailable, codeUnavailable, reasonGoingAway)
+		rej.CloseCode = closeGoingAway
+		return rej
+	}
+	if s.opts.Max > 0 && s.n >= s.opts.Max {
+		return tooMany()
+	}
+	return nil
+}
+
+func tooMany() *Rejection {
+	return refuse(http.StatusTooManyRequests, codeTooMany, reasonTooMany)
+}
+
+// enter takes a place for what e describes, or says why there is none for it.
+// It asks about revocation only once the place is taken: one that comes later
+// finds the socket here.
+func (s *Sockets) enter(ctx context.Context, e entry) (*socket, *Rejection) {
+	k := newSocket(ctx, s, &e)
+	hash := hashSession(e.session.ID)
+	if e.session.ID == "" { // a session of its own, that nobody can name
+		binary.BigEndian.PutUint64(hash[:], rand.Uint64())
+		binary.BigEndian.PutUint64(hash[8:], rand.Uint64())
+	}
+
+	s.mu.Lock()
+	rej := s.refusal()
+	if rej == nil && !s.room(e.session, hash) {
+		rej = tooMany()
+	}
+	if rej != nil {
+		s.mu.Unlock()
+		k.cancel(nil)
+		return nil, rej
+	}
+	s.add(k, hash)
+	var evicted []*socket
+	if e.stream {
+		evicted = s.enliven(k)
+	}
+	s.mu.Unlock()
+
+	if err := e.issuer.Revoked(e.grant); err != nil {
+		k.withdraw()
+		rej := ticketRejection(http.StatusUnauthorized, codeTicketRejected, reasonRevoked)
+		rej.Err = err
+		return nil, rej
+	}
+	s.end(evicted, causeEvicted)
+	if e.stream {
+		k.recordOpened()
+	}
+	return k, nil
+}
+
+// room reports whether a person and a session have room for one more. Where the
+// oldest is evicted, that happens when the new one is live; until then it is
+// only those who have not upgraded yet that must not be more than the limit.
+func (s *Sockets) room(session *Session, hash sessionHash) bool {
+	within := func(r *roster, limit int) bool {
+		if s.opts.EvictOldest {
+			return int(r.n-r.live) < limit
+		}
+		return int(r.n) < limit
+	}
+	if limit := s.opts.MaxPerSession; limit > 0 {
+		if ls := s.sessions[hash]; ls != nil && !within(&ls.roster, limit) {
+			return false
+		}
+	}
+	if limit := s.opts.MaxPerUser; limit > 0 && session.UserID != "" {
+		if lu := s.users[User{session.Provider, session.UserID}]; lu != nil && !within(&lu.roster, limit) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Sockets) add(k *socket, hash sessionHash) {
+	ls := s.sessions[hash]
+	if ls == nil {
+		ls = &liveSession{hash: hash}
+		s.sessions[hash] = ls
+	}
+	user := User{k.session.Provider, k.session.UserID}
+	lu := s.users[user]
+	if lu == nil {
+		lu = &liveUser{User: user}
+		s.users[user] = lu
+	}
+	k.ls, k.lu = ls, lu
+	ls.push(k, bySession)
+	lu.push(k, byUser)
+	s.n++
+	s.open++
+	s.watch(ls, k.endsAt())
+}
+
+// enliven makes k a live socket and returns those that must go for it.
+func (s *Sockets) enliven(k *socket) (evicted []*socket) {
+	k.live = true
+	k.openedAt = time.Now().UnixNano()
+	k.ls.live++
+	k.lu.live++
+	s.live++
+	if s.opts.EvictOldest {
+		evicted = k.ls.overflow(evicted, bySession, s.opts.MaxPerSession, k)
+		if k.session.UserID != "" {
+			evicted = k.lu.overflow(evicted, byUser, s.opts.MaxPerUser, k)
+		}
+	}
+	return evicted
+}
+
+// remove frees k's place. It still counts as open until it is gone.
+func (s *Sockets) remove(k *socket) {
+	k.ls.remove(k, bySession)
+	k.lu.remove(k, byUser)
+	if k.ls.n == 0 {
+		delete(s.sessions, k.ls.hash)
+		k.ls.clock.stop()
+	}
+	if k.lu.n == 0 {
+		delete(s.users, k.lu.User)
+	}
+	s.n--
+	if k.live {
+		s.live--
+	}
+}
+
+// gone is called once for each that was added, when nothing of it is left.
+func (s *Sockets) gone() {
+	s.mu.Lock()
+	s.open--
+	s.drained()
+	s.mu.Unlock()
+}
+
+func (s *Sockets) drained() {
+	if s.shut && s.open == 0 {
+		select {
+		case <-s.empty:
+		default:
+			close(s.empty)
+		}
+	}
+}
+
+// end ends those of ks that have not ended, for the same cause, and returns how
+// many that were. It does not wait for them to be gone.
+func (s *Sockets) end(ks []*socket, cause *CloseError) int {
+	if len(ks) == 0 {
+		return 0
+	}
+	type victim struct {
+		*socket
+		hijacked bool
+	}
+	ended := make([]victim, 0, len(ks))
+	s.mu.Lock()
+	for _, k := range ks {
+		if !k.ended {
+			k.ended, k.conn.ending = true, newEnding(cause)
+			s.remove(k)
+			ended = append(ended, victim{k, k.hijacked})
+		}
+	}
+	s.mu.Unlock()
+	for _, k := range ended {
+		k.terminate(k.hijacked)
+	}
+	return len(ended)
+}
+
+func (s *Sockets) ofSession(hash sessionHash) []*socket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ls := s.sessions[hash]; ls != nil {
+		return ls.collect(nil, bySession)
+	}
+	return nil
+}
+
+func (s *Sockets) ofUser(u User) []*socket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if lu := s.users[u]; lu != nil && u.UserID != "" {
+		return lu.collect(nil, byUser)
+	}
+	return nil
+}

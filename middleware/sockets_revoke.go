@@ -1,0 +1,88 @@
+package middleware
+
+import (
+	"context"
+	"log/slog"
+	"runtime"
+	"slices"
+	"sync"
+	"weak"
+
+	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// follower ends the sockets of an issuer's tickets when they are revoked, and
+// writes the revocation's one line: there may be several guards, each with
+// Sockets of its own, but a revocation takes effect once.
+type follower struct {
+	mu      sync.Mutex
+	sockets []*Sockets
+	logs    []*audit.Log
+}
+
+// followers has the follower of each issuer that a guard was made for, for as
+// long as the issuer is there.
+var followers = struct {
+	sync.Mutex
+	of map[weak.Pointer[tickets.Issuer]]*follower
+}{of: make(map[weak.Pointer[tickets.Issuer]]*follower)}
+
+// follow makes issuer's revocations end the sockets of s, and be recorded in
+// log. A second time for the same ones does nothing.
+func (s *Sockets) follow(issuer *tickets.Issuer, log *audit.Log) {
+	key := weak.Make(issuer)
+	followers.Lock()
+	f := followers.of[key]
+	if f == nil {
+		f = &follower{}
+		followers.of[key] = f
+		runtime.AddCleanup(issuer, func(key weak.Pointer[tickets.Issuer]) {
+			followers.Lock()
+			delete(followers.of, key)
+			followers.Unlock()
+		}, key)
+		issuer.OnRevoke(f.revoked)
+	}
+	followers.Unlock()
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !slices.Contains(f.sockets, s) {
+		f.sockets = append(f.sockets, s)
+	}
+	if !slices.Contains(f.logs, log) {
+		f.logs = append(f.logs, log)
+	}
+}
+
+func (f *follower) revoked(r tickets.Revocation) {
+	f.mu.Lock()
+	sockets, logs := slices.Clone(f.sockets), slices.Clone(f.logs)
+	f.mu.Unlock()
+	n := 0
+	for _, s := range sockets {
+		n += s.end(s.covered(r), causeRevoked)
+	}
+	attrs := make([]slog.Attr, 0, 4)
+	if r.SessionID != "" {
+		attrs = append(attrs, slog.String("session", shortHash(hashSession(r.SessionID))))
+	} else {
+		attrs = append(attrs, slog.String("provider", r.Provider), slog.String("user_id", r.UserID))
+	}
+	attrs = append(attrs, slog.String("reason", r.Reason), slog.Int("sockets", n))
+	for _, log := range logs {
+		log.Record(context.Background(), audit.Revoke, attrs...)
+	}
+}
+
+// covered returns the sockets that r ends.
+func (s *Sockets) covered(r tickets.Revocation) []*socket {
+	var ks []*socket
+	if r.SessionID != "" {
+		ks = s.ofSession(hashSession(r.SessionID))
+	} else {
+		ks = s.ofUser(User{r.Provider, r.UserID})
+	}
+	return slices.DeleteFunc(ks, func(k *socket) bool { return !r.Covers(k.grant()) })
+}

@@ -1,0 +1,438 @@
+package middleware_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+func TestRevokeEndsSockets(t *testing.T) {
+	ann1, ann2, bob := annsGrant(), annsGrant(), annsGrant()
+	ann2.SessionID, bob.SessionID, bob.UserID = "session-2", "session-3", "bob"
+	hash := fmt.Sprintf("%x", sha256.Sum256([]byte(ann1.SessionID)))[:12]
+	for _, tt := range []struct {
+		name   string
+		revoke tickets.Revocation
+		ends   []bool // of ann's first, ann's second, bob's
+		line   map[string]any
+	}{
+		{"session", tickets.Revocation{SessionID: ann1.SessionID, Reason: "logout"}, []bool{true, false, false},
+			map[string]any{"event": "revoke", "session": hash, "reason": "logout", "sockets": 1.0}},
+		{"user", tickets.Revocation{Provider: "oidc", UserID: "ann", Reason: "disabled"}, []bool{true, true, false},
+			map[string]any{"event": "revoke", "provider": "oidc", "user_id": "ann", "reason": "disabled", "sockets": 2.0}},
+		{"user of another provider", tickets.Revocation{Provider: "saml", UserID: "ann"}, []bool{false, false, false},
+			map[string]any{"event": "revoke", "provider": "saml", "user_id": "ann", "reason": "", "sockets": 0.0}},
+		{"session that nobody has", tickets.Revocation{SessionID: "none", Reason: "x"}, []bool{false, false, false}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := &echoes{}
+			app := newSocketApp(t, h, socketAppOptions{tcp: true})
+			var pages []*page
+			for _, g := range []tickets.Grant{ann1, ann2, bob} {
+				pages = append(pages, app.live(t, g))
+			}
+			require.Equal(t, 3, app.sockets.Len())
+			require.NoError(t, app.issuer.Revoke(t.Context(), tt.revoke))
+			n := 0
+			for i, ends := range tt.ends {
+				if ends {
+					n++
+					requireClosed(t, pages[i], 4401, "session_revoked")
+				}
+			}
+			require.Equal(t, 3-n, app.sockets.Len(), "in force before Revoke returns")
+			for _, cause := range h.ended(t, n) {
+				require.ErrorIs(t, cause, tickets.ErrRevoked)
+				require.ErrorIs(t, cause, net.ErrClosed)
+				var closed *middleware.CloseError
+				require.ErrorAs(t, cause, &closed)
+				require.Equal(t, 4401, closed.Code)
+				require.Equal(t, "session_revoked", closed.Reason)
+			}
+			eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == n })
+			for _, line := range app.audit.Events(t, audit.SocketClosed) {
+				require.Equal(t, "session_revoked", line["reason"])
+				require.Equal(t, 4401.0, line["close_code"])
+				require.GreaterOrEqual(t, line["seconds"], 0.0)
+			}
+			revokes := app.audit.Events(t, audit.Revoke)
+			require.Len(t, revokes, 1)
+			if tt.line != nil {
+				require.Equal(t, tt.line, revokes[0])
+			}
+			requireNoSecret(t, "the audit", app.audit.Text())
+		})
+	}
+}
+
+// The lines of one socket are joined by its socket_id, and have what the wire
+// contract lists, in its order.
+func TestSocketLines(t *testing.T) {
+	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
+	p := app.live(t, annsGrant())
+	info := onlySocket(t, app.sockets)
+	app.sockets.CloseSession(annsGrant().SessionID, "")
+	requireClosed(t, p, 4401, "session_revoked")
+	eventually(t, "the last line", func() bool { return strings.Count(app.audit.Text(), "\n") == 2 })
+	opened, closed, _ := strings.Cut(app.audit.Text(), "\n")
+	facts := `,"provider":"oidc","user_id":"ann","ip":"127.0.0.1","path":"/ws","ticket_id":"` + info.TicketID +
+		`","socket_id":"` + info.ID + `"`
+	require.Equal(t, `{"event":"ws_opened"`+facts+`}`, opened)
+	require.Regexp(t, `^\{"event":"ws_closed"`+facts+`,"reason":"session_revoked","close_code":4401,"seconds":[0-9.]+\}\n$`, closed)
+	require.Regexp(t, "^[0-9a-f]{12}$", info.TicketID)
+	require.Equal(t, fmt.Sprintf("%x", sha256.Sum256([]byte(annsGrant().SessionID)))[:12], info.Session)
+}
+
+func onlySocket(t testing.TB, s *middleware.Sockets) middleware.SocketInfo {
+	t.Helper()
+	var all []middleware.SocketInfo
+	for info := range s.All() {
+		all = append(all, info)
+	}
+	require.Len(t, all, 1)
+	return all[0]
+}
+
+// However many guards and Sockets there are, a revocation is one line in each
+// log, with the sockets of all of them.
+func TestRevokeIsOneLine(t *testing.T) {
+	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
+	log, second := newAudit()
+	for range 2 {
+		_, err := middleware.NewGuard(app.issuer, &middleware.GuardOptions{Sockets: app.sockets, Audit: log})
+		require.NoError(t, err)
+	}
+	own, err := middleware.NewGuard(app.issuer, &middleware.GuardOptions{Audit: log}) // with its own Sockets
+	require.NoError(t, err)
+	other := &socketApp{issuer: app.issuer, sockets: own.Sockets(), audit: second}
+	other.serve(t, own.Wrap(&echoes{}), true)
+
+	pages := []*page{app.live(t, annsGrant()), app.live(t, annsGrant()), other.live(t, annsGrant())}
+	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+	for _, p := range pages {
+		requireClosed(t, p, 4401, "session_revoked")
+	}
+	for _, rec := range []*recorder{app.audit, second} {
+		lines := rec.Events(t, audit.Revoke)
+		require.Len(t, lines, 1)
+		require.Equal(t, 3.0, lines[0]["sockets"])
+	}
+}
+
+// A person who signs in again after "sign out everywhere" is let in, and stays.
+func TestRevokeUserSparesLaterSessions(t *testing.T) {
+	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
+	old, later := annsGrant(), annsGrant()
+	old.StartedAt = time.Now().Add(-time.Hour)
+	later.SessionID, later.StartedAt = "later", time.Now().Add(time.Hour)
+	gone := app.live(t, old)
+	app.live(t, later)
+	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{Provider: "oidc", UserID: "ann"}))
+	requireClosed(t, gone, 4401, "session_revoked")
+	require.Equal(t, 1, app.sockets.Len())
+}
+
+// A revocation that comes between the admission and the hijack is remembered,
+// and told once the library's 101 is out.
+func TestRevokeBeforeHijack(t *testing.T) {
+	for _, pieces := range []int{0, 1, 7, 1000} { // 0: net/http writes the 101, as coder/websocket lets it
+		admitted, proceed := make(chan struct{}), make(chan struct{})
+		app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			admitted <- struct{}{}
+			<-proceed
+			assert.ErrorIs(t, context.Cause(r.Context()), tickets.ErrRevoked)
+			if pieces == 0 {
+				(&echoes{}).ServeHTTP(w, r)
+				return
+			}
+			c, _, err := upgradeByHand(w, pieces)
+			if assert.NoError(t, err) {
+				_, err = c.Write(wire(1, "too late"))
+				assert.ErrorIs(t, err, tickets.ErrRevoked)
+				_ = c.Close()
+			}
+		}), socketAppOptions{tcp: true})
+		go func() {
+			<-admitted
+			assert.NoError(t, app.issuer.Revoke(context.Background(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+			close(proceed)
+		}()
+		p := app.live(t, annsGrant())
+		all, err := p.frames()
+		require.NoError(t, err)
+		require.Len(t, all, 1)
+		requireCloseFrame(t, all, 4401, "session_revoked")
+		eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == 1 })
+		require.Equal(t, 1.0, app.audit.Events(t, audit.Revoke)[0]["sockets"])
+		require.Len(t, app.audit.Events(t, audit.SocketOpened), 1)
+	}
+}
+
+// Whichever comes first, the revocation or the admission: no socket is left.
+func TestRevokeRacesAdmission(t *testing.T) {
+	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
+	refused := 0
+	for i := range 400 {
+		g := annsGrant()
+		g.SessionID += strings.Repeat("x", i)
+		request := handshake(app.ticketFor(t, g))
+		var revoking sync.WaitGroup
+		revoking.Go(func() {
+			for range i % 40 * 500 { // a little later each time, up to some 10 µs
+			}
+			assert.NoError(t, app.issuer.Revoke(context.Background(), tickets.Revocation{SessionID: g.SessionID}))
+		})
+		p := app.send(t, request)
+		if p.status == http.StatusSwitchingProtocols {
+			requireClosed(t, p, 4401, "session_revoked")
+		} else {
+			require.Equal(t, http.StatusUnauthorized, p.status)
+			refused++
+		}
+		revoking.Wait()
+		p.Close()
+	}
+	require.Zero(t, app.sockets.Len())
+	t.Logf("%d of 400 were refused, the others closed", refused)
+	eventually(t, "the last line", func() bool {
+		return len(app.audit.Events(t, audit.SocketClosed)) == len(app.audit.Events(t, audit.SocketOpened))
+	})
+}
+
+// Between the ticket and the place: Restore happens to run just then.
+func TestRevokeAfterConsume(t *testing.T) {
+	var app *socketApp
+	app = newSocketApp(t, &echoes{}, socketAppOptions{tcp: true, guard: middleware.GuardOptions{
+		Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+			return s, app.issuer.Revoke(ctx, tickets.Revocation{SessionID: s.ID})
+		},
+	}})
+	require.Equal(t, http.StatusUnauthorized, app.open(t, annsGrant()).status)
+	require.Zero(t, app.sockets.Len())
+	require.NoError(t, app.sockets.Shutdown(t.Context()), "nothing is left of it")
+	require.Equal(t, "revoked", app.audit.Events(t, audit.TicketRejected)[0]["reason"])
+	require.Len(t, app.audit.Lines(t), 2, "that, and the revocation")
+}
+
+// Inside a frame the close frame waits for the frame's end, and nothing else
+// goes out after it.
+func TestRevokeInsideFrame(t *testing.T) {
+	for _, cut := range []int{1, 2, 3, 4, 5, 100, 70_000} {
+		begun, revoked := make(chan struct{}), make(chan struct{})
+		msg := wire(2, strings.Repeat("x", 70_000))
+		app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c, _, err := upgradeByHand(w, 1000)
+			if !assert.NoError(t, err) {
+				return
+			}
+			defer c.Close()
+			_, _ = c.Write(msg[:cut])
+			close(begun)
+			<-revoked
+			n, err := c.Write(append(msg[cut:len(msg):len(msg)], wire(1, "too late")...))
+			assert.Equal(t, len(msg)-cut, n)
+			assert.ErrorIs(t, err, net.ErrClosed)
+			_, err = c.Write([]byte("x"))
+			assert.ErrorIs(t, err, tickets.ErrRevoked)
+			_, err = c.Read(make([]byte, 1))
+			assert.ErrorIs(t, err, tickets.ErrRevoked)
+		}), socketAppOptions{tcp: true})
+		p := app.live(t, annsGrant())
+		<-begun
+		require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+		close(revoked)
+		all, err := p.frames()
+		require.NoError(t, err)
+		require.Len(t, all, 2)
+		require.Len(t, all[0].payload, 70_000)
+		requireCloseFrame(t, all, 4401, "session_revoked")
+	}
+}
+
+// What a handler or a peer may do to be in the way; each is ended within
+// CloseGrace, to the millisecond.
+func TestEndedWithinGrace(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		handler func(c net.Conn, done <-chan struct{})
+		deaf    bool // the peer reads nothing more
+		want    time.Duration
+		told    bool
+	}{
+		{"handler ignores everything", func(_ net.Conn, done <-chan struct{}) { <-done }, false, 0, true},
+		{"handler ignores everything, peer reads nothing", func(_ net.Conn, done <-chan struct{}) { <-done }, true, time.Second, false},
+		{"handler writes, peer reads nothing", func(c net.Conn, _ <-chan struct{}) {
+			for {
+				if _, err := c.Write(wire(2, strings.Repeat("x", 5000))); err != nil {
+					return
+				}
+			}
+		}, true, time.Second, false},
+		{"handler never ends its frame", func(c net.Conn, done <-chan struct{}) {
+			_, _ = c.Write([]byte{0x82, 5, 'a'})
+			<-done
+		}, false, time.Second, false},
+		{"handler reads with a deadline in the way", func(c net.Conn, _ <-chan struct{}) {
+			for {
+				_ = c.SetDeadline(time.Now().Add(time.Hour))
+				if _, err := c.Read(make([]byte, 1)); err != nil {
+					assert.ErrorIs(t, err, tickets.ErrRevoked)
+					_ = c.SetReadDeadline(time.Now())
+					_ = c.SetWriteDeadline(time.Now())
+					_ = c.Close()
+					return
+				}
+			}
+		}, false, 0, true},
+		{"handler's deadline is over", func(c net.Conn, done <-chan struct{}) {
+			_ = c.SetDeadline(time.Now().Add(-time.Hour))
+			<-done
+		}, false, 0, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				done := make(chan struct{})
+				app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					c, _, err := upgradeByHand(w, 1000)
+					if assert.NoError(t, err) {
+						tt.handler(c, done)
+					}
+				}), socketAppOptions{})
+				p := app.live(t, annsGrant())
+				var got []wireFrame
+				var err error
+				var reading sync.WaitGroup
+				if !tt.deaf {
+					reading.Go(func() { got, err = p.frames() })
+				}
+				synctest.Wait()
+				begin := time.Now()
+				require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+				require.NoError(t, app.sockets.Shutdown(t.Context())) // waits until it is gone
+				require.Equal(t, tt.want, time.Since(begin))
+				reading.Wait()
+				line := app.audit.Events(t, audit.SocketClosed)
+				require.Len(t, line, 1)
+				require.Equal(t, "session_revoked", line[0]["reason"])
+				if tt.told {
+					require.NoError(t, err)
+					requireCloseFrame(t, got, 4401, "session_revoked")
+					require.Equal(t, 4401.0, line[0]["close_code"])
+				} else {
+					require.Equal(t, 1006.0, line[0]["close_code"])
+				}
+				close(done)
+			})
+		})
+	}
+}
+
+// A peer that never closes its side is not waited for longer than CloseGrace.
+func TestEndedWithinGraceOfAPeerThatStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: 3 * time.Second}})
+		p := app.live(t, annsGrant())
+		go func() { _, _ = io.Copy(io.Discard, p.br) }()
+		synctest.Wait()
+		begin := time.Now()
+		require.Equal(t, 1, app.sockets.CloseUser("oidc", "ann", "bye"))
+		require.NoError(t, app.sockets.Shutdown(t.Context()))
+		require.Equal(t, 3*time.Second, time.Since(begin))
+		line := app.audit.Events(t, audit.SocketClosed)[0]
+		require.Equal(t, "bye", line["reason"])
+		require.Equal(t, 4401.0, line["close_code"], "it was told, all the same")
+	})
+}
+
+// A peer that writes before it reads, as a browser that uploads does, is read
+// on, so that it comes to read its close frame.
+func TestRevokeWhilePeerWrites(t *testing.T) {
+	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, _, err := upgradeByHand(w, 1000)
+		if assert.NoError(t, err) {
+			defer c.Close()
+			<-r.Context().Done() // never reads
+		}
+	}), socketAppOptions{tcp: true, sockets: middleware.SocketsOptions{CloseGrace: time.Hour}})
+	p := app.live(t, annsGrant())
+	require.NoError(t, p.SetDeadline(time.Now().Add(patience)))
+	written := make(chan error, 1)
+	go func() {
+		_, err := p.Write(make([]byte, 64<<20)) // more than any buffer holds
+		written <- err
+	}()
+	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+	require.NoError(t, <-written)
+	requireClosed(t, p, 4401, "session_revoked")
+}
+
+// When the handler has said goodbye already, its close frame stands: a second one
+// would break the protocol (RFC 6455 section 5.5.1).
+func TestRevokeAfterTheHandlersCloseFrame(t *testing.T) {
+	said := make(chan struct{})
+	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, _, err := upgradeByHand(w, 1000)
+		if assert.NoError(t, err) {
+			_, err = c.Write(wire(8, "\x0b\xbfdone"))
+			assert.NoError(t, err)
+			close(said)
+			<-r.Context().Done()
+		}
+	}), socketAppOptions{tcp: true})
+	p := app.live(t, annsGrant())
+	<-said
+	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+	requireClosed(t, p, 3007, "done")
+	require.NoError(t, app.sockets.Shutdown(t.Context()))
+	line := app.audit.Events(t, audit.SocketClosed)[0]
+	require.Equal(t, "session_revoked", line["reason"])
+	require.Equal(t, 3007.0, line["close_code"])
+}
+
+func TestCloseSessionAndUser(t *testing.T) {
+	long := strings.Repeat("ü", 100)
+	for _, tt := range []struct{ name, reason, want string }{
+		{"a reason", "account_locked", "account_locked"},
+		{"none", "", "session_revoked"},
+		{"too long (RFC 6455 section 5.5), not cut inside a character", long, long[:122]},
+		{"not UTF-8 (RFC 6455 section 5.5.1)", "a\xffb", "a\uFFFDb"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := &echoes{}
+			app := newSocketApp(t, h, socketAppOptions{tcp: true})
+			p, q := app.live(t, annsGrant()), app.live(t, annsGrant())
+			require.Zero(t, app.sockets.CloseSession("nobody's", tt.reason))
+			require.Zero(t, app.sockets.CloseSession("", tt.reason))
+			require.Zero(t, app.sockets.CloseUser("oidc", "bob", tt.reason))
+			require.Equal(t, 2, app.sockets.CloseSession(annsGrant().SessionID, tt.reason))
+			require.Zero(t, app.sockets.CloseSession(annsGrant().SessionID, tt.reason), "they have ended")
+			requireClosed(t, p, 4401, tt.want)
+			requireClosed(t, q, 4401, tt.want)
+			var closed *middleware.CloseError
+			require.ErrorAs(t, h.ended(t, 2)[0], &closed)
+			require.Equal(t, &middleware.CloseError{Code: 4401, Reason: tt.want}, closed)
+			require.False(t, errors.Is(closed, tickets.ErrRevoked))
+			require.Empty(t, app.audit.Events(t, audit.Revoke))
+
+			p = app.live(t, annsGrant()) // nothing was revoked
+			require.Equal(t, 1, app.sockets.CloseUser("oidc", "ann", tt.reason))
+			requireClosed(t, p, 4401, tt.want)
+		})
+	}
+}
