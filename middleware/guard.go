@@ -139,8 +139,11 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 			g.onReject(w, r, rej)
 			return
 		}
-		defer a.Release()
-		next.ServeHTTP(a.ResponseWriter(w), a.Request)
+		// Not a.Release: a deferred Admission would keep its Request for as long as
+		// the socket lives.
+		k := a.socket
+		defer k.release()
+		next.ServeHTTP(k.responseWriter(w), a.Request)
 	})
 }
 
@@ -212,7 +215,7 @@ func (g *Guard) admit(r *http.Request, ip string, id *string, who **Session) (*A
 	if rej != nil {
 		return nil, rej
 	}
-	k, rej := g.sockets.enter(WithSession(r.Context(), s), entry{
+	k, rej := g.sockets.enter(r.Context(), entry{
 		session: s, grant: grant, issuer: g.issuer,
 		ip: ip, path: r.URL.Path, origin: r.Header.Get("Origin"), ticketID: *id,
 		stream: stream, restore: g.opts.Restore, audit: g.audit,

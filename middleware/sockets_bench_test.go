@@ -30,6 +30,7 @@ import (
 // reports what one costs more: 700 bytes at most.
 func BenchmarkIdleMemory(b *testing.B) {
 	const n = 2000
+	idleBytes(b, n, false) // the runtime keeps what goroutines are made of
 	for b.Loop() {
 		bare := idleBytes(b, n, false)
 		guarded := idleBytes(b, n, true)

@@ -30,11 +30,10 @@ func TestNewSocketsRefusesAll(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	same, otherSession, otherUser, nobody, nobody2 := annsGrant(), annsGrant(), annsGrant(), annsGrant(), annsGrant()
+	same, otherSession, otherUser, nobody := annsGrant(), annsGrant(), annsGrant(), annsGrant()
 	otherSession.SessionID = "session-2"
 	otherUser.SessionID, otherUser.UserID = "session-3", "bob"
 	nobody.SessionID, nobody.UserID = "", ""
-	nobody2 = nobody
 	for _, tt := range []struct {
 		name    string
 		opts    middleware.SocketsOptions
@@ -49,7 +48,7 @@ func TestLimits(t *testing.T) {
 		{"user", middleware.SocketsOptions{MaxPerUser: 1}, same, otherSession, true, false},
 		{"user, the oldest", middleware.SocketsOptions{MaxPerUser: 1, EvictOldest: true}, same, otherSession, false, true},
 		{"user, another's", middleware.SocketsOptions{MaxPerUser: 1}, same, otherUser, false, false},
-		{"user, nobody in particular", middleware.SocketsOptions{MaxPerUser: 1, MaxPerSession: 1}, nobody, nobody2, false, false},
+		{"user, nobody in particular", middleware.SocketsOptions{MaxPerUser: 1, MaxPerSession: 1}, nobody, nobody, false, false},
 		{"session", middleware.SocketsOptions{MaxPerSession: 1}, same, same, true, false},
 		{"session, the oldest", middleware.SocketsOptions{MaxPerSession: 1, EvictOldest: true}, same, same, false, true},
 		{"session, another of the same user", middleware.SocketsOptions{MaxPerSession: 1}, same, otherSession, false, false},

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"math/rand/v2"
@@ -372,50 +371,4 @@ func (k *socket) grant() tickets.Grant {
 		SessionID: k.session.ID, Provider: k.session.Provider, UserID: k.session.UserID,
 		StartedAt: k.session.StartedAt,
 	}
-}
-
-// socketWriter tracks whether the handler takes the connection. It has what
-// net/http's own has: WebSocket libraries ask for Hijack, streams for Flush,
-// and downloads for ReadFrom.
-type socketWriter struct {
-	http.ResponseWriter
-	k        *socket
-	switched bool // 101 was written before the hijack
-}
-
-func (w *socketWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-func (w *socketWriter) WriteHeader(status int) {
-	w.switched = w.switched || status == http.StatusSwitchingProtocols
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *socketWriter) Write(p []byte) (int, error) {
-	n, err := w.ResponseWriter.Write(p)
-	w.k.conn.sent.Add(int64(n))
-	return n, err
-}
-
-func (w *socketWriter) ReadFrom(r io.Reader) (int64, error) {
-	n, err := io.Copy(w.ResponseWriter, r) // which finds its ReadFrom, if it has one
-	w.k.conn.sent.Add(n)
-	return n, err
-}
-
-func (w *socketWriter) Flush() { _ = w.FlushError() }
-
-func (w *socketWriter) FlushError() error {
-	return http.NewResponseController(w.ResponseWriter).Flush()
-}
-
-func (w *socketWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := w.k.hijack(conn, rw, w.switched); err != nil {
-		_ = conn.Close()
-		return nil, nil, err
-	}
-	return &w.k.conn, rw, nil
 }
