@@ -29,6 +29,9 @@ type encoder struct {
 	full  bool // the line has reached its limit
 	depth int
 	spans []span // of the secrets in the string at hand
+
+	second int64                                           // that stamp was made for
+	stamp  [len(`"2006-01-02T15:04:05.000000+00:00"`)]byte // but for its microseconds
 }
 
 type span struct{ from, to int32 }
@@ -110,6 +113,16 @@ func (e *encoder) field(o *object, key string, v slog.Value) {
 		}
 		v, kind = resolve(v)
 	}
+	if kind == slog.KindString { // as nearly all are
+		start := len(e.buf)
+		if e.name(o, key) {
+			if !e.text(v.String(), min(e.room, e.limit-len(e.buf))) && !e.cut {
+				e.full = true
+			}
+			e.keep(start)
+		}
+		return
+	}
 	var members []slog.Attr
 	if kind == slog.KindGroup {
 		members = v.Group()
@@ -142,6 +155,11 @@ func (e *encoder) field(o *object, key string, v slog.Value) {
 		e.buf = append(e.buf, '}')
 		return
 	}
+	e.keep(start)
+}
+
+// keep takes back what was written from start on if the line has no room for it.
+func (e *encoder) keep(start int) {
 	if e.full || len(e.buf) > e.limit {
 		e.full = true
 		e.buf = e.buf[:start]
@@ -153,10 +171,6 @@ func (e *encoder) leaf(kind slog.Kind, v slog.Value) {
 	start := len(e.buf)
 	room := min(e.room, e.limit-start)
 	switch kind {
-	case slog.KindString:
-		if !e.text(v.String(), room) && !e.cut {
-			e.full = true
-		}
 	case slog.KindInt64:
 		e.buf = strconv.AppendInt(e.buf, v.Int64(), 10)
 	case slog.KindUint64:
@@ -212,7 +226,7 @@ type object struct {
 
 // name writes a field's name and reports whether its value is to follow.
 func (e *encoder) name(o *object, key string) bool {
-	if nameKind(key) != plainName || o.top && e.reserved(key) {
+	if nameKind(key) != plainName || o.top && reserved(key, e.cut) {
 		return false
 	}
 	start := len(e.buf)
@@ -265,40 +279,33 @@ func (o *object) add(buf []byte, s span) bool {
 
 // reserved reports whether key would pass for one of the log's own fields
 // with a reader that, as encoding/json does, takes no account of case.
-func (e *encoder) reserved(key string) bool {
+func reserved(key string, cut bool) bool {
 	switch len(key) {
 	case len("ts"), len("tſ"):
 		return strings.EqualFold(key, "ts")
 	case len("event"):
 		return strings.EqualFold(key, "event")
 	case len("truncated"):
-		return e.cut && strings.EqualFold(key, "truncated")
+		return cut && strings.EqualFold(key, "truncated")
 	}
 	return false
 }
 
 // time writes t as RFC 3339 has it, in UTC, with microseconds.
 func (e *encoder) time(t time.Time) error {
-	t = t.UTC()
-	year, month, day := t.Date()
-	if year < 0 || year > 9999 {
-		return errValue
+	if second := t.Unix(); second != e.second || e.stamp[0] == 0 {
+		t = t.UTC()
+		if year := t.Year(); year < 0 || year > 9999 {
+			return errValue
+		}
+		e.second = second
+		t.AppendFormat(e.stamp[:0], `"2006-01-02T15:04:05.000000+00:00"`)
 	}
-	hour, minute, second := t.Clock()
 	micro := t.Nanosecond() / 1000
-	b := append(e.buf, `"0000-00-00T00:00:00.000000+00:00"`...)
-	s := b[len(b)-len(`0000-00-00T00:00:00.000000+00:00"`):]
-	digits2(s[0:], year/100)
-	digits2(s[2:], year%100)
-	digits2(s[5:], int(month))
-	digits2(s[8:], day)
-	digits2(s[11:], hour)
-	digits2(s[14:], minute)
-	digits2(s[17:], second)
-	digits2(s[20:], micro/10000)
-	digits2(s[22:], micro/100%100)
-	digits2(s[24:], micro%100)
-	e.buf = b
+	digits2(e.stamp[21:], micro/10000)
+	digits2(e.stamp[23:], micro/100%100)
+	digits2(e.stamp[25:], micro%100)
+	e.buf = append(e.buf, e.stamp[:]...)
 	return nil
 }
 

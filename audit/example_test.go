@@ -2,11 +2,14 @@ package audit_test
 
 import (
 	"context"
+	"expvar"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/ticketgate/ticketgate/audit"
 )
@@ -69,4 +72,137 @@ func ExampleLog_Record() {
 		slog.String("ticket", "3q2-7wAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
 		slog.String("ticket_id", "c0ffee123456"))
 	// Output: level=WARN msg=ws_ticket_rejected event=ws_ticket_rejected reason=used path="/ws?room=7&ticket=***" ticket_id=c0ffee123456
+}
+
+// Events go to a file, and to the application's own logger, which shows
+// refusals only.
+func ExampleLog_Handler() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	file, err := audit.OpenFile(filepath.Join(dir, "auth.log"), nil)
+	if err != nil {
+		panic(err)
+	}
+	defer file.Close()
+	app := slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: withoutTime})
+
+	log := audit.New(slog.NewMultiHandler(file.Handler(), app))
+	log.Record(context.Background(), audit.LoginSuccess, slog.String("user_id", "u1"))
+	log.Record(context.Background(), audit.LoginFailure, slog.String("reason", "wrong_password"))
+	fmt.Println("lines in the file:", file.Stats().Written)
+	// Output:
+	// level=WARN msg=login_failure event=login_failure reason=wrong_password
+	// lines in the file: 2
+}
+
+// Counters is a slog.Handler that counts events, and refusals by reason.
+type Counters struct{ *expvar.Map }
+
+func (c Counters) Enabled(context.Context, slog.Level) bool { return true }
+func (c Counters) WithAttrs([]slog.Attr) slog.Handler       { return c }
+func (c Counters) WithGroup(string) slog.Handler            { return c }
+func (c Counters) Handle(_ context.Context, r slog.Record) error {
+	name := r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "reason" {
+			name += "/" + a.Value.String()
+		}
+		return true
+	})
+	c.Add(name, 1)
+	return nil
+}
+
+// Any slog.Handler serves: this one turns events into counters for a monitor.
+func ExampleNew_counters() {
+	counters := Counters{new(expvar.Map).Init()}
+	log := audit.New(counters)
+	for range 3 {
+		log.Record(context.Background(), audit.TicketMinted, slog.String("user_id", "u1"))
+	}
+	log.Record(context.Background(), audit.TicketRejected, slog.String("reason", "used"))
+	fmt.Println(counters)
+	// Output: {"ws_ticket_minted": 3, "ws_ticket_rejected/used": 1}
+}
+
+// What a crash left of a line is no record.
+func ExampleRead() {
+	log := `{"ts":"2026-05-27T09:12:27.000123+00:00","event":"login_success","user_id":"u1"}
+{"ts":"2026-05-27T09:12:27.0004
+{"ts":"2026-05-27T09:12:31.730001+00:00","event":"logout","user_id":"u1"}
+`
+	for rec, err := range audit.Read(strings.NewReader(log)) {
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(rec.Time.Format(time.TimeOnly), rec.Event, rec.Fields["user_id"], rec.Skipped)
+	}
+	// Output:
+	// 09:12:27 login_success u1 0
+	// 09:12:31 logout u1 1
+}
+
+// Follow shows events as they come, as tail -F does.
+func ExampleFollow() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "auth.log")
+	log, err := audit.OpenFile(path, nil)
+	if err != nil {
+		panic(err)
+	}
+	defer log.Close()
+
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	events := audit.Follow(ctx, path) // from here on
+	log.Record(ctx, audit.LoginStart)
+	log.Record(ctx, audit.LoginSuccess)
+	for rec, err := range events {
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(rec.Event)
+		if rec.Event == audit.LoginSuccess {
+			stop() // ends the sequence
+		}
+	}
+	// Output:
+	// login_start
+	// login_success
+}
+
+// Lines that are on the disk before Record returns, in files of a week each,
+// of which a year's are kept.
+func ExampleFileOptions() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	log, err := audit.OpenFile(filepath.Join(dir, "auth.log"), &audit.FileOptions{
+		Sync:      true,
+		MaxAge:    7 * 24 * time.Hour,
+		KeepFiles: 52,
+		Compress:  true,
+	})
+	if err != nil {
+		panic(err)
+	}
+	log.Record(context.Background(), audit.LoginSuccess, slog.String("user_id", "u1"))
+	fmt.Println(log.Stats().Written, log.Close())
+	// Output: 1 <nil>
+}
+
+func ExampleLog_Stats() {
+	log := audit.New(slog.NewTextHandler(io.Discard, nil))
+	log.Record(context.Background(), audit.LoginStart)
+	fmt.Printf("%+v\n", log.Stats())
+	// Output: {Written:1 Failed:0 Dropped:0 Suppressed:0}
 }

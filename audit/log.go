@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -15,17 +16,28 @@ import (
 type Log struct {
 	handler slog.Handler // of a log without a file; nil: slog.Default()'s
 	file    *file
+	queue   *queue // of a file's log, as its options say
+	group   *group
+	floods  *floods
+	spare   atomic.Pointer[encoder] // of whoever recorded last
 
-	written, failed atomic.Uint64
-	inside          atomic.Int32 // calls of the handler that have not returned
-	warning         atomic.Bool  // a warning is being given
-	warned          atomic.Int64 // when the last one was, Unix nanoseconds
+	closing  sync.Once
+	closeErr error
+
+	written, failed, dropped, suppressed atomic.Uint64
+
+	inside  atomic.Int32 // calls of the handler that have not returned
+	warning atomic.Bool  // a warning is being given
+	warned  atomic.Int64 // when the last one was, Unix nanoseconds
 }
 
 // byDefault is what a nil *Log stands for.
 var byDefault Log
 
-var errClosed = errors.New("the log is closed")
+var (
+	errClosed  = errors.New("the log is closed")
+	errDropped = errors.New("the queue is full")
+)
 
 // New returns a Log that hands its events to h: the event as the message and
 // as the first attribute, "event", then the attributes, redacted. What is not
@@ -62,40 +74,89 @@ func (l *Log) Record(ctx context.Context, e Event, attrs ...slog.Attr) {
 	}
 }
 
-// Stats is what became of the events recorded so far.
+// Stats is what became of the events recorded so far: their sum is how many
+// there were. Lines that the log writes on its own account are not among them.
 type Stats struct {
-	Written uint64 // whole lines in the file, or records that a handler took without an error
-	Failed  uint64 // not written, because of an error
+	Written    uint64 // whole lines in the file, or records that a handler took without an error
+	Failed     uint64 // not written, because of an error
+	Dropped    uint64 // not written, because the queue was full or Close had waited enough
+	Suppressed uint64 // refusals beyond the rates that FileOptions sets
 }
 
-// Stats returns the log's counts. They are exact once no Record is under way.
+// Stats returns the log's counts. They are exact once no Record is under way
+// and nothing is queued.
 func (l *Log) Stats() Stats {
 	if l == nil {
 		l = &byDefault
 	}
-	return Stats{Written: l.written.Load(), Failed: l.failed.Load()}
+	return Stats{l.written.Load(), l.failed.Load(), l.dropped.Load(), l.suppressed.Load()}
 }
 
-// Close closes the log's file. What is recorded later is lost, and counted
-// as failed. A log that has no file has nothing to close. Closing again is
-// harmless.
+// Close writes what is queued, tells what was suppressed, and closes the file.
+// With a queue it waits no longer than FileOptions.CloseWait: if the disk
+// hangs, the error says how many lines were not written. What is recorded
+// later is lost, and counted as failed. A log that has no file has nothing to
+// close. Closing again is harmless, and returns the same.
 func (l *Log) Close() error {
 	if l == nil || l.file == nil {
 		return nil
 	}
-	return l.file.close()
+	l.closing.Do(func() {
+		if l.queue != nil {
+			if l.closeErr = l.queue.close(l.file.o.CloseWait); l.closeErr != nil {
+				return // the disk hangs: it would hang whoever closes the file
+			}
+		}
+		l.floods.close()
+		if err := l.file.close(); err != nil {
+			l.closeErr = fmt.Errorf("audit: close log %q: %w", l.file.path, err)
+		}
+	})
+	return l.closeErr
 }
 
 // write is Record for a log that has a file.
 func (l *Log) write(e Event, attrs []slog.Attr) {
-	enc := encoders.Get().(*encoder)
-	err := l.file.write(enc.line(time.Now(), e, attrs))
-	enc.free()
-	if err != nil {
-		l.fail(err)
+	now := time.Now()
+	if e.refusal() && l.floods.suppress(now, e, attrs) {
+		l.suppressed.Add(1)
 		return
 	}
-	l.written.Add(1)
+	enc := l.spare.Swap(nil) // which costs less than the pool
+	if enc == nil {
+		enc = encoders.Get().(*encoder)
+	}
+	line := enc.line(now, e, attrs)
+	var err error
+	switch {
+	case l.queue != nil:
+		err = l.queue.add(line) // and counts it when it is written
+	case l.group != nil:
+		err = l.group.add(line)
+	default:
+		_, err = l.file.write(now, line, 1)
+	}
+	if cap(enc.buf) > 2*hardLine || !l.spare.CompareAndSwap(nil, enc) {
+		enc.free()
+	}
+	switch {
+	case err == errDropped:
+		l.dropped.Add(1)
+		l.warn("an event was dropped", err)
+	case err != nil:
+		l.fail(1, err)
+	case l.queue == nil:
+		l.written.Add(1)
+	}
+}
+
+// summary writes a line of the log's own.
+func (l *Log) summary(e Event, attrs ...slog.Attr) error {
+	enc := encoders.Get().(*encoder)
+	defer enc.free()
+	now := time.Now()
+	_, err := l.file.write(now, enc.line(now, e, attrs), 1)
+	return err
 }
 
 // maxInside ends a handler that records events of its own, through this log
@@ -106,13 +167,13 @@ const maxInside = 10_000
 func (l *Log) hand(ctx context.Context, h slog.Handler, e Event, attrs []slog.Attr) {
 	if l.inside.Add(1) > maxInside {
 		l.inside.Add(-1)
-		l.fail(fmt.Errorf("%d calls of the handler have not returned", maxInside))
+		l.fail(1, fmt.Errorf("%d calls of the handler have not returned", maxInside))
 		return
 	}
 	defer func() {
 		l.inside.Add(-1)
 		if p := recover(); p != nil {
-			l.fail(fmt.Errorf("the handler panicked: %v", p))
+			l.fail(1, fmt.Errorf("the handler panicked: %v", p))
 		}
 	}()
 	if ctx == nil {
@@ -122,15 +183,15 @@ func (l *Log) hand(ctx context.Context, h slog.Handler, e Event, attrs []slog.At
 	r := enc.slogRecord(time.Now(), e, attrs)
 	enc.free()
 	if err := h.Handle(ctx, r); err != nil {
-		l.fail(err)
+		l.fail(1, err)
 		return
 	}
 	l.written.Add(1)
 }
 
-// fail counts an event that was not written, and warns.
-func (l *Log) fail(err error) {
-	l.failed.Add(1)
+// fail counts events that were not written, and warns.
+func (l *Log) fail(n int, err error) {
+	l.failed.Add(uint64(n))
 	l.warn("an event was not recorded", err)
 }
 
@@ -154,7 +215,7 @@ func (l *Log) warn(what string, err error) {
 			close(done)
 		}()
 		slog.Default().LogAttrs(context.Background(), slog.LevelWarn, "audit: "+what,
-			slog.String("error", mask(err.Error())), slog.Uint64("failed", l.failed.Load()))
+			slog.String("error", mask(err.Error())), slog.Uint64("failed", l.failed.Load()), slog.Uint64("dropped", l.dropped.Load()))
 	}()
 	moment := time.NewTimer(100 * time.Millisecond)
 	defer moment.Stop()

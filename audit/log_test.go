@@ -170,7 +170,7 @@ func TestFailuresAreWarnedOfOnceAMinute(t *testing.T) {
 func TestWarningsThatGoWrong(t *testing.T) {
 	failing := handler(func(context.Context, slog.Record) error { return errors.New("full") })
 	t.Run("panics", func(t *testing.T) {
-		asDefault(t, handler(func(context.Context, slog.Record) error { panic("no logger") }))
+		asDefault(t, enabled{handler(func(context.Context, slog.Record) error { panic("no logger") })})
 		l := audit.New(failing)
 		l.Record(ctx, audit.Logout)
 		assert.Equal(t, audit.Stats{Failed: 1}, l.Stats())

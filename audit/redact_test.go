@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/url"
 	"os"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/audit"
 )
 
 var secretNames = []string{
@@ -22,7 +25,7 @@ var secretNames = []string{
 	"set-cookie", "authorization", "password", "pwd", "secret", // each by its whole name
 	"Authorization", "X-API-KEY", "csrf-token", "sessionToken", "webhook_secret", "bot.token", "Set-Cookie",
 	"api_key", "apikey", "TICKET", "Code-Verifier", "db_password", "Proxy-Authorization", "client.secret",
-	"ｔｉｃｋｅｔ", "ＡＰＩ＿ＫＥＹ", "ti\u200bcket", "pa\u017f\u017fword", "to\u212aen", "ticket[]", "user[password]", "tokens", "passwd",
+	"filter[ticket]", "filter[code]", "ｔｉｃｋｅｔ", "ＡＰＩ＿ＫＥＹ", "ti\u200bcket", "pa\u017f\u017fword", "to\u212aen", "ticket[]", "user[password]", "tokens", "passwd",
 	strings.Repeat("long_", 60) + "token", "-ticket-", "tick\xffet",
 }
 
@@ -176,7 +179,7 @@ func TestSecretsInsideValues(t *testing.T) {
 	})
 	t.Run("nor is a secret seen whose end is out of sight", func(t *testing.T) {
 		long := strings.Repeat("CANARY", 20<<10)
-		for _, v := range []string{"https://u:" + long + "@h/", "postgres://u:/" + long + "@h/", "eyJhbGciOiJub25lIn0." + long, "Bearer " + long, "ticket=" + long} {
+		for _, v := range []string{"https://u:" + long + "@h/", "https://" + long + "@h/", "postgres://u:/" + long + "@h/", "eyJhbGciOiJub25lIn0." + long, "Bearer " + long, "ticket=" + long} {
 			assert.NotContains(t, record(t, "e", slog.String("s", v)), "CANARY", v[:20])
 		}
 	})
@@ -211,7 +214,7 @@ func FuzzRecord(f *testing.F) {
 		f.Add("x"+plainInside[i%len(plainInside)], `"&%25\`, "k", i)
 	}
 	const canary = "kAnArY7"
-	l, path := open(f, nil)
+	l, path := open(f, &audit.FileOptions{MaxSize: math.MaxInt64})
 	written, err := os.Open(path)
 	require.NoError(f, err)
 	defer written.Close()

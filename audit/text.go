@@ -1,13 +1,18 @@
 package audit
 
-import "unicode/utf8"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 // What a byte of a string may mean. Most strings have bytes of no meaning
 // only, and are copied as they stand.
 const (
 	mustEscape = 1 << iota // it can't stand in a JSON string, or is not ASCII
 	mayHide                // a secret may follow, or have gone before
+	mayName                // a letter beyond f: there is no secret's name without, and no JWT
 	mayEncode              // it may be part of another character's encoding
+	mayEnclose             // it may begin a URL's authority, or end a segment of a path
 )
 
 var meaning = func() (t [256]uint8) {
@@ -15,18 +20,40 @@ var meaning = func() (t [256]uint8) {
 		if c < 0x20 || c >= 0x7f {
 			t[c] |= mustEscape
 		}
+		if l := c | 0x20; l > 'f' && l <= 'z' {
+			t[c] |= mayName
+		}
 	}
 	for _, c := range `"\` {
 		t[c] |= mustEscape
 	}
-	for _, c := range " +=:/.\t\"" {
+	for _, c := range " +=:.\t\"" {
 		t[c] |= mayHide
 	}
+	t['/'] |= mayEnclose
 	for _, c := range []byte{'%', '\\', 0xef} { // 0xef begins the full-width forms
 		t[c] |= mayHide | mayEncode
 	}
 	return t
 }()
+
+// hides reports whether there can be a secret in s, of whose bytes all is
+// what they may mean. There is none in 203.0.113.9, 2001:db8::1 or /ws/admin.
+func hides(s string, all uint8) bool {
+	switch {
+	case all&(mayHide|mayEnclose) == 0:
+		return false
+	case all&mayHide != 0:
+		return all&(mayName|mayEncode|mayEnclose) != 0
+	}
+	for _, rest, more := strings.Cut(s, "/"); more; {
+		var segment string
+		if segment, rest, more = strings.Cut(rest, "/"); more && (segment == "" || nameKind(segment) == secretName) {
+			return true
+		}
+	}
+	return false
+}
 
 // maxScan is how much of a string is looked at: more than any line can hold.
 const maxScan = 64 << 10
@@ -42,20 +69,30 @@ func (e *encoder) text(s string, room int) bool {
 		s = s[:maxScan]
 	}
 	var all uint8
-	for i := 0; i < len(s); i++ {
+	for i := range len(s) {
 		all |= meaning[s[i]]
 	}
-	if all&(mustEscape|mayHide) == 0 && len(s)+2 <= room {
-		e.buf = append(e.buf, '"')
-		e.buf = append(e.buf, s...)
-		e.buf = append(e.buf, '"')
+	search := hides(s, all)
+	if all&mustEscape == 0 && !search && len(s)+2 <= room {
+		e.plain(s)
 		return !clipped
 	}
 	e.spans = e.spans[:0]
-	if all&mayHide != 0 {
+	if search {
 		e.spans = secrets(e.spans, s, all&mayEncode != 0, clipped)
 	}
+	if all&mustEscape == 0 && len(e.spans) == 0 && len(s)+2 <= room {
+		e.plain(s)
+		return !clipped
+	}
 	return e.quote(s, e.spans, room) && !clipped
+}
+
+// plain writes s, in which nothing needs an escape, as a JSON string.
+func (e *encoder) plain(s string) {
+	b := append(e.buf, '"')
+	b = append(b, s...)
+	e.buf = append(b, '"')
 }
 
 // quote writes s, but for what stands in hidden, as a JSON string that takes
@@ -80,18 +117,16 @@ const hexDigits = "0123456789abcdef"
 
 // escape appends s as it stands inside a JSON string, up to end.
 func (e *encoder) escape(s string, end int) bool {
-	b := e.buf
-	defer func() { e.buf = b }()
 	for i := 0; i < len(s); {
 		run := i
 		for run < len(s) && meaning[s[run]]&mustEscape == 0 {
 			run++
 		}
-		if n := end - len(b); run-i > n {
-			b = append(b, s[i:i+max(n, 0)]...)
+		if n := end - len(e.buf); run-i > n {
+			e.buf = append(e.buf, s[i:i+max(n, 0)]...)
 			return false
 		}
-		b = append(b, s[i:run]...)
+		e.buf = append(e.buf, s[i:run]...)
 		if i = run; i == len(s) {
 			break
 		}
@@ -99,16 +134,16 @@ func (e *encoder) escape(s string, end int) bool {
 		if r >= utf8.RuneSelf {
 			r, size = utf8.DecodeRuneInString(s[i:])
 		}
-		if len(b)+len(`\u0000`) > end {
+		if len(e.buf)+len(`\u0000`) > end {
 			return false
 		}
 		switch {
 		case r == '"' || r == '\\':
-			b = append(b, '\\', byte(r))
+			e.buf = append(e.buf, '\\', byte(r))
 		case unseen(r):
-			b = append(b, '\\', 'u', hexDigits[r>>12&15], hexDigits[r>>8&15], hexDigits[r>>4&15], hexDigits[r&15])
+			e.buf = append(e.buf, '\\', 'u', hexDigits[r>>12&15], hexDigits[r>>8&15], hexDigits[r>>4&15], hexDigits[r&15])
 		default: // U+FFFD where the bytes are no UTF-8
-			b = utf8.AppendRune(b, r)
+			e.buf = utf8.AppendRune(e.buf, r)
 		}
 		i += size
 	}

@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"bytes"
 	"cmp"
 	"encoding"
 	"encoding/base64"
@@ -12,7 +11,6 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -284,76 +282,6 @@ func keyText(k reflect.Value) (string, error) {
 	return "", errValue
 }
 
-// fields writes a struct's own fields, then those of what it embeds, so that
-// of equal names the outer one stays.
-func (w *walker) fields(o *object, v reflect.Value) error {
-	t := v.Type()
-	for i := range t.NumField() {
-		f, fv := t.Field(i), v.Field(i)
-		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if !f.IsExported() || embedded(f, name) || name == "-" {
-			continue
-		}
-		if nameKind(f.Name) != plainName ||
-			hasOption(options, "omitempty") && isEmpty(fv) || hasOption(options, "omitzero") && fv.IsZero() {
-			continue
-		}
-		if err := w.member(o, cmp.Or(name, f.Name), func() error { return w.value(fv) }); err != nil {
-			return err
-		}
-	}
-	for i := range t.NumField() {
-		f, fv := t.Field(i), v.Field(i)
-		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); !embedded(f, name) || nameKind(f.Name) != plainName {
-			continue
-		}
-		if fv.Kind() == reflect.Pointer {
-			if fv.IsNil() || !f.IsExported() {
-				continue
-			}
-			fv = fv.Elem()
-		}
-		if w.depth++; w.depth > maxDepth { // it may embed itself
-			return errValue
-		}
-		err := w.fields(o, fv)
-		if w.depth--; err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// embedded reports whether f's fields count as its struct's own.
-func embedded(f reflect.StructField, name string) bool {
-	t := f.Type
-	if t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	return f.Anonymous && name == "" && t.Kind() == reflect.Struct
-}
-
-func hasOption(options, want string) bool {
-	for options != "" {
-		var o string
-		if o, options, _ = strings.Cut(options, ","); o == want {
-			return true
-		}
-	}
-	return false
-}
-
-// isEmpty is what encoding/json's omitempty goes by.
-func isEmpty(v reflect.Value) bool {
-	switch v.Kind() {
-	case reflect.Array, reflect.Map, reflect.Slice, reflect.String:
-		return v.Len() == 0
-	case reflect.Struct:
-		return false
-	}
-	return v.IsZero()
-}
-
 // slog writes a value of slog's inside another value.
 func (w *walker) slog(v slog.Value) error {
 	v, kind := resolve(v)
@@ -380,74 +308,6 @@ func (w *walker) members(o *object, attrs []slog.Attr) error {
 		}
 		if err := w.member(o, a.Key, func() error { return w.slog(a.Value) }); err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-// json writes what a MarshalJSON made, redacted like all else.
-func (w *walker) json(m json.Marshaler) error {
-	text, err := m.MarshalJSON()
-	if err != nil || !json.Valid(text) {
-		return errValue
-	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber()
-	return w.token(d)
-}
-
-func (w *walker) token(d *json.Decoder) error {
-	if w.depth++; w.depth > maxDepth {
-		return errValue
-	}
-	defer func() { w.depth-- }()
-	t, err := d.Token()
-	if err != nil {
-		return errValue
-	}
-	switch t {
-	case json.Delim('{'):
-		err = w.braces(func(o *object) error { return w.decoded(o, d) })
-	case json.Delim('['):
-		w.nested = true
-		w.buf = append(w.buf, '[')
-		for i := 0; d.More(); i++ {
-			if i > 0 {
-				w.buf = append(w.buf, ',')
-			}
-			if err := w.token(d); err != nil {
-				return err
-			}
-		}
-		w.buf = append(w.buf, ']')
-	default:
-		return w.value(reflect.ValueOf(t)) // string, json.Number, bool, nil
-	}
-	if err == nil {
-		_, err = d.Token() // the closing delimiter
-	}
-	return err
-}
-
-func (w *walker) decoded(o *object, d *json.Decoder) error {
-	for d.More() {
-		t, err := d.Token()
-		if err != nil {
-			return errValue
-		}
-		key, written := t.(string), false
-		err = w.member(o, key, func() error {
-			written = true
-			return w.token(d)
-		})
-		if err != nil {
-			return err
-		}
-		if !written {
-			var skip json.RawMessage
-			if d.Decode(&skip) != nil {
-				return errValue
-			}
 		}
 	}
 	return nil
