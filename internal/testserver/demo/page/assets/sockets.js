@@ -1,0 +1,107 @@
+// The sockets of this page.
+
+import { $, el, fill } from "./dom.js";
+import { mint, SignedOut, socketURL, end } from "./api.js";
+import { closing } from "./words.js";
+
+let count = 0;
+
+export function start() {
+  $("open-ws").addEventListener("click", () => fetchAndConnect("/ws"));
+  $("open-admin").addEventListener("click", () => fetchAndConnect("/ws/admin"));
+}
+
+export function clear() {
+  $("open-ws").disabled = $("open-admin").disabled = true;
+}
+
+async function fetchAndConnect(path) {
+  try {
+    connect(path, await mint(path));
+  } catch (err) {
+    if (!(err instanceof SignedOut)) fill($("sockets-empty"), `No ticket: ${err.message}`);
+  }
+}
+
+// connect opens a socket and gives it a card. It resolves when the server has
+// let the page in (the first echo says so) or has turned it away.
+export function connect(path, ticket) {
+  const socket = new WebSocket(socketURL(path, ticket.value));
+  const view = card(path, socket);
+  $("sockets").prepend(view.node);
+  $("sockets-empty").hidden = true;
+
+  return new Promise((resolve) => {
+    const sent = [];
+    let letIn = false;
+    view.onsend = (text) => {
+      sent.push(performance.now());
+      socket.send(text);
+    };
+    socket.onopen = () => view.onsend("hello");
+    socket.onmessage = ({ data }) => {
+      view.message(String(data), performance.now() - sent.shift());
+      if (letIn) return;
+      letIn = true;
+      view.open();
+      resolve({ letIn });
+    };
+    socket.onclose = ({ code, reason }) => {
+      view.close(letIn, code, reason);
+      resolve({ letIn, code, reason });
+      if (reason === "session_revoked" || reason === "session_expired") end({ code, reason });
+    };
+  });
+}
+
+function card(path, socket) {
+  const number = ++count;
+  const pill = el("p", { className: "pill", role: "status" }, "connecting");
+  const messages = el("ol", { className: "messages", tabIndex: 0, "aria-label": `Messages of socket ${number}` });
+  const input = el("input", { disabled: true, value: "", placeholder: "Say something", autocomplete: "off", "aria-label": `Message for socket ${number}`, maxLength: 2000 });
+  const send = el("button", { disabled: true }, "Send");
+  const why = el("p", { className: "socket-why", hidden: true });
+  const close = el("button", { type: "button", className: "small", onclick: () => (socket.readyState < 2 ? socket.close(1000) : remove()) }, "Close");
+  close.setAttribute("aria-label", `Close socket ${number}`);
+  const form = el("form", { className: "socket-send", onsubmit: submit }, input, send);
+  const node = el("li", { className: "socket", data: { state: "pending" } },
+    el("div", { className: "socket-top" }, el("h3", {}, `#${number} ${path}`), pill, close), why, messages, form);
+
+  function submit(event) {
+    event.preventDefault();
+    if (socket.readyState !== 1 || !input.value) return;
+    view.onsend(input.value);
+    input.value = "";
+  }
+
+  function remove() {
+    node.remove();
+    $("sockets-empty").hidden = $("sockets").childElementCount > 0;
+    $("open-ws").focus();
+  }
+
+  const view = {
+    node,
+    onsend: () => {},
+    open() {
+      node.dataset.state = "open";
+      fill(pill, "open");
+      input.disabled = send.disabled = false;
+    },
+    message(text, ms) {
+      messages.append(el("li", {}, el("span", {}, "echo"), el("span", {}, text), el("span", {}, `${ms.toFixed(1)} ms`)));
+      messages.scrollTop = messages.scrollHeight;
+    },
+    close(wasIn, code, reason) {
+      const told = code >= 4000 || code === 1006;
+      node.dataset.state = told ? "refused" : "closed";
+      fill(pill, `${wasIn ? "closed" : "refused"} ${code} ${reason}`.trim());
+      fill(why, closing(code, reason));
+      why.hidden = false;
+      form.hidden = true;
+      fill(close, "Remove");
+      close.setAttribute("aria-label", `Remove socket ${number} from the list`);
+    },
+  };
+  return view;
+}
