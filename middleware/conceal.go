@@ -66,7 +66,12 @@ func looksMinted(value string) bool {
 // goes; without, those that look like one of ours.
 func stripURL(r *http.Request, all bool) *http.Request {
 	query, changed := stripQuery(r.URL.RawQuery, all)
-	uri, uriChanged := stripURI(r.RequestURI, all)
+	uri, uriChanged := r.RequestURI, changed
+	if path, ok := strings.CutSuffix(uri, "?"+r.URL.RawQuery); !ok {
+		uri, uriChanged = stripURI(uri, all)
+	} else if changed {
+		uri = withQuery(path, query)
+	}
 	referers := r.Header["Referer"]
 	refererChanged := false
 	for i, line := range referers {
@@ -96,13 +101,17 @@ func stripURL(r *http.Request, all bool) *http.Request {
 func stripURI(uri string, all bool) (kept string, changed bool) {
 	path, query, _ := strings.Cut(uri, "?")
 	query, changed = stripQuery(query, all)
-	switch {
-	case !changed:
+	if !changed {
 		return uri, false
-	case query == "":
-		return path, true
 	}
-	return path + "?" + query, true
+	return withQuery(path, query), true
+}
+
+func withQuery(path, query string) string {
+	if query == "" {
+		return path
+	}
+	return path + "?" + query
 }
 
 // stripQuery takes out ticket parameters, and leaves every other byte as it was.
@@ -114,7 +123,7 @@ func stripQuery(query string, all bool) (kept string, changed bool) {
 	if !named && !all {
 		return query, false
 	}
-	if _, err := url.ParseQuery(query); err != nil {
+	if !parses(query) {
 		return "", true
 	}
 	if !named {
