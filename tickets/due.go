@@ -12,10 +12,12 @@ type due struct{ at atomic.Int64 }
 
 func (d *due) init() { d.at.Store(math.MaxInt64) }
 
+func (d *due) before(now time.Duration) bool { return d.at.Load() < int64(now) }
+
 // passed reports that the time has passed, to one caller.
 func (d *due) passed(now time.Duration) bool {
 	at := d.at.Load()
-	return int64(now) > at && d.at.CompareAndSwap(at, math.MaxInt64)
+	return at < int64(now) && d.at.CompareAndSwap(at, math.MaxInt64)
 }
 
 func (d *due) lower(to time.Duration) {

@@ -2,8 +2,10 @@ package tickets
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/bits"
 	"time"
 )
@@ -19,6 +21,30 @@ type Grant struct {
 	MintedAt         time.Time // filled in by Mint
 	ExpiresAt        time.Time // of the ticket; filled in by Mint
 	SessionExpiresAt time.Time // zero: the session has no known end
+}
+
+// Format prints the grant, its session id hashed: the id may be the very cookie. Printing is for
+// people; encoding/json and the like see the id as it is.
+func (g Grant) Format(s fmt.State, verb rune) {
+	fmt.Fprintf(s, fmt.FormatString(s, verb), g.concealed())
+}
+
+// LogValue is the grant, its session id hashed.
+func (g Grant) LogValue() slog.Value { return slog.AnyValue(g.concealed()) }
+
+func (g Grant) concealed() any {
+	type grant Grant // has no methods, so this does not go round in circles
+	g.SessionID = concealedID(g.SessionID)
+	return grant(g)
+}
+
+// concealedID is how a session id may be shown: the first 12 hexadecimal digits of its SHA-256.
+func concealedID(id string) string {
+	if id == "" {
+		return ""
+	}
+	hash := sessionKey(id)
+	return hex.EncodeToString(hash[:6])
 }
 
 const (

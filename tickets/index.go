@@ -35,14 +35,11 @@ func (x *index) seek(hash, at uint64) (slot uint64, position uint32, found bool)
 			return at, 0, false
 		}
 		if v>>positionBits == tag {
-			return at, x.position(at), true
+			return at, v&(1<<positionBits-1) - 1, true
 		}
 		at++
 	}
 }
-
-// position returns what a slot that is taken holds.
-func (x *index) position(slot uint64) uint32 { return x.slots[slot]&(1<<positionBits-1) - 1 }
 
 // crowded says that the index has to grow before the next add. Three quarters is where the runs of
 // linear probing start to get long.

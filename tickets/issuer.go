@@ -161,6 +161,9 @@ func (i *Issuer) Consume(ctx context.Context, t Ticket) (Grant, error) {
 	if err != nil {
 		return Grant{}, refuse(t, err)
 	}
+	if g.ExpiresAt.IsZero() { // Mint filled it in: rows that a driver found are not a grant
+		return Grant{}, errors.New("consume ticket: the store returned neither a grant nor an error")
+	}
 	// Last, so that a revocation that has returned covers every ticket that is not yet accepted.
 	if i.revoked.cover(&g) {
 		return Grant{}, refuse(t, ErrRevoked)

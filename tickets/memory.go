@@ -16,8 +16,9 @@ const DefaultMaxOutstanding = 1 << 20
 // MemoryOptions are the options of a MemoryStore.
 type MemoryOptions struct {
 	// MaxOutstanding bounds the tickets that have not expired yet, used ones included; Put beyond
-	// it is ErrFull. Default: DefaultMaxOutstanding, 1 << 20, which is about 200 MB when reached.
-	// Zero or less is the default.
+	// it is ErrFull. An expired one counts no longer, or, where lifetimes are mixed, at the latest
+	// when those minted before it have expired. Default, for zero or less too:
+	// DefaultMaxOutstanding, 1 << 20, which is about 200 MB when reached.
 	MaxOutstanding int
 }
 
@@ -82,12 +83,14 @@ func (m *MemoryStore) Put(_ context.Context, key Key, g Grant) error {
 	if size >= chunkSize {
 		return errTooLarge
 	}
-	// No look at the clock on the way that every ticket goes: the deadline comes from the grant,
-	// and a new deadline sooner or later opens a new generation, which is when there is time.
+	// On the way that every ticket goes there is no look at the clock: MintedAt is near enough to
+	// tell when there is something to drop, and the deadline is in the grant.
 	lifetime := g.ExpiresAt.Sub(g.MintedAt)
-	if lifetime > maxLifetime { // or MintedAt was not filled in
-		_, wall := m.now()
-		if lifetime = g.ExpiresAt.Sub(wall); lifetime > maxLifetime {
+	if lifetime > maxLifetime || m.due.before(g.MintedAt.Sub(m.base)) {
+		now, wall := m.now()
+		m.dropDead(now)
+		// Where MintedAt was not filled in, a ticket lives from now.
+		if lifetime = min(lifetime, g.ExpiresAt.Sub(wall)); lifetime > maxLifetime {
 			return errTooLong
 		}
 	}
@@ -107,8 +110,6 @@ func (m *MemoryStore) Put(_ context.Context, key Key, g Grant) error {
 	shard.mu.Unlock()
 	if opened {
 		m.due.lower(gen.dropAt())
-		now, _ := m.now()
-		m.dropDead(now)
 	}
 	return nil
 }

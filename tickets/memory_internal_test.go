@@ -92,6 +92,32 @@ func TestEverythingIsDropped(t *testing.T) {
 	})
 }
 
+// A few long tickets do not keep many short ones in memory.
+func TestLongTicketsHoldNoShortOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMemoryStore(nil)
+		put := func(n int, life time.Duration) {
+			for range n {
+				now := time.Now()
+				_, key := newTicket()
+				require.NoError(t, m.Put(t.Context(), key, Grant{MintedAt: now, ExpiresAt: now.Add(life)}))
+			}
+		}
+		put(500, time.Hour)
+		put(5000, 30*time.Second)
+		put(5000, time.Second)
+		time.Sleep(time.Minute)
+		put(1, time.Hour)
+		held := 0
+		for s := range m.shards {
+			for _, gen := range m.shards[s].generations {
+				held += gen.index.n
+			}
+		}
+		assert.Equal(t, 501, held)
+	})
+}
+
 // However long it runs, there is never much to look through.
 func TestFewGenerations(t *testing.T) {
 	for _, ttl := range []time.Duration{time.Millisecond, time.Second, 8 * time.Second, 30 * time.Second, time.Minute, time.Hour} {
@@ -153,4 +179,41 @@ func TestClassesOfLifetime(t *testing.T) {
 		assert.Equal(t, want, classOf(lifetime), "%v", lifetime)
 	}
 	assert.Equal(t, 8*time.Second, widthOf(1))
+}
+
+// The place where retire stopped may be the end of a chunk that has since been followed by another.
+func TestRetireGoesOnInTheNextChunk(t *testing.T) {
+	var gen generation
+	gen.index.clear()
+	large := Grant{SessionID: strings.Repeat("s", 8<<10)}
+	size := entrySize(&large)
+	for n := range 30 {
+		id := [32]byte{8: byte(n)}
+		gen.add(&id, time.Duration(n), &large, size)
+		require.Equal(t, 1, gen.retire(time.Duration(n)+1, 10), "entry %d, in chunk %d", n, len(gen.chunks))
+		require.Zero(t, gen.retire(time.Hour, 10))
+	}
+	require.Greater(t, len(gen.chunks), 2)
+	require.Equal(t, 30, gen.retired)
+}
+
+// Whatever decode takes is what appendGrant makes of it.
+func FuzzDecodeGrant(f *testing.F) {
+	f.Add(appendGrant(nil, &Grant{}))
+	f.Add(appendGrant(nil, &Grant{SessionID: strings.Repeat("s", 300), Provider: "p", UserID: "u", Endpoint: "/", Data: "d", StartedAt: time.Unix(1, 2)}))
+	f.Add(append([]byte{0x80, 0}, appendGrant(nil, &Grant{})[1:]...)) // 0, in two bytes
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Add([]byte(nil))
+	late := appendGrant(nil, &Grant{})
+	late[len(late)-1] = 0xff // 4 thousand million nanoseconds
+	f.Add(late)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var g Grant
+		if err := g.decode(b); err != nil {
+			require.Zero(t, g)
+			return
+		}
+		require.Equal(t, b, appendGrant(nil, &g))
+		require.Len(t, b, grantSize(&g))
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 )
 
@@ -31,8 +32,23 @@ func (r Revocation) Covers(g Grant) bool {
 		beganBefore(g.StartedAt, r.At)
 }
 
+// The zero time, an unknown beginning, is before everything.
 func beganBefore(startedAt, at time.Time) bool {
-	return startedAt.IsZero() || !startedAt.After(at.Add(clockTolerance))
+	return !startedAt.After(at.Add(clockTolerance))
+}
+
+// Format prints the revocation, its session id hashed.
+func (r Revocation) Format(s fmt.State, verb rune) {
+	fmt.Fprintf(s, fmt.FormatString(s, verb), r.concealed())
+}
+
+// LogValue is the revocation, its session id hashed.
+func (r Revocation) LogValue() slog.Value { return slog.AnyValue(r.concealed()) }
+
+func (r Revocation) concealed() any {
+	type revocation Revocation
+	r.SessionID = concealedID(r.SessionID)
+	return revocation(r)
 }
 
 // check returns everything that is wrong with a revocation, without showing a session id.
@@ -42,7 +58,7 @@ func (r *Revocation) check() error {
 		errs = append(errs, errors.New("want exactly one of SessionID and UserID"))
 	}
 	if r.Provider != "" && r.UserID == "" {
-		errs = append(errs, fmt.Errorf("Provider %q is given without UserID", r.Provider))
+		errs = append(errs, fmt.Errorf("provider %q is given without a UserID", r.Provider))
 	}
 	return errors.Join(errs...)
 }

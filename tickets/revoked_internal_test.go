@@ -45,5 +45,17 @@ func TestRevocationsLeaveMemory(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 		assert.LessOrEqual(t, size(), 62)
+
+		// What a grant has prolonged goes later, and goes.
+		long := Grant{SessionID: "long", SessionExpiresAt: time.Now().Add(10 * time.Hour)}
+		require.NoError(t, i.Revoke(t.Context(), Revocation{SessionID: "long"}))
+		require.ErrorIs(t, i.Revoked(long), ErrRevoked)
+		for range 20 {
+			time.Sleep(time.Hour)
+			for range 20 {
+				i.Revoked(Grant{SessionID: "x"})
+			}
+		}
+		assert.Zero(t, size())
 	})
 }

@@ -1,9 +1,11 @@
 package tickets_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,6 +126,70 @@ func TestShareAgainstModel(t *testing.T) {
 					time.Sleep(time.Duration(random.Int64N(int64(ttl / 3))))
 				}
 			}
+		})
+	}
+}
+
+// slowStore answers each Put after a while of its own.
+type slowStore struct {
+	tickets.Store
+	random *rand.Rand
+	ttl    time.Duration
+}
+
+var errSlow = errors.New("timeout")
+
+func (s slowStore) Put(context.Context, tickets.Key, tickets.Grant) error {
+	wait, fails := time.Duration(s.random.Int64N(int64(2*s.ttl))), s.random.IntN(2) == 0
+	time.Sleep(wait)
+	if fails {
+		return errSlow
+	}
+	return nil
+}
+
+// Mints that hang for longer than a ticket lives, and half of which fail: while one hangs it holds
+// a place, and when it has failed it never did.
+func TestShareAgainstModelWithASlowStore(t *testing.T) {
+	type attempt struct {
+		at              time.Time
+		failed, refused atomic.Bool
+	}
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 3))
+			ttl := time.Duration(20+random.IntN(2000)) * time.Millisecond
+			limit := 1 + random.IntN(6)
+			i := mustIssuer(t, slowStore{tickets.NewMemoryStore(nil), random, ttl}, &tickets.IssuerOptions{TTL: ttl, MaxPerSession: limit})
+			var all []*attempt
+			for range 800 {
+				now := time.Now()
+				sure, possible := 0, 0 // the second with those that may be a millisecond too old
+				for _, a := range all {
+					if age := now.Sub(a.at); !a.failed.Load() && age <= ttl {
+						sure++
+						possible++
+					} else if !a.failed.Load() && age < ttl+time.Millisecond {
+						possible++
+					}
+				}
+				a := &attempt{at: now}
+				go func() {
+					_, err := i.Mint(t.Context(), tickets.Grant{SessionID: "s"})
+					a.refused.Store(errors.Is(err, tickets.ErrTooMany))
+					a.failed.Store(err != nil)
+				}()
+				synctest.Wait() // it hangs, or was refused
+				if a.refused.Load() {
+					require.GreaterOrEqual(t, possible, limit, "refused with %d of %d", possible, limit)
+				} else {
+					require.Less(t, sure, limit, "one too many")
+					all = append(all, a)
+				}
+				time.Sleep(time.Duration(random.Int64N(int64(ttl)/int64(limit) + 1)))
+				synctest.Wait()
+			}
+			time.Sleep(2 * ttl)
 		})
 	}
 }

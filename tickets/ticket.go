@@ -29,9 +29,6 @@ const (
 	textSize   = 43 // and the characters of base64url, without padding, that spell them
 )
 
-// Strict, because two spellings of one secret would be two keys, of which a store could know one.
-var spelling = base64.RawURLEncoding.Strict()
-
 // Ticket is what a page holds: 43 characters of base64url (RFC 4648, section 5) that spell 32
 // random bytes. Whoever shows it first is let in.
 //
@@ -50,22 +47,37 @@ func newTicket() (Ticket, Key) {
 	var secret [secretSize]byte
 	rand.Read(secret[:]) // never fails: crypto/rand ends the program first
 	var text [textSize]byte
-	spelling.Encode(text[:], secret[:])
+	base64.RawURLEncoding.Encode(text[:], secret[:])
 	t := Ticket(text[:])
 	return t, Key{id: sha256.Sum256(text[:]), text: unsafe.StringData(string(t)), size: textSize}
 }
 
-// wellFormed reports whether t can have been minted at all.
+// wellFormed reports whether t can have been minted at all. It is what base64's strict decoding
+// checks, at half the price, which every use of a ticket pays: 43 characters of the alphabet, the
+// last of which ends in two bits of nothing (RFC 4648, section 3.5).
 func (t Ticket) wellFormed() bool {
 	if len(t) != textSize {
 		return false
 	}
-	var text [textSize]byte
-	copy(text[:], t)
-	var secret [secretSize]byte
-	n, err := spelling.Decode(secret[:], text[:]) // skips line breaks, hence the look at n
-	return err == nil && n == secretSize
+	var foreign byte
+	for i := range textSize {
+		foreign |= sextets[t[i]]
+	}
+	return foreign&notInAlphabet == 0 && sextets[t[textSize-1]]&3 == 0
 }
+
+const notInAlphabet = 1 << 6
+
+// sextets are the six bits that each character of base64url stands for.
+var sextets = func() (s [256]byte) {
+	for c := range s {
+		s[c] = notInAlphabet
+	}
+	for bits, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") {
+		s[c] = byte(bits)
+	}
+	return s
+}()
 
 // Key returns what a store is handed instead of the ticket.
 func (t Ticket) Key() Key {

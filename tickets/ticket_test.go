@@ -23,16 +23,21 @@ import (
 // verbs are all that fmt knows, and one that it does not.
 var verbs = []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "% x", "%d", "%c", "%U", "%o", "%t", "%T", "%200v", "%.3s", "%z"}
 
-// printed is everything that can be made of a value by printing it.
-func printed(t *testing.T, v any) string {
+// printedWithoutJSON is everything that can be made of a value by printing it.
+func printedWithoutJSON(v any) string {
 	var b bytes.Buffer
 	for _, verb := range verbs {
 		fmt.Fprintf(&b, verb+"\n", v)
 	}
 	fmt.Fprintln(&b, v, &v, []any{v}, map[string]any{"k": v}, struct{ V any }{v}, errors.New(fmt.Sprint(v)))
-	for _, h := range []slog.Handler{slog.NewJSONHandler(&b, nil), slog.NewTextHandler(&b, nil)} {
-		slog.New(h).Info("m", "k", v, "in", struct{ V any }{v}, "list", []any{v})
-	}
+	slog.New(slog.NewTextHandler(&b, nil)).Info("m", "k", v, "in", struct{ V any }{v}, "list", []any{v})
+	return b.String()
+}
+
+// printed is that, and what encodes it.
+func printed(v any) string {
+	b := bytes.NewBufferString(printedWithoutJSON(v))
+	slog.New(slog.NewJSONHandler(b, nil)).Info("m", "k", v, "in", struct{ V any }{v}, "list", []any{v})
 	if encoded, err := json.Marshal(map[string]any{"k": v, "list": []any{v}}); err == nil {
 		b.Write(encoded)
 	}
@@ -105,7 +110,7 @@ func TestTicketNeverPrints(t *testing.T) {
 			m    map[string]tickets.Key
 		}{ticket.Key(), []tickets.Key{ticket.Key()}, map[string]tickets.Key{"": ticket.Key()}},
 	} {
-		t.Run(name, func(t *testing.T) { holdsPart(t, printed(t, v), ticket) })
+		t.Run(name, func(t *testing.T) { holdsPart(t, printed(v), ticket) })
 	}
 	assert.Equal(t, "[ticket]", fmt.Sprint(ticket))
 	assert.Equal(t, "[ticket] [ticket]", fmt.Sprintf("%#v %[1]x", ticket))
@@ -117,6 +122,26 @@ func TestTicketNeverPrints(t *testing.T) {
 
 	var b bytes.Buffer
 	assert.Error(t, gob.NewEncoder(&b).Encode(ticket.Key()), "nothing of a key is exported")
+}
+
+// A session id may be the very cookie.
+func TestSessionIDsPrintHashed(t *testing.T) {
+	const id = "canary-canary-canary"
+	g := tickets.Grant{SessionID: id, UserID: "ada"}
+	r := tickets.Revocation{SessionID: id, Reason: "logout"}
+	for _, v := range []any{g, &g, r, &r, []tickets.Grant{g}, map[string]tickets.Revocation{"": r}} {
+		out := printedWithoutJSON(v)
+		assert.NotContains(t, out, "canary")
+		assert.NotContains(t, out, hex.EncodeToString([]byte("canary")))
+		assert.NotContains(t, out, fmt.Sprint([]byte("canary"))[1:])
+		assert.Contains(t, out, "a70aa6125567")
+	}
+	assert.Contains(t, fmt.Sprintf("%+v", g), "UserID:ada")
+	assert.Contains(t, fmt.Sprintf("%+v", r), "Reason:logout")
+	assert.Contains(t, fmt.Sprintf("%+v", tickets.Grant{}), "SessionID: ")
+	encoded, err := json.Marshal(g)
+	require.NoError(t, err)
+	assert.Contains(t, string(encoded), id, "a store may want to keep it so")
 }
 
 // A failing assertion prints its arguments by reflection, pointers followed.

@@ -38,7 +38,7 @@ const long = time.Minute // longer than a check takes
 func put(s tickets.Store, life time.Duration) (tickets.Key, tickets.Grant, error) {
 	key, g := newKey(), grant(life)
 	if err := s.Put(ctx, key, g); err != nil {
-		return key, g, fmt.Errorf("Put of a fresh ticket: %w", err)
+		return key, g, fmt.Errorf("put of a fresh ticket: %w", err)
 	}
 	return key, g, nil
 }
@@ -56,11 +56,11 @@ func roundTrip(s tickets.Store) error {
 	for _, g := range []tickets.Grant{whole, bare, odd} {
 		key := newKey()
 		if err := s.Put(ctx, key, g); err != nil {
-			return fmt.Errorf("Put: %w", err)
+			return fmt.Errorf("put: %w", err)
 		}
 		got, err := s.Take(ctx, key)
 		if err != nil {
-			return fmt.Errorf("Take: %w", err)
+			return fmt.Errorf("take: %w", err)
 		}
 		if err := same(g, got); err != nil {
 			return err
@@ -101,10 +101,10 @@ func same(want, got tickets.Grant) error {
 func keyIsID(s tickets.Store) error {
 	t := newTicket()
 	if err := s.Put(ctx, t.Key(), grant(long)); err != nil {
-		return fmt.Errorf("Put: %w", err)
+		return fmt.Errorf("put: %w", err)
 	}
 	if _, err := s.Take(ctx, tickets.Ticket(strings.Clone(string(t))).Key()); err != nil {
-		return fmt.Errorf("Take with the key of a copy of the ticket: %w", err)
+		return fmt.Errorf("take with the key of a copy of the ticket: %w", err)
 	}
 	return nil
 }
@@ -112,7 +112,7 @@ func keyIsID(s tickets.Store) error {
 func unknown(s tickets.Store) error {
 	for range 3 {
 		if _, err := s.Take(ctx, newKey()); !errors.Is(err, tickets.ErrUnknown) {
-			return wrong("Take of a key that was never put", err, tickets.ErrUnknown)
+			return wrong("take of a key that was never put", err, tickets.ErrUnknown)
 		}
 	}
 	return nil
@@ -135,7 +135,7 @@ func once(s tickets.Store) error {
 	}
 	for range 3 {
 		if _, err := s.Take(ctx, key); err == nil {
-			return errors.New("Take succeeded again")
+			return errors.New("take succeeded again")
 		}
 	}
 	return nil
@@ -148,7 +148,7 @@ func usedAtOnce(s tickets.Store) error {
 	}
 	for range 3 {
 		if _, err := s.Take(ctx, key); err != nil && !errors.Is(err, tickets.ErrUsed) {
-			return wrong("Take of a used ticket", err, tickets.ErrUsed)
+			return wrong("take of a used ticket", err, tickets.ErrUsed)
 		}
 	}
 	return nil
@@ -160,7 +160,7 @@ func putAndTake(s tickets.Store, life time.Duration) (tickets.Key, error) {
 		return key, err
 	}
 	if _, err := s.Take(ctx, key); err != nil {
-		return key, fmt.Errorf("Take of a fresh ticket: %w", err)
+		return key, fmt.Errorf("take of a fresh ticket: %w", err)
 	}
 	return key, nil
 }
@@ -199,17 +199,17 @@ func putOnce(s tickets.Store) error {
 	other := grant(long)
 	other.UserID = "somebody else"
 	if s.Put(ctx, key, other) == nil {
-		return errors.New("Put under the key of a good ticket succeeded, want an error")
+		return errors.New("put under the key of a good ticket succeeded, want an error")
 	}
 	got, err := s.Take(ctx, key)
 	if err != nil {
-		return fmt.Errorf("Take after a Put that was refused: %w", err)
+		return fmt.Errorf("take after a Put that was refused: %w", err)
 	}
 	if got.UserID == other.UserID {
 		return errors.New("a Put that was refused changed the grant")
 	}
 	if s.Put(ctx, key, other) == nil {
-		return errors.New("Put under the key of a used ticket succeeded, want an error")
+		return errors.New("put under the key of a used ticket succeeded, want an error")
 	}
 	return nil
 }
@@ -222,16 +222,16 @@ func apart(s tickets.Store) error {
 		g.UserID = fmt.Sprint("u", i)
 		keys[i] = newKey()
 		if err := s.Put(ctx, keys[i], g); err != nil {
-			return fmt.Errorf("Put of ticket %d: %w", i, err)
+			return fmt.Errorf("put of ticket %d: %w", i, err)
 		}
 	}
 	for _, i := range mathrand.Perm(n) {
 		got, err := s.Take(ctx, keys[i])
 		if err != nil {
-			return fmt.Errorf("Take of ticket %d of %d: %w", i, n, err)
+			return fmt.Errorf("take of ticket %d of %d: %w", i, n, err)
 		}
 		if want := fmt.Sprint("u", i); got.UserID != want {
-			return fmt.Errorf("Take returned the grant of %q, want that of %q", got.UserID, want)
+			return fmt.Errorf("take returned the grant of %q, want that of %q", got.UserID, want)
 		}
 	}
 	return nil
@@ -243,11 +243,11 @@ func fill(s tickets.Store, life time.Duration) (keys []tickets.Key, full bool, e
 		key := newKey()
 		switch err := s.Put(ctx, key, grant(life)); {
 		case errors.Is(err, tickets.ErrInvalid):
-			return nil, false, fmt.Errorf("Put of ticket %d: %w, which is ErrInvalid", len(keys), err)
+			return nil, false, fmt.Errorf("put of ticket %d: %w, which is ErrInvalid", len(keys), err)
 		case errors.Is(err, tickets.ErrFull):
 			return keys, true, nil
 		case err != nil:
-			return nil, false, fmt.Errorf("Put of ticket %d: %w, want nil or ErrFull", len(keys), err)
+			return nil, false, fmt.Errorf("put of ticket %d: %w, want nil or ErrFull", len(keys), err)
 		}
 		keys = append(keys, key)
 	}
@@ -261,7 +261,7 @@ func noEviction(s tickets.Store) error {
 	}
 	for i, key := range keys {
 		if _, err := s.Take(ctx, key); err != nil {
-			return fmt.Errorf("Take of ticket %d of %d that were put: %w", i, len(keys), err)
+			return fmt.Errorf("take of ticket %d of %d that were put: %w", i, len(keys), err)
 		}
 	}
 	return nil

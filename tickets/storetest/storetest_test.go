@@ -154,7 +154,7 @@ func (s *store) take(key tickets.Key) (tickets.Grant, error) {
 	}
 	if s.fault == "get, then delete" {
 		s.mu.Unlock()
-		time.Sleep(1)
+		time.Sleep(time.Millisecond) // a round trip
 		s.mu.Lock()
 	}
 	e.used, e.usedAt = true, now
@@ -300,18 +300,17 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 	}
 }
 
-// In real time the nanosecond is out of reach, and nothing else is.
+// In real time the nanosecond is out of reach. A good store passes however busy the machine is; of
+// the broken ones these are found as surely.
 func TestCheckInRealTime(t *testing.T) {
 	var wg sync.WaitGroup
 	for fault, want := range map[string][]string{
-		"":                                 nil,
-		"ends at its end":                  nil,
-		"ends 1 ns late":                   nil,
-		"no expiry":                        {afterEnd, ownEnd},
-		"get, then delete":                 {oneWinner},
-		"forgets expired after 2 s":        {isExpired},
-		"forgets used after half a second": {usedLong},
-		"good again after its end":         {usedForGood},
+		"":                         nil,
+		"ends at its end":          nil,
+		"ends 1 ns late":           nil,
+		"no expiry":                {afterEnd, ownEnd},
+		"get, then delete":         {oneWinner},
+		"good again after its end": {usedForGood},
 	} {
 		wg.Go(func() { // not parallel subtests, which are as few as there are processors
 			err := storetest.Check(func() (tickets.Store, error) { return newStore(fault), nil })
@@ -326,7 +325,7 @@ func TestCheckSaysWhatItSaw(t *testing.T) {
 		err := storetest.Check(func() (tickets.Store, error) { return newStore("loses Data"), nil })
 		require.ErrorContains(t, err, comesBack+`: Data is "", want "dddd`)
 		err = storetest.Check(func() (tickets.Store, error) { return newStore("ends at its end"), nil })
-		require.ErrorContains(t, err, untilEnd+": Take at the instant of ExpiresAt: invalid ticket: expired")
+		require.ErrorContains(t, err, untilEnd+": take at the instant of ExpiresAt: invalid ticket: expired")
 	})
 }
 
