@@ -38,10 +38,10 @@ func Next(r *http.Request) string {
 
 // isLocal reports whether a browser that follows s, relative to any page of
 // this server, stays on this server. The rules are WHATWG's URL parser's, which
-// strips tabs and newlines, takes \ for / and resolves dot segments, also
-// escaped ones; what depends on any of that is not local.
+// strips tabs, newlines and spaces at the end, takes \ for / and resolves dot
+// segments, also escaped ones; what depends on any of that is not local.
 func isLocal(s string) bool {
-	if s == "" || len(s) > maxNext || s[0] != '/' || strings.HasPrefix(s, "//") || !utf8.ValidString(s) {
+	if s == "" || len(s) > maxNext || s[0] != '/' || strings.HasPrefix(s, "//") || strings.HasSuffix(s, " ") || !utf8.ValidString(s) {
 		return false
 	}
 	for i := 0; i < len(s); i++ {

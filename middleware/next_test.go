@@ -90,6 +90,7 @@ var nextValues = []struct {
 	{source: "the sign-in page", value: "/login?next=/login?next=/a"},
 	{source: "the sign-in page", value: "/login?"},
 	{source: "the sign-in page", value: "/login#x"},
+	{source: "WHATWG URL 4.4 step 1: spaces at the end go", value: "/login "},
 	{source: "the sign-in page", value: "/%6cogin"},
 }
 
