@@ -28,7 +28,7 @@ func resemblesUpgrade(r *http.Request) bool {
 		return true
 	}
 	for name := range r.Header {
-		if len(name) > 14 && strings.EqualFold(name[:14], "Sec-Websocket-") {
+		if len(name) >= 14 && strings.EqualFold(name[:14], "Sec-Websocket-") {
 			return true
 		}
 	}
