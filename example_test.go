@@ -95,7 +95,7 @@ func newApp(auditFile string) (http.Handler, error) {
 		}
 		http.Redirect(w, r, "/login", http.StatusSeeOther)
 	})))
-	return mux, nil
+	return http.NewCrossOriginProtection().Handler(mux), nil // other sites' forms sign nobody in or out
 }
 
 func Example() {

@@ -32,7 +32,8 @@
 //
 // Every decision but the everyday one, a request without any credential, is one
 // line in the audit, written before the client is answered. The client learns
-// the Code of a [Rejection], the audit its Reason. Ticket and session ids appear
+// the Code of a [Rejection] (and at a 401 of Gate or Mint, in reason, whether it
+// had a credential at all), the audit its Reason. Ticket and session ids appear
 // only hashed.
 //
 // # What is promised

@@ -36,7 +36,9 @@ type GateOptions struct {
 	// session, such as "/static/" or "GET /healthz". A session that is recognised
 	// is put into the context there too. They are matched as a ServeMux at this
 	// place would; a path that is not clean (/public/../admin, //login, %2e, %2f)
-	// is never public. Default: none but the path of LoginURL.
+	// is never public. Name a guarded socket's path too where the Gate stands
+	// around a whole router: there a ticket is all that is asked for.
+	// Default: none but the path of LoginURL.
 	Public []string
 	// API are path prefixes whose requests get 401 and never a redirect.
 	// Default (nil): "/api/".

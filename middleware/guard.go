@@ -16,6 +16,10 @@ import (
 // whatever WebSocket library the application uses, with the session in the
 // context and no ticket left in the request.
 //
+// The ticket comes as ?ticket=<value> or, for those who want it in no URL, among
+// the subprotocols behind at least one of the application's own:
+// new WebSocket(url, ["chat", "ticket." + value]). The handler chooses "chat".
+//
 // It checks everything that costs nothing first and takes the ticket last: a
 // request that is malformed, or comes from a page of another origin, has spent
 // nothing. It is safe for concurrent use.
@@ -90,6 +94,9 @@ func NewGuard(issuer *tickets.Issuer, opts *GuardOptions) (*Guard, error) {
 	if g.origins, err = newOrigins(o.Origins, o.RequireOrigin); err != nil {
 		errs = append(errs, err)
 	}
+	if o.Sockets != nil && o.Sockets.sessions == nil {
+		errs = append(errs, errors.New("the Sockets is a zero value: make it with NewSockets"))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("middleware: NewGuard: %w", err)
 	}
@@ -148,8 +155,11 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 }
 
 // Admit is the guard's decision, for applications that do not use
-// [Guard.Wrap]: there is either an Admission, which must be released, or a
-// Rejection, which has been audited. PassOthers does not count here.
+// [Guard.Wrap]: there is either an Admission or a Rejection, which has been
+// audited. An Admission holds its place among the Sockets until it is released,
+// and its connection is followed, and ended with its session, only if the
+// WebSocket library is given [Admission.ResponseWriter]. PassOthers does not
+// count here.
 func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
 	ip := g.clientIP(r)
 	var id string

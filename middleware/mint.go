@@ -30,8 +30,9 @@ const (
 //
 //	POST → 200 {"ticket":"<43 characters of base64url>","ttl_seconds":30}
 //
-// and takes an optional JSON body {"endpoint":"/ws/pty"}, the path, as it stands
-// in a URL, that the ticket is then good for alone. It is safe for concurrent
+// and takes an optional body {"endpoint":"/ws/pty"} (Content-Type:
+// application/json), the path, as it stands in a URL, that the ticket is then
+// good for alone. It is safe for concurrent
 // use.
 type Mint struct {
 	issuer    *tickets.Issuer

@@ -13,7 +13,7 @@ import (
 type Revocation struct {
 	SessionID        string    // exactly one of SessionID
 	Provider, UserID string    // and UserID; Provider goes with UserID, and may be empty
-	Reason           string    // for the audit, and for the pages whose sockets end
+	Reason           string    // for the audit; pages are told session_revoked
 	At               time.Time // filled in by Revoke where it is zero or still to come
 }
 
