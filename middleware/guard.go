@@ -64,7 +64,7 @@ type GuardOptions struct {
 	// stands, and may return it with a Value and a later ExpiresAt; it must be of
 	// the same ID, Provider and UserID. Errors are as in [Authenticator]. It is
 	// asked again when the session ends, and every SocketsOptions.RecheckEvery.
-	// Default: what the ticket says stands.
+	// Its context ends after 5 s. Default: what the ticket says stands.
 	Restore func(ctx context.Context, s *Session) (*Session, error)
 	// Sockets keeps the connections that come in; guards may share one.
 	// Default: its own, without limits.
@@ -250,6 +250,8 @@ func (g *Guard) session(ctx context.Context, r *http.Request, grant tickets.Gran
 		s = outer // it may know more, and a later end
 	}
 	if g.opts.Restore != nil {
+		ctx, cancel := context.WithTimeout(ctx, restoreWait)
+		defer cancel()
 		restored, err := g.opts.Restore(ctx, s)
 		switch {
 		case err == nil && restored == nil, errors.Is(err, ErrNoSession), errors.Is(err, ErrSessionExpired):
@@ -271,6 +273,9 @@ func (g *Guard) session(ctx context.Context, r *http.Request, grant tickets.Gran
 	if s != granted {
 		c := *s
 		c.StartedAt, c.Data = granted.StartedAt, granted.Data
+		if c.ExpiresAt.IsZero() { // it does not say: what the ticket says stands
+			c.ExpiresAt = granted.ExpiresAt
+		}
 		s = &c
 	}
 	return s, nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -31,15 +32,17 @@ type Sockets struct {
 	mu       sync.Mutex
 	sessions map[sessionHash]*liveSession
 	users    map[User]*liveUser
-	n        int           // in sessions, admitted or live
-	live     int           // of these, live
-	open     int           // not gone yet: the n, and those that are being ended
-	shut     bool          // Shutdown has begun
-	hard     bool          // Shutdown has run out of time
-	empty    chan struct{} // closed when shut and open is 0
+	n        int                  // in sessions, admitted or live
+	live     int                  // of these, live
+	open     int                  // not gone yet: the n, and those that are being ended
+	shut     bool                 // Shutdown has begun
+	hard     bool                 // Shutdown has run out of time
+	empty    chan struct{}        // closed when shut and open is 0
+	ending   map[*socket]struct{} // ended from here, not gone yet
 
-	asks    []*liveSession // sessions that Restore is to be asked about
-	workers int            // goroutines that ask
+	restoring chan struct{}  // full while maxAsks Restores have not returned
+	asks      []*liveSession // sessions that Restore is to be asked about
+	workers   int            // goroutines that ask
 }
 
 // SocketsOptions are the limits of a [Sockets], and how it ends connections.
@@ -144,6 +147,9 @@ func NewSockets(opts *SocketsOptions) (*Sockets, error) {
 		sessions: make(map[sessionHash]*liveSession),
 		users:    make(map[User]*liveUser),
 		empty:    make(chan struct{}),
+		ending:   make(map[*socket]struct{}),
+
+		restoring: make(chan struct{}, maxAsks),
 	}, nil
 }
 
@@ -279,8 +285,9 @@ func (s *Sockets) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	s.hard = true
+	left := slices.Collect(maps.Keys(s.ending))
 	s.mu.Unlock()
-	for _, k := range all {
+	for _, k := range left {
 		k.cut()
 	}
 	return ctx.Err()

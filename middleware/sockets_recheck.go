@@ -157,7 +157,11 @@ func (s *Sockets) askAll() {
 // ask lets Restore decide about a session, by the example of k. If k ends
 // meanwhile, and nothing was decided, it returns the socket to ask by next.
 func (s *Sockets) ask(ls *liveSession, k *socket) (next *socket) {
-	session, err := k.askRestore()
+	asked := *k.session
+	s.mu.Lock()
+	asked.ExpiresAt = k.endsAt() // Extend, or an earlier Restore, may have moved it
+	s.mu.Unlock()
+	session, err := k.askRestore(&asked)
 	dead := errors.Is(err, ErrNoSession) || errors.Is(err, ErrSessionExpired)
 	if err != nil && !dead {
 		s.mu.Lock()
@@ -182,7 +186,9 @@ func (s *Sockets) ask(ls *liveSession, k *socket) (next *socket) {
 	ls.clock.asking = false
 	var over []*socket
 	for o := ls.first; o != nil; o = o.links[bySession].next {
-		if err == nil && !session.ExpiresAt.IsZero() {
+		// Not where Restore has changed nothing: Extend may have, meanwhile.
+		if err == nil && !session.ExpiresAt.IsZero() &&
+			(!session.ExpiresAt.Equal(asked.ExpiresAt) || session.ExpiresAt.After(o.endsAt())) {
 			o.moved = &session.ExpiresAt
 		}
 		if ends := o.endsAt(); dead || !ends.IsZero() && !now.Before(ends) {
@@ -198,9 +204,14 @@ func (s *Sockets) ask(ls *liveSession, k *socket) (next *socket) {
 
 // askRestore calls Restore, which is the application's: it may hang, or panic.
 // It returns a session that lives, or why not. It does not outlast k.
-func (k *socket) askRestore() (*Session, error) {
+func (k *socket) askRestore(asked *Session) (*Session, error) {
 	ctx, cancel := context.WithTimeout(k.inner, restoreWait)
 	defer cancel()
+	select {
+	case k.s.restoring <- struct{}{}: // until Restore has returned, however late
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	type answer struct {
 		session *Session
 		err     error
@@ -209,18 +220,19 @@ func (k *socket) askRestore() (*Session, error) {
 	go func() {
 		a := answer{err: errors.New("restore did not return")}
 		defer func() {
+			<-k.s.restoring
 			if v := recover(); v != nil {
 				a.err = fmt.Errorf("restore panicked: %v", v)
 			}
 			answers <- a
 		}()
-		a.session, a.err = k.restore(ctx, k.session)
+		a.session, a.err = k.restore(ctx, asked)
 	}()
 	var a answer
 	select {
 	case a = <-answers:
 	case <-ctx.Done():
-		a.err = context.Cause(ctx)
+		a.err = ctx.Err() // not its cause: how k ended says nothing about the session
 	}
 	switch {
 	case a.err != nil:

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/ticketgate/ticketgate/audit"
@@ -90,9 +91,9 @@ func (r *roster) overflow(ks []*socket, by, limit int, k *socket) []*socket {
 	if limit == 0 {
 		return ks
 	}
-	over := int(r.live) - limit
+	over := int(r.live) - limit - len(ks) // those are going already
 	for old := r.first; old != nil && over > 0; old = old.links[by].next {
-		if old.live && old != k {
+		if old.live && old != k && !slices.Contains(ks, old) {
 			ks = append(ks, old)
 			over--
 		}
@@ -246,8 +247,9 @@ func (s *Sockets) remove(k *socket) {
 }
 
 // gone is called once for each that was added, when nothing of it is left.
-func (s *Sockets) gone() {
+func (s *Sockets) gone(k *socket) {
 	s.mu.Lock()
+	delete(s.ending, k)
 	s.open--
 	s.drained()
 	s.mu.Unlock()
@@ -279,6 +281,7 @@ func (s *Sockets) end(ks []*socket, cause *CloseError) int {
 		if !k.ended {
 			k.ended, k.conn.ending = true, newEnding(cause)
 			s.remove(k)
+			s.ending[k] = struct{}{}
 			ended = append(ended, victim{k, k.hijacked})
 		}
 	}

@@ -147,6 +147,9 @@ func (k *socket) responseWriter(w http.ResponseWriter) http.ResponseWriter {
 			k.stopStream()
 		}
 	}
+	if !k.stream && !canHijack(w) {
+		return w // which tells the WebSocket library so, while it can still answer 501
+	}
 	return &socketWriter{ResponseWriter: w, k: k}
 }
 
@@ -174,6 +177,9 @@ func (k *socket) hijack(conn net.Conn, rw *bufio.ReadWriter, switched bool) erro
 		evicted = k.s.enliven(k)
 	}
 	k.s.mu.Unlock()
+	if ended && k.conn.ending == nil { // released: its last line is written
+		return fmt.Errorf("hijacked connection: the admission was released: %w", net.ErrClosed)
+	}
 	if switched && !k.stream {
 		k.recordOpened()
 	}
@@ -308,7 +314,7 @@ func (k *socket) releaseStream() {
 func (k *socket) withdraw() {
 	k.takeEnd()
 	k.cancel(tickets.ErrRevoked)
-	k.s.gone()
+	k.s.gone(k)
 }
 
 func (k *socket) recordOpened() {
@@ -321,7 +327,7 @@ func (k *socket) recordOpened() {
 // recordEnd writes the last line of k, after which it is gone. A connection that
 // never became a WebSocket was no socket.
 func (k *socket) recordEnd(opened bool, reason string, code int) {
-	defer k.s.gone()
+	defer k.s.gone(k)
 	if !opened {
 		k.audit.Record(k, audit.UpgradeRefused,
 			slog.String("reason", reasonUpgradeFailed),

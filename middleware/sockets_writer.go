@@ -16,6 +16,20 @@ type socketWriter struct {
 	switched bool // 101 was written before the hijack
 }
 
+// canHijack reports whether w, or what it wraps, says that it can be hijacked.
+func canHijack(w http.ResponseWriter) bool {
+	for {
+		if _, ok := w.(http.Hijacker); ok {
+			return true
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return false
+		}
+		w = u.Unwrap()
+	}
+}
+
 func (w *socketWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *socketWriter) WriteHeader(status int) {

@@ -162,7 +162,7 @@ func (g *generation) use(position uint32) {
 	e := g.entry(position)
 	e[entryUsed] = 1
 	last := len(g.chunks) - 1
-	if g.next(position) == g.end() {
+	if g.next(position) == g.end() && position >= g.cursor { // retire has not passed it
 		binary.LittleEndian.PutUint16(e, entryGrant)
 		g.chunks[last] = g.chunks[last][:int(position%chunkUnits*unit)+padded(entryGrant)]
 	}

@@ -217,3 +217,38 @@ func FuzzDecodeGrant(f *testing.F) {
 		require.Len(t, b, grantSize(&g))
 	})
 }
+
+// Take looks at the clock before it has the lock. A full store that retires the
+// entry in between made later Puts read in the middle of one, and panic.
+func TestRetireBetweenClockAndLock(t *testing.T) {
+	m := NewMemoryStore(&MemoryOptions{MaxOutstanding: 2})
+	base := m.base
+	at := time.Duration(0)
+	hook := func() {}
+	m.now = func() (time.Duration, time.Time) { n := at; h := hook; hook = func() {}; h(); return n, base.Add(n) }
+	key := func(shard, n byte) Key { var k Key; k.id[0], k.id[8], k.id[9] = shard, n, n; return k }
+	put := func(k Key, life time.Duration) error {
+		return m.Put(context.Background(), k, Grant{SessionID: strings.Repeat("s", 200), MintedAt: base.Add(at), ExpiresAt: base.Add(at + life)})
+	}
+	put(key(1, 1), time.Second)
+	put(key(1, 2), time.Second)
+	at = time.Second - 1
+	hook = func() { at = time.Second + 1; t.Log("put in another shard, store full:", put(key(2, 3), time.Second)) }
+	_, err := m.Take(context.Background(), key(1, 2))
+	t.Log("take:", err)
+	m.max = 1 << 20 // room, then full again
+	for i := byte(10); i < 14; i++ {
+		put(key(1, i), time.Second)
+	}
+	m.max = m.count.Load()
+	at += 500 * time.Millisecond
+	accepted := 0
+	for i := range 20 {
+		if put(key(3, byte(i)), time.Minute) == nil {
+			accepted++
+		}
+	}
+	if accepted > 0 {
+		t.Fatalf("a full store (nothing expired) took %d more; count %d", accepted, m.count.Load())
+	}
+}
