@@ -9,7 +9,7 @@ import (
 )
 
 // recordRejection writes the one audit line of a refusal, with the fields that
-// its event has. who is "" where it is not known, and so is ticketID.
+// its event has. ticketID is "" and who is nil where they are not known.
 func recordRejection(l *audit.Log, r *http.Request, rej *Rejection, ip, ticketID string, who *Session) {
 	attrs := make([]slog.Attr, 0, 8)
 	if who != nil && rej.event == audit.SessionVerifyFailure {
@@ -34,7 +34,7 @@ func recordRejection(l *audit.Log, r *http.Request, rej *Rejection, ip, ticketID
 	}
 	// What went wrong underneath is the operator's to know; that a ticket is
 	// used or a session expired, the reason has said already.
-	if rej.Err != nil && rej.Status == http.StatusServiceUnavailable || rej.Reason == reasonEndpoint && rej.Err != nil {
+	if rej.Err != nil && (rej.Status == http.StatusServiceUnavailable || rej.Reason == reasonEndpoint) {
 		attrs = append(attrs, slog.String("error", rej.Err.Error()))
 	}
 	l.Record(r.Context(), rej.event, attrs...)
