@@ -30,6 +30,13 @@ func (f *file) open() error {
 	if len(old) > 0 {
 		f.seq = max(f.seq, old[len(old)-1].seq)
 	}
+	for _, o := range old { // what a compression left that was killed: its lines are there twice
+		if o.plain && o.gz {
+			if err := os.Remove(o.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
 	next, info, err := f.regular(old)
 	if err != nil {
 		return err

@@ -225,7 +225,10 @@ func (o oldFile) compress(stop <-chan struct{}) error {
 			return err
 		}
 	}
-	return os.Remove(o.path)
+	if err := os.Remove(o.path); err != nil && !errors.Is(err, fs.ErrNotExist) { // Reopen does so too
+		return err
+	}
+	return nil
 }
 
 func (o oldFile) compressTo(tmp string, stop <-chan struct{}) (err error) {
