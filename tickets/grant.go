@@ -43,7 +43,7 @@ func concealedID(id string) string {
 	if id == "" {
 		return ""
 	}
-	hash := sessionKey(id)
+	hash := HashSession(id)
 	return hex.EncodeToString(hash[:6])
 }
 

@@ -33,9 +33,16 @@ type IssuerOptions struct {
 	// refused for it says that its session ends later than that, it stands until then.
 	// Default: DefaultRememberRevocations, 1 h, or the TTL if that is longer.
 	RememberRevocations time.Duration
+	// MaxDeaf is how long a node whose store is a RevocationLog may go on without hearing it: then
+	// Consume lets nobody in, and guards end their sockets (1013), until it is heard again. At least
+	// 3 s. Default 0: for ever; Health tells.
+	MaxDeaf time.Duration
 }
 
 // Issuer mints and consumes tickets, and revokes what they stand for. It is safe for concurrent use.
+//
+// Over a store that is a [RevocationLog] it hears the revocations of every node in the background,
+// from NewIssuer to Close.
 type Issuer struct {
 	store     Store
 	waits     bool // the store may look at its context
@@ -43,7 +50,9 @@ type Issuer struct {
 	base      time.Time
 	shares    shares
 	revoked   revocations
-	listeners listeners
+	listeners listeners[Revocation]
+	gaps      listeners[error]
+	nodes     *nodes // nil: the store is no RevocationLog
 	closed    atomic.Bool
 }
 
@@ -77,6 +86,13 @@ func NewIssuer(store Store, opts *IssuerOptions) (*Issuer, error) {
 		// A ticket that was minted just before would outlive the memory of its revocation.
 		errs = append(errs, fmt.Errorf("RememberRevocations is %v, want at least the TTL", o.RememberRevocations))
 	}
+	log, shared := store.(RevocationLog)
+	switch {
+	case o.MaxDeaf != 0 && store != nil && !shared:
+		errs = append(errs, fmt.Errorf("MaxDeaf is %v, but %T is no RevocationLog: there is nothing to hear", o.MaxDeaf, store))
+	case o.MaxDeaf != 0 && o.MaxDeaf < deafAfter:
+		errs = append(errs, fmt.Errorf("MaxDeaf is %v, want at least %v, or 0 for no limit", o.MaxDeaf, deafAfter))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("new issuer: %w", err)
 	}
@@ -84,6 +100,9 @@ func NewIssuer(store Store, opts *IssuerOptions) (*Issuer, error) {
 	i := &Issuer{store: store, waits: !memory, ttl: o.TTL, base: time.Now()}
 	i.shares.init(o.TTL, o.MaxPerSession)
 	i.revoked.init(o.RememberRevocations)
+	if shared {
+		i.nodes = newNodes(i, log, o.MaxDeaf)
+	}
 	return i, nil
 }
 
@@ -145,14 +164,20 @@ func (i *Issuer) lifetime(g *Grant, now time.Time) time.Duration {
 // "unknown ticket: " and the ticket's first 8 characters, where that is less than half of it, for
 // one that is unknown or used; it contains "expired" or "revoked" for the others, and nothing of
 // the ticket. What cannot be a ticket is unknown without the store being asked. Any other error
-// means that it could not be decided, and nobody may be let in: the store failed, or the issuer is
-// closed.
+// means that it could not be decided, and nobody may be let in: the store failed, the issuer is
+// closed, or (ErrDeaf) it has not caught up with the revocations of other nodes. Of the last two the
+// ticket is untouched.
 func (i *Issuer) Consume(ctx context.Context, t Ticket) (Grant, error) {
 	if i.closed.Load() {
 		return Grant{}, fmt.Errorf("consume ticket: %w", ErrClosed)
 	}
 	if !t.wellFormed() {
 		return Grant{}, refuse(t, ErrUnknown)
+	}
+	if i.nodes != nil {
+		if err := i.nodes.admits(); err != nil {
+			return Grant{}, fmt.Errorf("consume ticket: %w", err)
+		}
 	}
 	if i.waits { // a MemoryStore looks at no context, and need not pay for one
 		ctx = context.WithoutCancel(ctx)
@@ -186,10 +211,36 @@ func refuse(t Ticket, err error) error {
 	return &refusal{ErrUnknown, "unknown ticket: " + t.hint()}
 }
 
-// Close ends the issuer: from then on Mint and Consume fail with ErrClosed. Revoke and Revoked go
-// on, because sockets may outlive the issuer. It does not close the store. Calling it again does
-// nothing; the error is always nil.
+// Health returns nil while this node hears the revocations of the others, or has no others to hear;
+// else an error that is ErrDeaf and says why and since when, or ErrClosed. It asks nobody, and suits a
+// readiness probe.
+func (i *Issuer) Health() error {
+	switch {
+	case i.closed.Load():
+		return ErrClosed
+	case i.nodes == nil:
+		return nil
+	}
+	return i.nodes.health()
+}
+
+// OnGap has fn called when revocations may have been missed. With ErrGap: the log had lost its place,
+// and what is in it now is in force; every node appends again what it remembers, but somebody may have
+// been revoked whom no node remembers. With ErrDeaf: nothing was heard for IssuerOptions.MaxDeaf. Guards
+// listen here: they ask GuardOptions.Restore about every session that has sockets, or end them.
+//
+// fn may call anything of the issuer but Close. After stop, which may be called again, it is called no
+// more.
+func (i *Issuer) OnGap(fn func(error)) (stop func()) { return i.gaps.add(fn) }
+
+// Close ends the issuer: from then on Mint and Consume fail with ErrClosed, and no other node is heard.
+// Revoke and Revoked go on, because sockets may outlive the issuer. It does not close the store. It
+// waits for a call of the store's Next, which it cancels. Calling it again does nothing; the error is
+// always nil.
 func (i *Issuer) Close() error {
 	i.closed.Store(true)
+	if i.nodes != nil {
+		i.nodes.close()
+	}
 	return nil
 }

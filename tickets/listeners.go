@@ -5,13 +5,13 @@ import (
 	"sync"
 )
 
-// listeners are the functions of OnRevoke. No lock is held while they run.
-type listeners struct {
+// listeners are the functions of OnRevoke or OnGap. No lock is held while they run.
+type listeners[E any] struct {
 	mu  sync.Mutex
-	fns []*func(Revocation) // never changed in place: tell goes through it without the lock
+	fns []*func(E) // never changed in place: tell goes through it without the lock
 }
 
-func (l *listeners) add(fn func(Revocation)) (stop func()) {
+func (l *listeners[E]) add(fn func(E)) (stop func()) {
 	if fn == nil {
 		return func() {}
 	}
@@ -28,18 +28,18 @@ func (l *listeners) add(fn func(Revocation)) (stop func()) {
 	}
 }
 
-func (l *listeners) tell(r Revocation) {
+func (l *listeners[E]) tell(e E) {
 	l.mu.Lock()
 	fns := l.fns
 	l.mu.Unlock()
-	tell(fns, r)
+	tell(fns, e)
 }
 
 // Deferred, so that one listener's panic does not keep the others' sockets open.
-func tell(fns []*func(Revocation), r Revocation) {
+func tell[E any](fns []*func(E), e E) {
 	if len(fns) == 0 {
 		return
 	}
-	defer tell(fns[1:], r)
-	(*fns[0])(r)
+	defer tell(fns[1:], e)
+	(*fns[0])(e)
 }

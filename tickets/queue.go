@@ -3,24 +3,24 @@ package tickets
 import "time"
 
 // queue is first in, first out, in linked blocks: a slice would be copied whole to grow.
-type queue[K any] struct {
-	first, last *block[K]
+type queue struct {
+	first, last *block
 }
 
-type block[K any] struct {
+type block struct {
 	from, to int // what is in use of items
-	items    [128]queued[K]
-	next     *block[K]
+	items    [128]queued
+	next     *block
 }
 
-type queued[K any] struct {
-	key  K
+type queued struct {
+	key  hash
 	when time.Duration
 }
 
-func (q *queue[K]) push(key K, when time.Duration) {
+func (q *queue) push(key hash, when time.Duration) {
 	if q.last == nil || q.last.to == len(q.last.items) {
-		b := new(block[K])
+		b := new(block)
 		if q.last == nil {
 			q.first = b
 		} else {
@@ -28,12 +28,12 @@ func (q *queue[K]) push(key K, when time.Duration) {
 		}
 		q.last = b
 	}
-	q.last.items[q.last.to] = queued[K]{key, when}
+	q.last.items[q.last.to] = queued{key, when}
 	q.last.to++
 }
 
 // peek returns the item that has waited longest, or nil.
-func (q *queue[K]) peek() *queued[K] {
+func (q *queue) peek() *queued {
 	if q.first == nil {
 		return nil
 	}
@@ -41,9 +41,9 @@ func (q *queue[K]) peek() *queued[K] {
 }
 
 // pop removes what peek returns.
-func (q *queue[K]) pop() {
+func (q *queue) pop() {
 	b := q.first
-	b.items[b.from] = queued[K]{} // or a person's name would stay
+	b.items[b.from] = queued{}
 	b.from++
 	if b.from == b.to {
 		// Empty: full ones are done with, and a part-filled one is the last.

@@ -3,6 +3,8 @@ package tickets
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +17,23 @@ type Revocation struct {
 	Provider, UserID string    // and UserID; Provider goes with UserID, and may be empty
 	Reason           string    // for the audit; pages are told session_revoked
 	At               time.Time // filled in by Revoke where it is zero or still to come
+
+	// Revoke fills in the one that goes with SessionID or UserID: see [HashSession], [HashUser].
+	// What was heard from another node has only these: a store that nodes share holds no names.
+	SessionHash, UserHash [sha256.Size]byte
+}
+
+// HashSession returns the SHA-256 of a session's id.
+func HashSession(id string) [sha256.Size]byte { return sha256.Sum256([]byte(id)) }
+
+// HashUser returns the SHA-256 of a person: of the length of provider in 8 bytes, the greatest
+// first, provider, and userID. It hides a name from those who would read it, and not from those who
+// would guess it.
+func HashUser(provider, userID string) [sha256.Size]byte {
+	b := make([]byte, 0, 64)
+	b = binary.BigEndian.AppendUint64(b, uint64(len(provider)))
+	b = append(b, provider...)
+	return sha256.Sum256(append(b, userID...))
 }
 
 // A person who was just revoked may sign in again, and the session that begins then must not be
@@ -25,12 +44,26 @@ const clockTolerance = 2 * time.Second
 // was minted for: the session itself, or one of the person's that began at most 2 s after r.At. An
 // unknown beginning counts as before. Provider is matched exactly.
 func (r Revocation) Covers(g Grant) bool {
-	if r.SessionID != "" {
-		return r.SessionID == g.SessionID
+	r.hash()
+	if r.ofSession() {
+		return g.SessionID != "" && r.SessionHash == HashSession(g.SessionID)
 	}
-	return r.UserID != "" && r.UserID == g.UserID && r.Provider == g.Provider &&
+	return r.ofUser() && g.UserID != "" && r.UserHash == HashUser(g.Provider, g.UserID) &&
 		beganBefore(g.StartedAt, r.At)
 }
+
+// hash fills in SessionHash or UserHash.
+func (r *Revocation) hash() {
+	if r.SessionID != "" {
+		r.SessionHash = HashSession(r.SessionID)
+	}
+	if r.UserID != "" {
+		r.UserHash = HashUser(r.Provider, r.UserID)
+	}
+}
+
+func (r *Revocation) ofSession() bool { return r.SessionHash != [sha256.Size]byte{} }
+func (r *Revocation) ofUser() bool    { return r.UserHash != [sha256.Size]byte{} }
 
 // The zero time, an unknown beginning, is before everything.
 func beganBefore(startedAt, at time.Time) bool {
@@ -46,9 +79,17 @@ func (r Revocation) Format(s fmt.State, verb rune) {
 func (r Revocation) LogValue() slog.Value { return slog.AnyValue(r.concealed()) }
 
 func (r Revocation) concealed() any {
-	type revocation Revocation
-	r.SessionID = concealedID(r.SessionID)
-	return revocation(r)
+	short := func(h [sha256.Size]byte) string {
+		if h == [sha256.Size]byte{} {
+			return ""
+		}
+		return hex.EncodeToString(h[:6])
+	}
+	r.hash()
+	return struct {
+		Session, Provider, UserID, User, Reason string
+		At                                      time.Time
+	}{short(r.SessionHash), r.Provider, r.UserID, short(r.UserHash), r.Reason, r.At}
 }
 
 // check returns everything that is wrong with a revocation, without showing a session id.
@@ -68,21 +109,37 @@ func (r *Revocation) check() error {
 // IssuerOptions.RememberRevocations). It calls the listeners of [Issuer.OnRevoke] one after
 // another, and returns after the last. Revoking again is safe: the later one stands.
 //
+// Where the store is a [RevocationLog], the revocation is in it when Revoke returns nil, and the
+// other nodes hear it in a moment. An error that is not about r says that they could not be told:
+// it is in force here nevertheless, and they will be told when the log is back. Calling again is
+// safe. Revoke runs on when ctx is done; the store bounds the wait.
+//
 // End the session in your own session store first. Else the page can sign in, or mint, with it
 // again once the revocation is forgotten.
 //
-// The error says what is wrong with r; nothing is revoked then.
+// An error that is about r says what is wrong with it; nothing is revoked then.
 func (i *Issuer) Revoke(ctx context.Context, r Revocation) error {
 	if err := r.check(); err != nil {
 		return fmt.Errorf("revoke: %w", err)
 	}
+	r.SessionHash, r.UserHash = [sha256.Size]byte{}, [sha256.Size]byte{}
+	r.hash()
 	now := time.Now()
 	if r.At.IsZero() || r.At.After(now) {
 		r.At = now
 	}
 	r.At = r.At.Round(0) // compared with wall clocks of other machines
-	i.revoked.add(r, now)
+	i.revoked.add(&r, now)
+	if i.nodes == nil {
+		i.listeners.tell(r)
+		return nil
+	}
+	told := make(chan error, 1)
+	go func() { told <- i.nodes.tell(context.WithoutCancel(ctx), r) }()
 	i.listeners.tell(r)
+	if err := <-told; err != nil {
+		return fmt.Errorf("revoke: in force here, other nodes are not told yet: %w", err)
+	}
 	return nil
 }
 
@@ -95,14 +152,13 @@ func (i *Issuer) Revoked(g Grant) error {
 	return nil
 }
 
-// OnRevoke has fn called for every revocation, in the goroutine that revokes, when it is in force
-// here and before Revoke returns. Several at once are possible. fn may call anything of the issuer,
-// this included. After stop, which may be called again, fn is called for no revocation that begins
-// later.
+// OnRevoke has fn called for every revocation, when it is in force here: for one of this issuer's, in
+// the goroutine that revokes and before Revoke returns; for one of another node's, in the one that
+// hears them, which hears no more until fn returns. Several at once are possible. What was revoked
+// before this issuer had caught up is in force without a call: nobody was let in under it.
+//
+// fn may call anything of the issuer but Close. After stop, which may be called again, fn is called
+// for no revocation that begins later.
 func (i *Issuer) OnRevoke(fn func(Revocation)) (stop func()) {
 	return i.listeners.add(fn)
 }
-
-// sessionKey is what the memory of revocations files a session under. It needs no raw id, so that a
-// revocation can come from where raw ids must not be.
-func sessionKey(id string) [sha256.Size]byte { return sha256.Sum256([]byte(id)) }

@@ -14,17 +14,18 @@ type revocations struct {
 	base     time.Time
 	active   atomic.Int64 // how many are remembered
 	mu       sync.RWMutex
-	sessions remembered[[sha256.Size]byte]
-	persons  remembered[person]
+	sessions remembered // by Revocation.SessionHash
+	persons  remembered // by Revocation.UserHash
 }
 
-type person struct{ provider, user string }
+type hash = [sha256.Size]byte
 
-// revoked is one of them. No pointer in it, as there may be hundreds of thousands.
+// revoked is one of them.
 type revoked struct {
-	end  time.Duration // since base: the last instant at which it stands
-	sec  int64         // of a person: Revocation.At
-	nsec int32
+	end    time.Duration // since base: the last instant at which it stands
+	sec    int64         // Revocation.At
+	nsec   int32
+	reason string
 }
 
 func (r revoked) at() time.Time { return time.Unix(r.sec, int64(r.nsec)) }
@@ -33,20 +34,43 @@ func (rs *revocations) init(remember time.Duration) {
 	rs.remember, rs.base = remember, time.Now()
 }
 
-// add enters r, or makes the one that is there stand for longer and cover more.
-func (rs *revocations) add(r Revocation, now time.Time) {
+// add enters r, or makes the one that is there stand for longer and cover more. It reports whether r
+// covers anything that was not covered before.
+func (rs *revocations) add(r *Revocation, now time.Time) (news bool) {
 	mono := now.Sub(rs.base)
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rs.sessions.forget(mono, rs.remember)
 	rs.persons.forget(mono, rs.remember)
-	v := revoked{end: mono + rs.remember, sec: r.At.Unix(), nsec: int32(r.At.Nanosecond())}
-	if r.SessionID != "" {
-		rs.sessions.add(sessionKey(r.SessionID), v)
+	v := revoked{end: mono + rs.remember, sec: r.At.Unix(), nsec: int32(r.At.Nanosecond()), reason: r.Reason}
+	if r.ofSession() {
+		old, ok := rs.sessions.add(r.SessionHash, v)
+		news = !ok || mono > old.end
 	} else {
-		rs.persons.add(person{r.Provider, r.UserID}, v)
+		old, ok := rs.persons.add(r.UserHash, v)
+		news = !ok || mono > old.end || old.at().Before(v.at())
 	}
 	rs.count()
+	return news
+}
+
+// all returns what stands.
+func (rs *revocations) all() []Revocation {
+	mono := time.Since(rs.base)
+	rs.mu.RLock()
+	defer rs.mu.RUnlock()
+	all := make([]Revocation, 0, len(rs.sessions.m)+len(rs.persons.m))
+	for h, v := range rs.sessions.m {
+		if mono <= v.end {
+			all = append(all, Revocation{SessionHash: h, Reason: v.reason, At: v.at()})
+		}
+	}
+	for h, v := range rs.persons.m {
+		if mono <= v.end {
+			all = append(all, Revocation{UserHash: h, Reason: v.reason, At: v.at()})
+		}
+	}
+	return all
 }
 
 func (rs *revocations) count() { rs.active.Store(int64(len(rs.sessions.m) + len(rs.persons.m))) }
@@ -57,7 +81,7 @@ func (rs *revocations) cover(g *Grant) bool { return rs.active.Load() != 0 && rs
 func (rs *revocations) lookUp(g *Grant) bool {
 	now := time.Now()
 	mono := now.Sub(rs.base)
-	session, who := sessionKey(g.SessionID), person{g.Provider, g.UserID}
+	session, who := HashSession(g.SessionID), HashUser(g.Provider, g.UserID)
 	rs.mu.RLock()
 	bySession, ok := rs.sessions.m[session]
 	ok = ok && mono <= bySession.end
@@ -98,30 +122,31 @@ func (rs *revocations) lookUp(g *Grant) bool {
 const longest = 100 * 365 * 24 * time.Hour
 
 // remembered are the revocations of one kind, and the order in which to look whether they are over.
-type remembered[K comparable] struct {
-	m     map[K]revoked
-	queue queue[K] // every key of m, once
+type remembered struct {
+	m     map[hash]revoked
+	queue queue // every key of m, once
 }
 
-// add enters v, or joins it with the one that is there: whichever stands longer, and covers more.
-func (r *remembered[K]) add(key K, v revoked) {
-	old, ok := r.m[key]
-	if !ok {
+// add enters v, or joins it with the one that is there and is returned: whichever stands longer, and
+// covers more.
+func (r *remembered) add(key hash, v revoked) (old revoked, ok bool) {
+	if old, ok = r.m[key]; !ok {
 		if r.m == nil {
-			r.m = make(map[K]revoked)
+			r.m = make(map[hash]revoked)
 		}
 		r.m[key] = v
 		r.queue.push(key, v.end)
-		return
+		return old, false
 	}
 	if old.at().After(v.at()) {
 		v.sec, v.nsec = old.sec, old.nsec
 	}
 	v.end = max(v.end, old.end)
 	r.m[key] = v
+	return old, true
 }
 
-func (r *remembered[K]) extend(key K, end time.Duration) {
+func (r *remembered) extend(key hash, end time.Duration) {
 	if v, ok := r.m[key]; ok {
 		v.end = max(v.end, end)
 		r.m[key] = v
@@ -129,7 +154,7 @@ func (r *remembered[K]) extend(key K, end time.Duration) {
 }
 
 // over reports whether there may be something to forget.
-func (r *remembered[K]) over(now time.Duration) bool {
+func (r *remembered) over(now time.Duration) bool {
 	oldest := r.queue.peek()
 	return oldest != nil && now > oldest.when
 }
@@ -137,7 +162,7 @@ func (r *remembered[K]) over(now time.Duration) bool {
 // forget looks at the few that have waited longest. One that was prolonged goes to the end of the
 // queue again, to be looked at when it is over or as late as a new one would be: so the queue stays
 // in order.
-func (r *remembered[K]) forget(now, remember time.Duration) {
+func (r *remembered) forget(now, remember time.Duration) {
 	for n := 0; n < 8 && r.over(now); n++ {
 		key := r.queue.peek().key
 		r.queue.pop()

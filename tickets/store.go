@@ -32,6 +32,31 @@ type Store interface {
 	Take(ctx context.Context, key Key) (Grant, error)
 }
 
+// RevocationLog is what a store has that carries revocations to every node. An Issuer whose Store
+// is one reads it in the background from NewIssuer to Close; nothing else needs to be done.
+// Implementations are safe for concurrent use, bound their own waiting, and are checked by
+// storetest.CheckShared.
+type RevocationLog interface {
+	// Append adds r at the end of the log. It keeps Provider, UserID, Reason, At and SessionHash,
+	// and never SessionID, which may be the very cookie. A revocation may be appended more than
+	// once. An error says that it may not be in the log.
+	Append(ctx context.Context, r Revocation) error
+
+	// Next returns everything that was appended after the cursor, in an order that every reader
+	// sees, and the cursor to go on from. Where there is nothing yet it waits, for 1 s at most, and
+	// then returns none, with a cursor: that is the heartbeat. What is appended meanwhile ends the
+	// wait.
+	//
+	// The cursor "" begins at least one TTL and 2 s back, and does not wait. Nothing that is
+	// appended before Next returns, and seen by no Next, is ever passed over by a cursor; to return
+	// a revocation twice is allowed.
+	//
+	// The error is ErrGap where the cursor's place is gone: the log was emptied, or another server
+	// has taken over that may not have all of it. Any other error means that nothing could be heard.
+	// At comes back as it was appended, or earlier by less than 1 ms; SessionID does not come back.
+	Next(ctx context.Context, after string) (rs []Revocation, next string, err error)
+}
+
 // ErrInvalid is the parent of everything that can be wrong with a ticket: errors.Is(err,
 // ErrInvalid) is the test for "no", and any other error for "could not be decided". Its kinds are
 // for an audit log; a client is told none of them.
@@ -42,6 +67,10 @@ var (
 	ErrExpired = fmt.Errorf("%w: expired", ErrInvalid)
 	ErrRevoked = fmt.Errorf("%w: revoked", ErrInvalid)
 )
+
+// ErrGap is what [RevocationLog.Next] returns when the place of its cursor is gone: revocations
+// may have been missed.
+var ErrGap = errors.New("revocation log has a gap")
 
 // Limits, and the end.
 var (

@@ -1,0 +1,251 @@
+package tickets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ErrDeaf is in the error of Health, and of Consume where that is the reason to let nobody in: this
+// node can't hear the revocations of the others.
+var ErrDeaf = errors.New("revocations of other nodes are not heard")
+
+// The log's heartbeat is 1 s; three of them missed is no accident.
+const deafAfter = 3 * time.Second
+
+// How long to wait before a log that failed is asked again: it must be heard within a second of its
+// return.
+const (
+	minPause = 50 * time.Millisecond
+	maxPause = 400 * time.Millisecond
+)
+
+// A log whose Next returns at once, with nothing new, is not asked more often than this.
+const idlePause = 10 * time.Millisecond
+
+// tellAtOnce bounds how much is appended again before the log is read again.
+const tellAtOnce = 100
+
+// nodes is what an Issuer has to do with those on other machines, through a RevocationLog.
+type nodes struct {
+	issuer  *Issuer
+	log     RevocationLog
+	maxDeaf time.Duration
+	cancel  context.CancelFunc
+	done    chan struct{}
+	current atomic.Bool // has caught up, and missed nothing since
+
+	mu     sync.Mutex
+	heard  time.Time // when the log last answered
+	err    error     // what it answered, unless all was well
+	untold map[hash]Revocation
+	deaf   bool        // heard nothing for maxDeaf
+	timer  *time.Timer // nil without a maxDeaf
+}
+
+func newNodes(i *Issuer, log RevocationLog, maxDeaf time.Duration) *nodes {
+	ctx, cancel := context.WithCancel(context.Background())
+	n := &nodes{
+		issuer: i, log: log, maxDeaf: maxDeaf, cancel: cancel, done: make(chan struct{}),
+		heard: time.Now(), err: errors.New("the log has not answered yet"), untold: make(map[hash]Revocation),
+	}
+	if maxDeaf > 0 {
+		n.timer = time.AfterFunc(maxDeaf, n.goDeaf)
+	}
+	go n.listen(ctx)
+	return n
+}
+
+func (n *nodes) close() {
+	n.cancel()
+	<-n.done
+	if n.timer != nil {
+		n.timer.Stop()
+	}
+}
+
+// listen reads the log until ctx is done.
+func (n *nodes) listen(ctx context.Context) {
+	defer close(n.done)
+	var cursor string
+	var gap, ever bool
+	pause := minPause
+	for ctx.Err() == nil {
+		asked := time.Now()
+		rs, next, err := n.log.Next(ctx, cursor)
+		if ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, ErrGap) && cursor != "" {
+			cursor, gap = "", true
+			n.current.Store(false)
+			n.fail(err)
+			sleep(ctx, idlePause) // should it have one whenever it is asked
+			continue
+		}
+		if err != nil {
+			n.fail(err)
+			sleep(ctx, pause+rand.N(pause/2))
+			pause = min(2*pause, maxPause)
+			continue
+		}
+		news := false
+		for _, r := range rs {
+			news = n.hear(r, ever) || news
+		}
+		cursor, ever, pause = next, true, minPause
+		n.succeed()
+		if gap {
+			gap = false
+			n.tellAll()
+			n.issuer.gaps.tell(ErrGap)
+		}
+		n.tellAgain(ctx)
+		if !news && time.Since(asked) < idlePause {
+			sleep(ctx, idlePause)
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// hear puts another node's revocation in force here. Its own come back as well, and others may do so
+// more than once: what is not news has been acted upon.
+func (n *nodes) hear(r Revocation, tell bool) (news bool) {
+	r.hash()
+	if r.ofSession() == r.ofUser() {
+		return false // nothing that an issuer has appended
+	}
+	now := time.Now()
+	if r.At.After(now) { // their clock is ahead; who signs in from now on is let in
+		r.At = now
+	}
+	r.At = r.At.Round(0)
+	if news = n.issuer.revoked.add(&r, now); news && tell {
+		n.issuer.listeners.tell(r)
+	}
+	return news
+}
+
+func (n *nodes) succeed() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.heard, n.err, n.deaf = time.Now(), nil, false
+	n.current.Store(true)
+	if n.timer != nil {
+		n.timer.Reset(n.maxDeaf)
+	}
+}
+
+func (n *nodes) fail(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.err = err
+}
+
+// goDeaf is the end of hoping: it runs when nothing was heard for maxDeaf.
+func (n *nodes) goDeaf() {
+	n.mu.Lock()
+	deaf := time.Since(n.heard) >= n.maxDeaf // else it was heard just now
+	n.deaf = deaf
+	n.mu.Unlock()
+	if deaf {
+		n.issuer.gaps.tell(ErrDeaf)
+	}
+}
+
+// admits returns nil, or why nobody may come in.
+func (n *nodes) admits() error {
+	if n.current.Load() && n.maxDeaf == 0 {
+		return nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.current.Load() && !n.deaf {
+		return nil
+	}
+	return n.trouble()
+}
+
+// trouble is called with mu held.
+func (n *nodes) trouble() error {
+	silent := time.Since(n.heard).Round(time.Millisecond)
+	if n.err != nil {
+		return fmt.Errorf("%w for %v: %w", ErrDeaf, silent, n.err)
+	}
+	return fmt.Errorf("%w for %v", ErrDeaf, silent)
+}
+
+func (n *nodes) health() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.current.Load() && n.err == nil && time.Since(n.heard) < deafAfter {
+		return nil
+	}
+	return n.trouble()
+}
+
+// tell appends r to the log, now or when the log is back.
+func (n *nodes) tell(ctx context.Context, r Revocation) error {
+	err := n.log.Append(ctx, r)
+	if err != nil {
+		n.remind(r)
+	}
+	return err
+}
+
+// remind has r appended again. It keeps no name.
+func (n *nodes) remind(r Revocation) {
+	r.SessionID, r.Provider, r.UserID = "", "", ""
+	key := r.SessionHash
+	if r.ofUser() {
+		key = r.UserHash
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if later, ok := n.untold[key]; !ok || r.At.After(later.At) {
+		n.untold[key] = r
+	}
+}
+
+// tellAll has everything that stands here appended again: after a gap nobody knows what the others
+// have missed.
+func (n *nodes) tellAll() {
+	for _, r := range n.issuer.revoked.all() {
+		n.remind(r)
+	}
+}
+
+// tellAgain appends some of what the others may not have heard.
+func (n *nodes) tellAgain(ctx context.Context) {
+	n.mu.Lock()
+	some := make([]Revocation, 0, min(len(n.untold), tellAtOnce))
+	for key, r := range n.untold {
+		if len(some) == cap(some) {
+			break
+		}
+		some = append(some, r)
+		delete(n.untold, key)
+	}
+	n.mu.Unlock()
+	for k, r := range some {
+		if n.tell(ctx, r) == nil {
+			continue
+		}
+		for _, r := range some[k+1:] {
+			n.remind(r)
+		}
+		return
+	}
+}
