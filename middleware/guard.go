@@ -226,9 +226,9 @@ func (g *Guard) admit(r *http.Request, ip string, id *string, who **Session) (*A
 		return nil, rej
 	}
 	k, rej := g.sockets.enter(r.Context(), entry{
-		session: s, grant: grant, issuer: g.issuer,
+		guard: g, session: s, grant: grant,
 		ip: ip, path: r.URL.Path, origin: r.Header.Get("Origin"), ticketID: *id,
-		stream: stream, restore: g.opts.Restore, audit: g.audit,
+		stream: stream,
 	})
 	if rej != nil {
 		return nil, rej

@@ -41,7 +41,8 @@ func shortSessionID(id string) string {
 	if id == "" {
 		return "-"
 	}
-	return shortHash(hashSession(id))
+	h := hashSession(id)
+	return shortHash(h[:])
 }
 
 // over reports whether the session has ended. It reads the clock only for

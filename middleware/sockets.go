@@ -31,7 +31,7 @@ type Sockets struct {
 
 	mu       sync.Mutex
 	sessions map[sessionHash]*liveSession
-	users    map[User]*liveUser
+	users    map[userHash]*liveUser
 	n        int                  // in sessions, admitted or live
 	live     int                  // of these, live
 	open     int                  // not gone yet: the n, and those that are being ended
@@ -91,9 +91,9 @@ var ErrEvicted = errors.New("evicted by a newer socket")
 // errors.Is.
 type CloseError struct {
 	Code   int    // the close code; of one that ended by itself, what its handler sent, or 1006
-	Reason string // "session_revoked", "session_expired", "too_many", "going_away", the application's, "closed" or "dropped"
+	Reason string // "session_revoked", "session_expired", "too_many", "unavailable", "going_away", the application's, "closed" or "dropped"
 	// Err says more: [tickets.ErrRevoked], [ErrSessionExpired], [ErrEvicted],
-	// [http.ErrServerClosed] in Shutdown. It is nil for CloseSession and
+	// [tickets.ErrDeaf] (IssuerOptions.MaxDeaf), [http.ErrServerClosed] in Shutdown. It is nil for CloseSession and
 	// CloseUser, and net.ErrClosed where the connection ended by itself.
 	Err error
 }
@@ -113,6 +113,7 @@ var (
 	causeRevoked   = &CloseError{Code: closeUnauthorized, Reason: reasonSessionRevoked, Err: tickets.ErrRevoked}
 	causeExpired   = &CloseError{Code: closeUnauthorized, Reason: codeSessionExpired, Err: ErrSessionExpired}
 	causeEvicted   = &CloseError{Code: closeTooMany, Reason: reasonTooMany, Err: ErrEvicted}
+	causeDeaf      = &CloseError{Code: closeTryAgain, Reason: codeUnavailable, Err: tickets.ErrDeaf}
 	causeGoingAway = &CloseError{Code: closeGoingAway, Reason: reasonGoingAway, Err: http.ErrServerClosed}
 )
 
@@ -145,7 +146,7 @@ func NewSockets(opts *SocketsOptions) (*Sockets, error) {
 	return &Sockets{
 		opts:     o,
 		sessions: make(map[sessionHash]*liveSession),
-		users:    make(map[User]*liveUser),
+		users:    make(map[userHash]*liveUser),
 		empty:    make(chan struct{}),
 		ending:   make(map[*socket]struct{}),
 
@@ -165,7 +166,7 @@ func (s *Sockets) CloseSession(id, reason string) int {
 
 // CloseUser ends the sockets of a person, as CloseSession does of a session.
 func (s *Sockets) CloseUser(provider, userID, reason string) int {
-	return s.end(s.ofUser(User{provider, userID}), closeBecause(reason))
+	return s.end(s.ofUser(hashUser(User{provider, userID})), closeBecause(reason))
 }
 
 func closeBecause(reason string) *CloseError {
@@ -251,9 +252,9 @@ func (s *Sockets) Users() map[User]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	counts := make(map[User]int, len(s.users))
-	for u, lu := range s.users {
+	for _, lu := range s.users {
 		if lu.live > 0 {
-			counts[u] = int(lu.live)
+			counts[lu.User] = int(lu.live)
 		}
 	}
 	return counts
@@ -306,4 +307,4 @@ func cutReason(reason string) string {
 	return reason[:n]
 }
 
-func shortHash(h sessionHash) string { return hex.EncodeToString(h[:6]) }
+func shortHash(h []byte) string { return hex.EncodeToString(h[:6]) }

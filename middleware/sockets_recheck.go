@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/tickets"
 )
 
 const (
@@ -48,7 +49,7 @@ func (c *sessionClock) stop() {
 // restorer returns a socket whose guard has a Restore, or nil.
 func (ls *liveSession) restorer() *socket {
 	for k := ls.first; k != nil; k = k.links[bySession].next {
-		if k.restore != nil {
+		if k.guard.opts.Restore != nil {
 			return k
 		}
 	}
@@ -121,16 +122,38 @@ func (s *Sockets) tick(ls *liveSession) {
 			over = append(over, k)
 		}
 	}
-	if ask && !ls.clock.asking {
-		ls.clock.asking = true
-		s.asks = append(s.asks, ls)
-		if s.workers < maxAsks {
-			s.workers++
-			go s.askAll()
-		}
+	if ask {
+		s.askSoon(ls)
 	}
 	s.mu.Unlock()
 	s.end(over, causeExpired)
+}
+
+// askSoon has Restore asked about a session, which has a clock.
+func (s *Sockets) askSoon(ls *liveSession) {
+	if ls.clock.asking {
+		return
+	}
+	ls.clock.asking = true
+	s.asks = append(s.asks, ls)
+	if s.workers < maxAsks {
+		s.workers++
+		go s.askAll()
+	}
+}
+
+// recheck has Restore asked about every session that came in by an issuer.
+func (s *Sockets) recheck(issuer *tickets.Issuer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, ls := range s.sessions {
+		if k := ls.restorer(); k != nil && k.guard.issuer == issuer {
+			if ls.clock == nil {
+				ls.clock = &sessionClock{}
+			}
+			s.askSoon(ls)
+		}
+	}
 }
 
 // askAll asks about sessions until there is none left to ask about.
@@ -174,7 +197,7 @@ func (s *Sockets) ask(ls *liveSession, k *socket) (next *socket) {
 		if ended {
 			return next
 		}
-		k.audit.Record(k, audit.SessionVerifyFailure,
+		k.guard.audit.Record(k, audit.SessionVerifyFailure,
 			slog.String("provider", k.session.Provider),
 			slog.String("reason", reasonRecheck),
 			slog.String("ip", k.ip),
@@ -226,7 +249,7 @@ func (k *socket) askRestore(asked *Session) (*Session, error) {
 			}
 			answers <- a
 		}()
-		a.session, a.err = k.restore(ctx, asked)
+		a.session, a.err = k.guard.opts.Restore(ctx, asked)
 	}()
 	var a answer
 	select {

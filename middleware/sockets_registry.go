@@ -4,33 +4,40 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"net/http"
 	"slices"
 	"time"
 
-	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
 // entry is what the guard knows of a request that it lets in.
 type entry struct {
+	guard                      *Guard
 	session                    *Session
 	grant                      tickets.Grant
-	issuer                     *tickets.Issuer
 	ip, path, origin, ticketID string
 	stream                     bool // AdmitRequests: no upgrade; live for as long as its handler
-	restore                    func(ctx context.Context, s *Session) (*Session, error)
-	audit                      *audit.Log
 }
 
 // sessionHash is the first half of a session id's SHA-256: the id itself may be
-// a cookie, and other nodes' revocations tell no more than the hash.
-type sessionHash [sha256.Size / 2]byte
+// a cookie, and other nodes' revocations tell no more than the hash. userHash is
+// the same of a person.
+type (
+	sessionHash [sha256.Size / 2]byte
+	userHash    [sha256.Size / 2]byte
+)
 
 func hashSession(id string) sessionHash {
-	h := sha256.Sum256([]byte(id))
+	h := tickets.HashSession(id)
 	return sessionHash(h[:])
+}
+
+func hashUser(u User) userHash {
+	h := tickets.HashUser(u.Provider, u.UserID)
+	return userHash(h[:])
 }
 
 // A socket is in two rosters: its session's, and its person's.
@@ -104,6 +111,7 @@ func (r *roster) overflow(ks []*socket, by, limit int, k *socket) []*socket {
 type liveUser struct {
 	roster
 	User
+	hash userHash
 }
 
 // full looks whether one more could come in at all: nil if so. Nothing is taken.
@@ -139,10 +147,11 @@ func (s *Sockets) enter(ctx context.Context, e entry) (*socket, *Rejection) {
 		binary.BigEndian.PutUint64(hash[:], rand.Uint64())
 		binary.BigEndian.PutUint64(hash[8:], rand.Uint64())
 	}
+	user := hashUser(User{e.session.Provider, e.session.UserID})
 
 	s.mu.Lock()
 	rej := s.refusal()
-	if rej == nil && !s.room(e.session, hash) {
+	if rej == nil && !s.room(hash, user, e.session.UserID != "") {
 		rej = tooMany()
 	}
 	if rej != nil {
@@ -150,18 +159,20 @@ func (s *Sockets) enter(ctx context.Context, e entry) (*socket, *Rejection) {
 		k.cancel(nil)
 		return nil, rej
 	}
-	s.add(k, hash)
+	s.add(k, hash, user)
 	var evicted []*socket
 	if e.stream {
 		evicted = s.enliven(k)
 	}
 	s.mu.Unlock()
 
-	if err := e.issuer.Revoked(e.grant); err != nil {
+	err := e.guard.issuer.Revoked(e.grant)
+	if health := e.guard.issuer.Health(); err == nil && errors.Is(health, tickets.ErrDeaf) {
+		err = health
+	}
+	if err != nil {
 		k.withdraw()
-		rej := ticketRejection(http.StatusUnauthorized, codeTicketRejected, reasonRevoked)
-		rej.Err = err
-		return nil, rej
+		return nil, consumeRejection(err)
 	}
 	s.end(evicted, causeEvicted)
 	if e.stream {
@@ -170,10 +181,10 @@ func (s *Sockets) enter(ctx context.Context, e entry) (*socket, *Rejection) {
 	return k, nil
 }
 
-// room reports whether a person and a session have room for one more. Where the
+// room reports whether a session and a person have room for one more. Where the
 // oldest is evicted, that happens when the new one is live; until then it is
 // only those who have not upgraded yet that must not be more than the limit.
-func (s *Sockets) room(session *Session, hash sessionHash) bool {
+func (s *Sockets) room(session sessionHash, user userHash, named bool) bool {
 	within := func(r *roster, limit int) bool {
 		if s.opts.EvictOldest {
 			return int(r.n-r.live) < limit
@@ -181,28 +192,27 @@ func (s *Sockets) room(session *Session, hash sessionHash) bool {
 		return int(r.n) < limit
 	}
 	if limit := s.opts.MaxPerSession; limit > 0 {
-		if ls := s.sessions[hash]; ls != nil && !within(&ls.roster, limit) {
+		if ls := s.sessions[session]; ls != nil && !within(&ls.roster, limit) {
 			return false
 		}
 	}
-	if limit := s.opts.MaxPerUser; limit > 0 && session.UserID != "" {
-		if lu := s.users[User{session.Provider, session.UserID}]; lu != nil && !within(&lu.roster, limit) {
+	if limit := s.opts.MaxPerUser; limit > 0 && named {
+		if lu := s.users[user]; lu != nil && !within(&lu.roster, limit) {
 			return false
 		}
 	}
 	return true
 }
 
-func (s *Sockets) add(k *socket, hash sessionHash) {
-	ls := s.sessions[hash]
+func (s *Sockets) add(k *socket, session sessionHash, user userHash) {
+	ls := s.sessions[session]
 	if ls == nil {
-		ls = &liveSession{hash: hash}
-		s.sessions[hash] = ls
+		ls = &liveSession{hash: session}
+		s.sessions[session] = ls
 	}
-	user := User{k.session.Provider, k.session.UserID}
 	lu := s.users[user]
 	if lu == nil {
-		lu = &liveUser{User: user}
+		lu = &liveUser{User: User{k.session.Provider, k.session.UserID}, hash: user}
 		s.users[user] = lu
 	}
 	k.ls, k.lu = ls, lu
@@ -238,7 +248,7 @@ func (s *Sockets) remove(k *socket) {
 		k.ls.clock.stop()
 	}
 	if k.lu.n == 0 {
-		delete(s.users, k.lu.User)
+		delete(s.users, k.lu.hash)
 	}
 	s.n--
 	if k.live {
@@ -301,11 +311,26 @@ func (s *Sockets) ofSession(hash sessionHash) []*socket {
 	return nil
 }
 
-func (s *Sockets) ofUser(u User) []*socket {
+func (s *Sockets) ofUser(hash userHash) []*socket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if lu := s.users[u]; lu != nil && u.UserID != "" {
+	if lu := s.users[hash]; lu != nil && lu.UserID != "" {
 		return lu.collect(nil, byUser)
 	}
 	return nil
+}
+
+// ofIssuer returns the sockets that came in by an issuer's tickets.
+func (s *Sockets) ofIssuer(issuer *tickets.Issuer) []*socket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ks []*socket
+	for _, ls := range s.sessions {
+		for k := ls.first; k != nil; k = k.links[bySession].next {
+			if k.guard.issuer == issuer {
+				ks = append(ks, k)
+			}
+		}
+	}
+	return ks
 }

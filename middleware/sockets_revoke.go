@@ -2,6 +2,8 @@ package middleware
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
 	"log/slog"
 	"runtime"
 	"slices"
@@ -43,6 +45,7 @@ func (s *Sockets) follow(issuer *tickets.Issuer, log *audit.Log) {
 			followers.Unlock()
 		}, key)
 		issuer.OnRevoke(f.revoked)
+		issuer.OnGap(func(err error) { f.missed(key.Value(), err) })
 	}
 	followers.Unlock()
 
@@ -62,13 +65,20 @@ func (f *follower) revoked(r tickets.Revocation) {
 	f.mu.Unlock()
 	n := 0
 	for _, s := range sockets {
-		n += s.end(s.covered(r), causeRevoked)
+		ks := s.covered(r)
+		if len(ks) > 0 && r.SessionHash == noHash { // heard from another node, which tells no names
+			r.Provider, r.UserID = ks[0].session.Provider, ks[0].session.UserID
+		}
+		n += s.end(ks, causeRevoked)
 	}
 	attrs := make([]slog.Attr, 0, 4)
-	if r.SessionID != "" {
-		attrs = append(attrs, slog.String("session", shortHash(hashSession(r.SessionID))))
-	} else {
+	switch {
+	case r.SessionHash != noHash:
+		attrs = append(attrs, slog.String("session", shortHash(r.SessionHash[:])))
+	case r.UserID != "":
 		attrs = append(attrs, slog.String("provider", r.Provider), slog.String("user_id", r.UserID))
+	default:
+		attrs = append(attrs, slog.String("user", shortHash(r.UserHash[:])))
 	}
 	attrs = append(attrs, slog.String("reason", r.Reason), slog.Int("sockets", n))
 	for _, log := range logs {
@@ -76,13 +86,29 @@ func (f *follower) revoked(r tickets.Revocation) {
 	}
 }
 
+// missed does what can be done about revocations that issuer may have missed.
+func (f *follower) missed(issuer *tickets.Issuer, err error) {
+	f.mu.Lock()
+	sockets := slices.Clone(f.sockets)
+	f.mu.Unlock()
+	for _, s := range sockets {
+		if errors.Is(err, tickets.ErrDeaf) {
+			s.end(s.ofIssuer(issuer), causeDeaf)
+		} else {
+			s.recheck(issuer)
+		}
+	}
+}
+
+var noHash [sha256.Size]byte
+
 // covered returns the sockets that r ends.
 func (s *Sockets) covered(r tickets.Revocation) []*socket {
 	var ks []*socket
-	if r.SessionID != "" {
-		ks = s.ofSession(hashSession(r.SessionID))
+	if r.SessionHash != noHash {
+		ks = s.ofSession(sessionHash(r.SessionHash[:]))
 	} else {
-		ks = s.ofUser(User{r.Provider, r.UserID})
+		ks = s.ofUser(userHash(r.UserHash[:]))
 	}
 	return slices.DeleteFunc(ks, func(k *socket) bool { return !r.Covers(k.grant()) })
 }

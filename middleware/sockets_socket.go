@@ -31,8 +31,7 @@ type socket struct {
 	id       uint64
 	session  *Session
 	ip, path string
-	restore  func(ctx context.Context, s *Session) (*Session, error)
-	audit    *audit.Log
+	guard    *Guard // that let it in
 	inner    context.Context
 	cancel   context.CancelCauseFunc
 	request  atomic.Pointer[request] // nil once it is open; a stream's, while its handler runs
@@ -70,7 +69,7 @@ type ticketHash [6]byte
 func newSocket(ctx context.Context, s *Sockets, e *entry) *socket {
 	k := &socket{
 		s: s, id: rand.Uint64(), session: e.session, ip: e.ip, path: e.path,
-		stream: e.stream, restore: e.restore, audit: e.audit,
+		stream: e.stream, guard: e.guard,
 	}
 	_, _ = hex.Decode(k.ticketID[:], []byte(e.ticketID))
 	k.conn.k = k
@@ -321,7 +320,7 @@ func (k *socket) recordOpened() {
 	if !k.stream {
 		k.request.Store(nil)
 	}
-	k.audit.Record(k, audit.SocketOpened, k.facts(0)...)
+	k.guard.audit.Record(k, audit.SocketOpened, k.facts(0)...)
 }
 
 // recordEnd writes the last line of k, after which it is gone. A connection that
@@ -329,7 +328,7 @@ func (k *socket) recordOpened() {
 func (k *socket) recordEnd(opened bool, reason string, code int) {
 	defer k.s.gone(k)
 	if !opened {
-		k.audit.Record(k, audit.UpgradeRefused,
+		k.guard.audit.Record(k, audit.UpgradeRefused,
 			slog.String("reason", reasonUpgradeFailed),
 			slog.String("ip", k.ip),
 			slog.String("path", k.path),
@@ -338,7 +337,7 @@ func (k *socket) recordEnd(opened bool, reason string, code int) {
 	}
 	lived := max(0, time.Since(time.Unix(0, k.openedAt)))
 	seconds := math.Round(lived.Seconds()*1000) / 1000
-	k.audit.Record(k, audit.SocketClosed, append(k.facts(3),
+	k.guard.audit.Record(k, audit.SocketClosed, append(k.facts(3),
 		slog.String("reason", reason),
 		slog.Int("close_code", code),
 		slog.Float64("seconds", seconds))...)
@@ -366,7 +365,7 @@ func (k *socket) info() SocketInfo {
 		Stream: k.stream,
 	}
 	if k.session.ID != "" {
-		info.Session = shortHash(k.ls.hash)
+		info.Session = shortHash(k.ls.hash[:])
 	}
 	return info
 }

@@ -212,8 +212,8 @@ func refuse(t Ticket, err error) error {
 }
 
 // Health returns nil while this node hears the revocations of the others, or has no others to hear;
-// else an error that is ErrDeaf and says why and since when, or ErrClosed. It asks nobody, and suits a
-// readiness probe.
+// else an error that says why not and since when, and is ErrDeaf where Consume lets nobody in for it; or
+// ErrClosed. It asks nobody, and suits a readiness probe.
 func (i *Issuer) Health() error {
 	switch {
 	case i.closed.Load():

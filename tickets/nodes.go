@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// ErrDeaf is in the error of Health, and of Consume where that is the reason to let nobody in: this
-// node can't hear the revocations of the others.
-var ErrDeaf = errors.New("revocations of other nodes are not heard")
+// ErrDeaf is in the error of Consume, and of Health, while nobody is let in because this node has not
+// caught up with the revocations of the others, or has heard nothing for IssuerOptions.MaxDeaf.
+var ErrDeaf = errors.New("nobody is let in")
 
 // The log's heartbeat is 1 s; three of them missed is no accident.
 const deafAfter = 3 * time.Second
@@ -170,30 +170,28 @@ func (n *nodes) admits() error {
 	if n.current.Load() && n.maxDeaf == 0 {
 		return nil
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.current.Load() && !n.deaf {
-		return nil
+	if err := n.health(); errors.Is(err, ErrDeaf) {
+		return err
 	}
-	return n.trouble()
-}
-
-// trouble is called with mu held.
-func (n *nodes) trouble() error {
-	silent := time.Since(n.heard).Round(time.Millisecond)
-	if n.err != nil {
-		return fmt.Errorf("%w for %v: %w", ErrDeaf, silent, n.err)
-	}
-	return fmt.Errorf("%w for %v", ErrDeaf, silent)
+	return nil
 }
 
 func (n *nodes) health() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.current.Load() && n.err == nil && time.Since(n.heard) < deafAfter {
+	current := n.current.Load() && !n.deaf
+	silent := time.Since(n.heard)
+	if current && n.err == nil && silent < deafAfter {
 		return nil
 	}
-	return n.trouble()
+	err := n.err
+	if err == nil {
+		err = errors.New("the log does not answer")
+	}
+	if !current {
+		err = fmt.Errorf("%w: %w", ErrDeaf, err)
+	}
+	return fmt.Errorf("no revocations heard for %v: %w", silent.Round(time.Millisecond), err)
 }
 
 // tell appends r to the log, now or when the log is back.
