@@ -82,7 +82,12 @@ func (r rule) run(newStore func() (tickets.Store, error)) error {
 // Run checks as [Check] does, and reports every broken rule as an error of t.
 func Run(t *testing.T, newStore func() (tickets.Store, error)) {
 	t.Helper()
-	if err := Check(newStore); err != nil {
+	report(t, Check(newStore))
+}
+
+func report(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
 		for _, err := range err.(interface{ Unwrap() []error }).Unwrap() {
 			t.Error(err)
 		}
