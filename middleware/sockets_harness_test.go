@@ -36,15 +36,21 @@ type socketApp struct {
 type socketAppOptions struct {
 	guard   middleware.GuardOptions
 	sockets middleware.SocketsOptions
-	tcp     bool // a real listener in place of the pipes
+	tcp     bool          // a real listener in place of the pipes
+	store   tickets.Store // a MemoryStore, if nil
+	maxDeaf time.Duration
 }
 
 func newSocketApp(t testing.TB, h http.Handler, o socketAppOptions) *socketApp {
 	t.Helper()
 	app := &socketApp{}
 	var err error
-	app.issuer, err = tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxPerSession: 1 << 16})
+	if o.store == nil {
+		o.store = tickets.NewMemoryStore(nil)
+	}
+	app.issuer, err = tickets.NewIssuer(o.store, &tickets.IssuerOptions{MaxPerSession: 1 << 16, MaxDeaf: o.maxDeaf})
 	require.NoError(t, err)
+	t.Cleanup(func() { _ = app.issuer.Close() })
 	app.sockets, err = middleware.NewSockets(&o.sockets)
 	require.NoError(t, err)
 	o.guard.Sockets = app.sockets

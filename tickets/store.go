@@ -37,9 +37,9 @@ type Store interface {
 // Implementations are safe for concurrent use, bound their own waiting, and are checked by
 // storetest.CheckShared.
 type RevocationLog interface {
-	// Append adds r at the end of the log. It keeps Provider, UserID, Reason, At and SessionHash,
-	// and never SessionID, which may be the very cookie. A revocation may be appended more than
-	// once. An error says that it may not be in the log.
+	// Append adds r at the end of the log: SessionHash or UserHash, Reason and At. It never keeps
+	// SessionID, which may be the very cookie, nor Provider and UserID; where r is appended again,
+	// it has none of them. An error says that it may not be in the log.
 	Append(ctx context.Context, r Revocation) error
 
 	// Next returns everything that was appended after the cursor, in an order that every reader
@@ -53,7 +53,7 @@ type RevocationLog interface {
 	//
 	// The error is ErrGap where the cursor's place is gone: the log was emptied, or another server
 	// has taken over that may not have all of it. Any other error means that nothing could be heard.
-	// At comes back as it was appended, or earlier by less than 1 ms; SessionID does not come back.
+	// At comes back as it was appended, or earlier by less than 1 ms.
 	Next(ctx context.Context, after string) (rs []Revocation, next string, err error)
 }
 
