@@ -55,7 +55,12 @@ func (s *Server) listSessions(w http.ResponseWriter, r *http.Request) {
 	current := shown(me(r).ID)
 	live := make([]*liveSession, 0)
 	bySession := make(map[string]*liveSession)
-	for _, m := range s.sessions.list() {
+	sessions, err := s.sessions.list(r.Context())
+	if err != nil {
+		unavailable(w, err)
+		return
+	}
+	for _, m := range sessions {
 		row := &liveSession{
 			Session:   shown(m.ID),
 			UserID:    m.UserID,
@@ -93,7 +98,10 @@ func (s *Server) end(ctx context.Context, which selection, reason string) ([]mid
 	_, lines, stop := s.lines.subscribe("")
 	defer stop()
 
-	ended := s.sessions.end(which)
+	ended, err := s.sessions.end(ctx, which)
+	if err != nil && len(ended) == 0 {
+		return nil, nil, err
+	}
 	gone := make(map[string]bool)
 	for _, m := range ended {
 		gone[shown(m.ID)] = true
@@ -113,7 +121,7 @@ func (s *Server) end(ctx context.Context, which selection, reason string) ([]mid
 			return nil, nil, err
 		}
 	}
-	return ended, closed(ctx, lines, waiting), nil
+	return ended, closed(ctx, lines, waiting), err
 }
 
 // closed reads the audit until each of the sockets that are waited for has its

@@ -34,9 +34,10 @@ var contentTypes = map[string]string{
 type pages struct {
 	files fs.FS
 	form  *template.Template
+	peers []string
 }
 
-func newPages(files fs.FS) (*pages, error) {
+func newPages(files fs.FS, peers []string) (*pages, error) {
 	for _, name := range []string{"index.html", "elsewhere.html"} {
 		if _, err := fs.Stat(files, name); err != nil {
 			return nil, fmt.Errorf("pages: %w", err)
@@ -46,7 +47,7 @@ func newPages(files fs.FS) (*pages, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pages: %w", err)
 	}
-	return &pages{files: files, form: form}, nil
+	return &pages{files: files, form: form, peers: peers}, nil
 }
 
 // dashboard stands at the mux's root, and so answers for every path that nobody
@@ -65,7 +66,11 @@ func (p *pages) dashboard(w http.ResponseWriter, r *http.Request) {
 	if twin, ok := twinHost(r.Host); ok {
 		frames += " " + scheme(r, "http") + twin
 	}
-	policy(w, "connect-src 'self'", "frame-src "+frames, "frame-ancestors 'none'")
+	connect := "connect-src 'self'"
+	for _, peer := range p.peers {
+		connect += " " + scheme(r, "ws") + peer
+	}
+	policy(w, connect, "frame-src "+frames, "frame-ancestors 'none'")
 	w.Header().Set("Cache-Control", "no-store")
 	p.serve(w, r, "index.html")
 }

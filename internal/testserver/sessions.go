@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -27,21 +28,64 @@ const (
 
 var errManySessions = errors.New("too many people are signed in")
 
-// sessions is the identity of the application: whoever says a name is that
-// person. Sessions live in memory, so a restart signs everybody out.
-type sessions struct {
-	ttl time.Duration
+// Sessions keeps who is signed in. Servers that share one know each other's people.
+type Sessions interface {
+	Put(ctx context.Context, s middleware.Session) error
+	Get(ctx context.Context, id string) (middleware.Session, bool, error)
+	Delete(ctx context.Context, id string) (existed bool, err error)
+	All(ctx context.Context) ([]middleware.Session, error)
+}
 
+// memory keeps them in this process, so that a restart signs everybody out.
+type memory struct {
 	mu   sync.Mutex
 	byID map[string]middleware.Session
 }
 
-func newSessions(ttl time.Duration) *sessions {
-	return &sessions{ttl: ttl, byID: make(map[string]middleware.Session)}
+func (m *memory) Put(_ context.Context, s middleware.Session) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.byID[s.ID] = s
+	return nil
+}
+
+func (m *memory) Get(_ context.Context, id string) (middleware.Session, bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, ok := m.byID[id]
+	return s, ok, nil
+}
+
+func (m *memory) Delete(_ context.Context, id string) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, ok := m.byID[id]
+	delete(m.byID, id)
+	return ok, nil
+}
+
+func (m *memory) All(context.Context) ([]middleware.Session, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.byID)), nil
+}
+
+// sessions is the identity of the application: whoever says a name is that
+// person.
+type sessions struct {
+	ttl  time.Duration
+	kept Sessions
 }
 
 // start begins a session of its own at every sign-in.
-func (s *sessions) start(user string) (middleware.Session, error) {
+func (s *sessions) start(ctx context.Context, user string) (middleware.Session, error) {
+	others, err := s.list(ctx)
+	if err != nil {
+		return middleware.Session{}, err
+	}
+	if len(others) >= maxSessions {
+		return middleware.Session{}, errManySessions
+	}
 	now := time.Now()
 	session := middleware.Session{
 		ID:        rand.Text(),
@@ -50,31 +94,15 @@ func (s *sessions) start(user string) (middleware.Session, error) {
 		StartedAt: now,
 		ExpiresAt: now.Add(s.ttl),
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.byID) >= maxSessions {
-		s.forgetExpired(now)
-	}
-	if len(s.byID) >= maxSessions {
-		return middleware.Session{}, errManySessions
-	}
-	s.byID[session.ID] = session
-	return session, nil
-}
-
-func (s *sessions) forgetExpired(now time.Time) {
-	for id, session := range s.byID {
-		if !now.Before(session.ExpiresAt) {
-			delete(s.byID, id)
-		}
-	}
+	return session, s.kept.Put(ctx, session)
 }
 
 // lookup is what the gate asks about a cookie.
-func (s *sessions) lookup(_ context.Context, id string) (*middleware.Session, error) {
-	s.mu.Lock()
-	session, ok := s.byID[id]
-	s.mu.Unlock()
+func (s *sessions) lookup(ctx context.Context, id string) (*middleware.Session, error) {
+	session, ok, err := s.kept.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
 	if !ok {
 		return nil, middleware.ErrNoSession
 	}
@@ -85,32 +113,46 @@ func (s *sessions) lookup(_ context.Context, id string) (*middleware.Session, er
 }
 
 // end takes out the sessions that match and returns them.
-func (s *sessions) end(match selection) []middleware.Session {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *sessions) end(ctx context.Context, match selection) ([]middleware.Session, error) {
+	all, err := s.list(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var ended []middleware.Session
-	for id, session := range s.byID {
-		if match(session) {
+	for _, session := range all {
+		if !match(session) {
+			continue
+		}
+		existed, err := s.kept.Delete(ctx, session.ID)
+		if err != nil {
+			return ended, err
+		}
+		if existed {
 			ended = append(ended, session)
-			delete(s.byID, id)
 		}
 	}
-	return ended
+	return ended, nil
 }
 
 // list returns the sessions that have not expired, the oldest first.
-func (s *sessions) list() []middleware.Session {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.forgetExpired(time.Now())
-	all := make([]middleware.Session, 0, len(s.byID))
-	for _, session := range s.byID {
-		all = append(all, session)
+func (s *sessions) list(ctx context.Context) ([]middleware.Session, error) {
+	all, err := s.kept.All(ctx)
+	if err != nil {
+		return nil, err
 	}
-	slices.SortFunc(all, func(a, b middleware.Session) int {
+	now := time.Now()
+	live := make([]middleware.Session, 0, len(all))
+	for _, session := range all {
+		if now.Before(session.ExpiresAt) {
+			live = append(live, session)
+		} else if _, err := s.kept.Delete(ctx, session.ID); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(live, func(a, b middleware.Session) int {
 		return cmp.Or(a.StartedAt.Compare(b.StartedAt), cmp.Compare(a.ID, b.ID))
 	})
-	return all
+	return live, nil
 }
 
 // shown is a session's id as the audit writes it: it joins lines and rows, and

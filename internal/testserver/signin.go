@@ -34,7 +34,11 @@ func (s *Server) signIn(pages *pages) http.HandlerFunc {
 				return
 			}
 		}
-		session, err := s.sessions.start(user)
+		session, err := s.sessions.start(r.Context(), user)
+		if err != nil && !errors.Is(err, errManySessions) {
+			unavailable(w, err)
+			return
+		}
 		if err != nil {
 			s.log.Record(r.Context(), audit.LoginFailure, slog.String("provider", provider),
 				slog.String("user_id", user), slog.String("ip", address(r)), slog.String("reason", "too_many"))
@@ -113,7 +117,9 @@ func (s *Server) me(w http.ResponseWriter, r *http.Request) {
 		Provider  string `json:"provider"`
 		ExpiresAt int64  `json:"expires_at"` // seconds since 1970
 		Session   string `json:"session"`
-	}{m.UserID, m.Provider, m.ExpiresAt.Unix(), shown(m.ID)})
+
+		Servers []string `json:"servers,omitempty"` // that share their tickets with this one
+	}{m.UserID, m.Provider, m.ExpiresAt.Unix(), shown(m.ID), s.peers})
 }
 
 // me is who the gate let in; it lets nobody else through to a handler.

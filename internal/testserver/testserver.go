@@ -30,6 +30,14 @@ type Options struct {
 	// Audit gets every audit record beside /events; nil: none but /events does.
 	Audit slog.Handler
 
+	// Store keeps the tickets; nil: a MemoryStore. Sessions keeps who is signed in;
+	// nil: this process does. Peers are the other servers that share both, each as
+	// host:port, and Origins the origins of all of them, this one included: their
+	// pages may open sockets here. nil: only this server's own page.
+	Store          tickets.Store
+	Sessions       Sessions
+	Peers, Origins []string
+
 	// Pages holds index.html, login.html (a template of [LoginPage]), elsewhere.html
 	// and the folder assets. nil: pages that are plain.
 	Pages fs.FS
@@ -44,6 +52,7 @@ type Server struct {
 	lines    *feed
 	log      *audit.Log
 	handler  http.Handler
+	peers    []string
 }
 
 // New builds the application, or says everything that is wrong with opts.
@@ -55,6 +64,12 @@ func New(opts *Options) (*Server, error) {
 	if o.SessionTTL == 0 {
 		o.SessionTTL = time.Hour
 	}
+	if o.Store == nil {
+		o.Store = tickets.NewMemoryStore(nil)
+	}
+	if o.Sessions == nil {
+		o.Sessions = &memory{byID: make(map[string]middleware.Session)}
+	}
 	if o.Pages == nil {
 		o.Pages, _ = fs.Sub(plain, "plain")
 	}
@@ -63,9 +78,9 @@ func New(opts *Options) (*Server, error) {
 	if o.SessionTTL < time.Second {
 		errs = append(errs, fmt.Errorf("SessionTTL is %v, want at least 1s", o.SessionTTL))
 	}
-	pages, err := newPages(o.Pages)
+	pages, err := newPages(o.Pages, o.Peers)
 	errs = append(errs, err)
-	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{TTL: o.TTL})
+	issuer, err := tickets.NewIssuer(o.Store, &tickets.IssuerOptions{TTL: o.TTL})
 	errs = append(errs, err)
 	sockets, err := middleware.NewSockets(nil)
 	errs = append(errs, err)
@@ -77,27 +92,29 @@ func New(opts *Options) (*Server, error) {
 	}
 
 	s := &Server{
-		sessions: newSessions(o.SessionTTL),
+		sessions: &sessions{ttl: o.SessionTTL, kept: o.Sessions},
 		issuer:   issuer,
 		sockets:  sockets,
 		lines:    newFeed(),
+		peers:    o.Peers,
 	}
 	s.log = audit.New(s.lines.handler())
 	if o.Audit != nil {
 		s.log = audit.New(slog.NewMultiHandler(s.lines.handler(), o.Audit))
 	}
-	if s.handler, err = s.routes(pages); err != nil {
+	if s.handler, err = s.routes(pages, o.Origins); err != nil {
 		return nil, fmt.Errorf("testserver: %w", errors.Join(err, issuer.Close()))
 	}
 	return s, nil
 }
 
 // routes wires the real middleware in the order in which a request meets it.
-func (s *Server) routes(pages *pages) (http.Handler, error) {
+func (s *Server) routes(pages *pages, origins []string) (http.Handler, error) {
 	cookies := middleware.CookieSessions(cookieName, s.sessions.lookup)
 	gate, err1 := middleware.NewGate(cookies, &middleware.GateOptions{LoginURL: "/login", Audit: s.log})
 	mint, err2 := middleware.NewMint(s.issuer, &middleware.MintOptions{Audit: s.log})
 	guard, err3 := middleware.NewGuard(s.issuer, &middleware.GuardOptions{
+		Origins:  origins,
 		Audit:    s.log,
 		Sockets:  s.sockets,
 		OnReject: explain,

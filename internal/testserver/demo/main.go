@@ -5,14 +5,11 @@ package main
 
 import (
 	"context"
-	"embed"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -20,14 +17,9 @@ import (
 
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/internal/testserver"
+	"github.com/ticketgate/ticketgate/internal/testserver/demo/page"
 	"github.com/ticketgate/ticketgate/tickets"
 )
-
-//go:embed page
-var page embed.FS
-
-// How long what is open has to end after a signal.
-const shutdownWait = 5 * time.Second
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -57,11 +49,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 		return fmt.Errorf("-ttl is %v, want at least 1s", *ttl)
 	}
 
-	pages, err := fs.Sub(page, "page")
-	if err != nil {
-		return err
-	}
-	opts := &testserver.Options{TTL: *ttl, Pages: pages}
+	opts := &testserver.Options{TTL: *ttl, Pages: page.Files}
 	if *file != "" {
 		log, err := audit.OpenFile(*file, nil)
 		if err != nil {
@@ -78,43 +66,6 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return errors.Join(err, app.Close())
 	}
-	fmt.Fprintf(out, "ticketgate demo: %s\nSign in with any name. Ctrl-C ends it.\n", address(listener.Addr()))
-	return errors.Join(serve(ctx, listener, app), app.Close())
-}
-
-func serve(ctx context.Context, listener net.Listener, app *testserver.Server) error {
-	server := &http.Server{
-		Handler:           app.Handler(),
-		ReadHeaderTimeout: 5 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-	}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
-	}
-
-	// http.Server.Shutdown waits for requests and knows nothing of sockets, so
-	// those that were let in are told first.
-	ending, cancel := context.WithTimeout(context.Background(), shutdownWait)
-	defer cancel()
-	err := errors.Join(app.Shutdown(ending), server.Shutdown(ending))
-	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
-		err = errors.Join(err, served)
-	}
-	return err
-}
-
-// address is what to type into a browser on this machine.
-func address(addr net.Addr) string {
-	host, port, err := net.SplitHostPort(addr.String())
-	if err != nil {
-		return addr.String()
-	}
-	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
-		host = "localhost"
-	}
-	return "http://" + net.JoinHostPort(host, port) + "/"
+	fmt.Fprintf(out, "ticketgate demo: %s\nSign in with any name. Ctrl-C ends it.\n", testserver.Address(listener.Addr()))
+	return testserver.Serve(ctx, listener, app)
 }

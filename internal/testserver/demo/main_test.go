@@ -18,6 +18,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/internal/testserver"
+	"github.com/ticketgate/ticketgate/internal/testserver/demo/page"
 )
 
 // demo runs the program on a free port and returns its URL. stop ends it as a
@@ -121,12 +124,12 @@ func TestPages(t *testing.T) {
 		}
 	}
 
-	require.NoError(t, fs.WalkDir(page, "page/assets", func(path string, entry fs.DirEntry, err error) error {
+	require.NoError(t, fs.WalkDir(page.Files, "assets", func(path string, entry fs.DirEntry, err error) error {
 		require.NoError(t, err)
 		if entry.IsDir() {
 			return nil
 		}
-		body, err := fs.ReadFile(page, path)
+		body, err := fs.ReadFile(page.Files, path)
 		require.NoError(t, err)
 		for _, forbidden := range []string{"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "@import", "url(http", "cdn"} {
 			assert.NotContains(t, string(body), forbidden, path)
@@ -233,6 +236,6 @@ func TestURL(t *testing.T) {
 	} {
 		a, err := net.ResolveTCPAddr("tcp", addr)
 		require.NoError(t, err)
-		assert.Equal(t, want, address(a))
+		assert.Equal(t, want, testserver.Address(a))
 	}
 }

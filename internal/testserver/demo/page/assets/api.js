@@ -78,8 +78,10 @@ export async function ticketID(value) {
   return Array.from(new Uint8Array(sum, 0, 6), (b) => b.toString(16).padStart(2, "0")).join("");
 }
 
-export function socketURL(path, value) {
+// socketURL is where to open a socket: here, or at another server that shares its tickets with this.
+export function socketURL(path, value, host = location.host) {
   const url = new URL(path, location.href);
+  url.host = host;
   url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   if (value) url.searchParams.set("ticket", value);
   return url;

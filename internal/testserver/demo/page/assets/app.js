@@ -19,7 +19,7 @@ async function start() {
   hintAtSecond();
 
   ticket.start(me.user_id);
-  sockets.start();
+  sockets.start(me.servers);
   cheats.start();
   people.start(me.user_id);
   stream.start();

@@ -6,18 +6,23 @@ import { closing } from "./words.js";
 
 let count = 0;
 
-export function start() {
+export function start(servers = []) {
   $("open-ws").addEventListener("click", () => fetchAndConnect("/ws"));
   $("open-admin").addEventListener("click", () => fetchAndConnect("/ws/admin"));
+  for (const host of servers) {
+    const button = el("button", { type: "button" }, "Open ", el("code", {}, "/ws"), ` at ${host}`);
+    button.addEventListener("click", () => fetchAndConnect("/ws", host));
+    $("open-admin").after(button);
+  }
 }
 
 export function clear() {
-  $("open-ws").disabled = $("open-admin").disabled = true;
+  for (const b of $("open-ws").parentElement.children) b.disabled = true;
 }
 
-async function fetchAndConnect(path) {
+async function fetchAndConnect(path, host) {
   try {
-    connect(path, await mint(path));
+    connect(path, await mint(path), host);
   } catch (err) {
     if (!(err instanceof SignedOut)) fill($("sockets-empty"), `No ticket: ${err.message}`);
   }
@@ -25,8 +30,8 @@ async function fetchAndConnect(path) {
 
 // connect opens a socket and gives it a card. It resolves when the server has
 // let the page in (the first echo says so) or has turned it away.
-export function connect(path, ticket) {
-  const socket = new WebSocket(socketURL(path, ticket.value));
+export function connect(path, ticket, host) {
+  const socket = new WebSocket(socketURL(path, ticket.value, host));
   const view = card(path, socket);
   $("sockets").prepend(view.node);
   $("sockets-empty").hidden = true;
