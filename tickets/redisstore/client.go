@@ -3,15 +3,12 @@ package redisstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
-
-// process sends a command to the primary that has the key, and waits no longer than ctx says.
-type process func(ctx context.Context, key string, cmd redis.Cmder) error
 
 // once is a command that go-redis does not send again when the answer is lost, whatever MaxRetries
 // the client has. The first one may have been carried out: the second would find the ticket used.
@@ -20,27 +17,59 @@ type once struct{ *redis.Cmd }
 // NoRetry returns true.
 func (once) NoRetry() bool { return true }
 
-func newProcess(client redis.UniversalClient, timeout time.Duration) (process, error) {
+// server is what has some of the keys. It waits no longer than the context says.
+type server struct {
+	client interface {
+		Process(ctx context.Context, cmd redis.Cmder) error
+	}
+	cluster *redis.ClusterClient // that it is part of, or nil
+	mark    mark
+}
+
+// process sends cmd to the server, and on to where the cluster says the key has gone.
+func (n *server) process(ctx context.Context, cmd once) error {
+	err := n.client.Process(ctx, cmd)
+	if n.cluster == nil || err == nil {
+		return err
+	}
+	if moved(err) {
+		// That server did nothing. The cluster's client knows the way, and learns the new one.
+		cmd.SetErr(nil)
+		err = n.cluster.Process(ctx, cmd)
+	}
+	if err != nil && !errors.As(err, new(redis.Error)) {
+		n.cluster.ReloadState(ctx) // the server may be gone
+	}
+	return err
+}
+
+func moved(err error) bool {
+	return err != nil && (redis.HasErrorPrefix(err, "MOVED ") || redis.HasErrorPrefix(err, "ASK ") ||
+		redis.HasErrorPrefix(err, "READONLY ") || errors.Is(err, redis.ErrClosed))
+}
+
+// route returns the server that has the key.
+type route func(ctx context.Context, key string) (*server, error)
+
+func newRoute(client redis.UniversalClient, timeout time.Duration) (route, error) {
 	switch client := client.(type) {
 	case *redis.Client:
 		if client != nil {
-			bounded := bound(client, timeout)
-			return func(ctx context.Context, _ string, cmd redis.Cmder) error {
-				return bounded.Process(ctx, cmd)
-			}, nil
+			n := &server{client: bound(client, timeout)}
+			return func(context.Context, string) (*server, error) { return n, nil }, nil
 		}
 	case *redis.ClusterClient:
 		if client != nil {
-			return (&cluster{client: client, timeout: timeout}).process, nil
+			return (&cluster{client: client, timeout: timeout}).server, nil
 		}
 	case *redis.Ring:
 		// Its nodes need not agree on where a key is: revocations would go where nobody listens.
 		return nil, errors.New("the client is a *redis.Ring, want a *redis.Client or a *redis.ClusterClient")
 	case nil:
 	default:
-		return func(ctx context.Context, _ string, cmd redis.Cmder) error {
-			return client.Process(ctx, cmd)
-		}, nil
+		n := &server{client: client}
+		n.mark.distrust() // there may be a cluster in it
+		return func(context.Context, string) (*server, error) { return n, nil }, nil
 	}
 	return nil, errors.New("the client is nil, want one such as redis.NewClient returns")
 }
@@ -54,75 +83,80 @@ func bound(client *redis.Client, timeout time.Duration) *redis.Client {
 	return bounded
 }
 
-// cluster finds the node for each key by itself, because only a node's client can be bounded.
+// cluster finds the server for each key by itself, because only a server's own client can be bounded.
 type cluster struct {
 	client  *redis.ClusterClient
 	timeout time.Duration
 	mu      sync.RWMutex
-	bounded map[*redis.Client]*redis.Client
+	servers map[*redis.Client]*server
 }
 
-func (c *cluster) process(ctx context.Context, key string, cmd redis.Cmder) error {
-	node, err := c.client.MasterForKey(ctx, key)
+func (c *cluster) server(ctx context.Context, key string) (*server, error) {
+	client, err := c.client.MasterForKey(ctx, key)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	err = c.bound(node).Process(ctx, cmd)
-	if moved(err) {
-		// That node did nothing. The cluster's client knows the way, and learns the new one.
-		cmd.SetErr(nil)
-		err = c.client.Process(ctx, cmd)
-	}
-	if err != nil && !errors.As(err, new(redis.Error)) {
-		c.client.ReloadState(ctx) // the node may be gone
-	}
-	return err
-}
-
-func moved(err error) bool {
-	return redis.HasErrorPrefix(err, "MOVED ") || redis.HasErrorPrefix(err, "ASK ") ||
-		redis.HasErrorPrefix(err, "READONLY ") || errors.Is(err, redis.ErrClosed)
-}
-
-func (c *cluster) bound(node *redis.Client) *redis.Client {
 	c.mu.RLock()
-	bounded := c.bounded[node]
+	n := c.servers[client]
 	c.mu.RUnlock()
-	if bounded != nil {
-		return bounded
+	if n != nil {
+		return n, nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.bounded == nil || len(c.bounded) >= maxBounded {
-		c.bounded = make(map[*redis.Client]*redis.Client) // most of those nodes are gone
+	if c.servers == nil || len(c.servers) >= maxServers {
+		c.servers = make(map[*redis.Client]*server) // most of them are gone
 	}
-	bounded = bound(node, c.timeout)
-	c.bounded[node] = bounded
-	return bounded
+	n = &server{client: bound(client, c.timeout), cluster: c.client}
+	c.servers[client] = n
+	return n, nil
 }
 
-// A cluster has at most 1000 nodes.
-const maxBounded = 1 << 10
+// A cluster has at most 1000 servers.
+const maxServers = 1 << 10
 
-// try runs what the store will run.
-func (s *Store) try(ctx context.Context, client redis.UniversalClient) error {
-	if c, ok := client.(*redis.ClusterClient); ok {
-		err := c.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
-			return s.tryMark(ctx, node)
-		})
-		if err != nil {
-			return s.explain(err)
-		}
-	}
-	return s.explain(errors.Join(s.tryTicket(ctx), s.tryLog(ctx)))
+// mark is the life of a server's process, as it was a moment ago: see lua/mark.lua.
+//
+// A ticket is good where the mark that was put with it is the process's own when it is taken. Put may
+// therefore go by what it knows: with a mark that is out of date it makes a ticket that is dead, and
+// never one that is good twice.
+type mark struct {
+	known     atomic.Pointer[knownMark]
+	distrusts atomic.Bool
 }
 
-// tryMark runs a script without a key: on any node of a cluster it may.
-func (s *Store) tryMark(ctx context.Context, node *redis.Client) error {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	if err := bound(node, s.timeout).Eval(ctx, markScript.source, nil).Err(); err != nil {
-		return fmt.Errorf("%s: %w", node.Options().Addr, err)
+type knownMark struct {
+	mark string
+	at   time.Time
+}
+
+const (
+	markLength = 80
+	// The tickets of so long may be dead after a failover, in addition to all that were put before
+	// it. Reading the mark costs a server more than putting a ticket does.
+	markFor = 100 * time.Millisecond
+)
+
+// get returns the mark, or "" where it is not known.
+func (m *mark) get() string {
+	if k := m.known.Load(); k != nil && time.Since(k.at) < markFor {
+		return k.mark
 	}
-	return nil
+	return ""
+}
+
+// set enters what the server said when it was asked at that time, or "" where it said nothing.
+func (m *mark) set(mark string, at time.Time) {
+	if mark == "" || m.distrusts.Load() {
+		m.known.Store(nil)
+	} else {
+		m.known.Store(&knownMark{mark, at})
+	}
+}
+
+// distrust has the mark read for each ticket from now on: there seem to be several servers behind one
+// client, which is what some proxies do, or one has failed over.
+func (m *mark) distrust() {
+	m.distrusts.Store(true)
+	m.known.Store(nil)
 }

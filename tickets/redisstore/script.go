@@ -25,40 +25,53 @@ var (
 	//go:embed lua/read.lua
 	readSource string
 
-	markScript   = newScript(markSource + "return mark()")
 	putScript    = newScript(markSource + putSource)
 	takeScript   = newScript(markSource + takeSource)
 	appendScript = newScript(appendSource)
 	readScript   = newScript(markSource + readSource)
 )
 
-type script struct{ source, hash string }
+type script struct{ eval, evalSHA []any }
 
 func newScript(source string) *script {
 	hash := sha1.Sum([]byte(source)) // Redis's name for it
-	return &script{source, hex.EncodeToString(hash[:])}
+	return &script{[]any{"eval", source, 1}, []any{"evalsha", hex.EncodeToString(hash[:]), 1}}
 }
 
-// eval runs the script on key within the store's timeout, and never twice: only a server that has
-// said that it does not know the script is sent it again, whole.
-func (s *Store) eval(ctx context.Context, sc *script, key string, args ...any) (any, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	reply, err := s.run(ctx, "evalsha", sc.hash, key, args)
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		reply, err = s.run(ctx, "eval", sc.source, key, args)
+// run runs the script on key, and never twice: only a server that has said that it does not know the
+// script is sent it again, whole.
+func (s *Store) run(ctx context.Context, n *server, sc *script, key string, args ...any) (any, error) {
+	reply, err := s.send(ctx, n, sc.evalSHA, key, args)
+	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+		reply, err = s.send(ctx, n, sc.eval, key, args)
 	}
 	return reply, err
 }
 
-func (s *Store) run(ctx context.Context, command, script, key string, args []any) (any, error) {
-	all := append(make([]any, 0, 4+len(args)), command, script, 1, key)
-	cmd := redis.NewCmd(ctx, append(all, args...)...)
-	if err := s.process(ctx, key, once{cmd}); err != nil {
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("no answer within %v: %w", s.timeout, err)
-		}
-		return nil, err
+func (s *Store) send(ctx context.Context, n *server, words []any, key string, args []any) (any, error) {
+	all := make([]any, 0, len(words)+1+len(args))
+	cmd := redis.NewCmd(ctx, append(append(append(all, words...), key), args...)...)
+	if err := n.process(ctx, once{cmd}); err != nil {
+		return nil, s.late(ctx, err)
 	}
 	return cmd.Val(), nil
+}
+
+// late says of an error what the store's timeout has to do with it.
+func (s *Store) late(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("no answer within %v: %w", s.timeout, err)
+	}
+	return err
+}
+
+// eval finds the server for key and runs the script there, within the store's timeout.
+func (s *Store) eval(ctx context.Context, sc *script, key string, args ...any) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	n, err := s.route(ctx, key)
+	if err != nil {
+		return nil, s.late(ctx, err)
+	}
+	return s.run(ctx, n, sc, key, args...)
 }

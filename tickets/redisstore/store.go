@@ -50,7 +50,7 @@ const expiredMemory = 6 * time.Second
 // Store is a tickets.Store and a tickets.RevocationLog. It is safe for concurrent use, runs no
 // goroutine, needs no Close, and does not close the client.
 type Store struct {
-	process         process
+	route           route
 	prefix          string
 	timeout         time.Duration
 	keepRevocations time.Duration
@@ -61,7 +61,10 @@ var (
 	_ tickets.RevocationLog = (*Store)(nil)
 )
 
-var errForeign = fmt.Errorf("%w: the store has failed over or restarted since it was put", tickets.ErrUnknown)
+var (
+	errKnown   = errors.New("the key was put before")
+	errForeign = fmt.Errorf("%w: the store has failed over or restarted since it was put", tickets.ErrUnknown)
+)
 
 // New returns a store over client, which must be a *redis.Client or a *redis.ClusterClient (as
 // redis.NewUniversalClient returns), or something that embeds one. Nil options are the defaults.
@@ -90,11 +93,11 @@ func New(ctx context.Context, client redis.UniversalClient, opts *Options) (*Sto
 	if o.KeepRevocations < time.Millisecond {
 		errs = append(errs, fmt.Errorf("KeepRevocations is %v, want more than the issuers' RememberRevocations", o.KeepRevocations))
 	}
-	process, err := newProcess(client, o.Timeout)
+	route, err := newRoute(client, o.Timeout)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, fmt.Errorf("new redis store: %w", err)
 	}
-	s := &Store{process, o.Prefix, o.Timeout, o.KeepRevocations}
+	s := &Store{route, o.Prefix, o.Timeout, o.KeepRevocations}
 	if err := s.try(ctx, client); err != nil {
 		return nil, fmt.Errorf("new redis store: %w", err)
 	}
@@ -115,16 +118,50 @@ func (s *Store) Put(ctx context.Context, key tickets.Key, g tickets.Grant) error
 	if g.MintedAt.IsZero() {
 		lifetime = time.Until(g.ExpiresAt)
 	}
-	keep := max(lifetime, 0) + expiredMemory
-	reply, err := s.eval(ctx, putScript, s.ticketKey(key), sealed, keep.Milliseconds())
-	switch {
-	case redis.IsOOMError(err):
-		return fmt.Errorf("redis store: put: %w: %w", tickets.ErrFull, err)
-	case err != nil:
-		return fmt.Errorf("redis store: put: %w", err)
-	case reply != "put":
-		return errors.New("redis store: put: the key was put before")
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	err := s.put(ctx, s.ticketKey(key), sealed, (max(lifetime, 0) + expiredMemory).Milliseconds())
+	if err != nil && redis.IsOOMError(err) {
+		err = fmt.Errorf("%w: %w", tickets.ErrFull, err)
 	}
+	if err != nil {
+		return fmt.Errorf("redis store: put: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) put(ctx context.Context, key string, sealed []byte, milliseconds int64) error {
+	n, err := s.route(ctx, key)
+	if err != nil {
+		return s.late(ctx, err)
+	}
+	if mark := n.mark.get(); mark != "" {
+		value := append(append(make([]byte, 0, markLength+len(sealed)), mark...), sealed...)
+		err := n.client.Process(ctx, once{redis.NewCmd(ctx, "set", key, value, "px", milliseconds, "nx")})
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, redis.Nil):
+			return errKnown
+		}
+		n.mark.set("", time.Time{})
+		if !moved(err) {
+			return s.late(ctx, err)
+		}
+	}
+	asked := time.Now()
+	reply, err := s.run(ctx, n, putScript, key, sealed, milliseconds)
+	if err != nil {
+		return err
+	}
+	if reply == "known" {
+		return errKnown
+	}
+	mark, ok := reply.(string)
+	if !ok || len(mark) != markLength {
+		return fmt.Errorf("unexpected reply %v", reply)
+	}
+	n.mark.set(mark, asked)
 	return nil
 }
 
@@ -151,10 +188,17 @@ func (s *Store) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error
 		case "expired":
 			return tickets.Grant{}, tickets.ErrExpired
 		case "foreign":
+			s.distrust(ctx, key)
 			return tickets.Grant{}, errForeign
 		}
 	}
 	return tickets.Grant{}, fmt.Errorf("redis store: take: unexpected reply of type %T", reply)
+}
+
+func (s *Store) distrust(ctx context.Context, key tickets.Key) {
+	if n, err := s.route(ctx, s.ticketKey(key)); err == nil {
+		n.mark.distrust()
+	}
 }
 
 func (s *Store) open(key tickets.Key, sealed string) (tickets.Grant, error) {

@@ -1,8 +1,8 @@
--- The mark is the life of the process that serves this: its run_id, new at every start, and its
--- replication id, new at every promotion.
+-- The mark is the life of the process that runs this: its run_id, new at every start, and its
+-- replication id, new at every promotion. 40 hexadecimal digits each.
 local function mark()
 	local info = redis.pcall('INFO', 'server', 'replication')
-	if type(info) == 'table' then -- Redis 6 takes one section only; and what is forbidden fails here
+	if type(info) == 'table' then -- Redis 6 takes one section only; what is forbidden fails here
 		info = redis.call('INFO', 'server') .. redis.call('INFO', 'replication')
 	end
 	local _, run = string.find(info, '\nrun_id:', 1, true)

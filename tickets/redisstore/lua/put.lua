@@ -1,8 +1,6 @@
 -- KEYS: the ticket. ARGV: the sealed grant, and how long to keep it in milliseconds.
-if redis.call('EXISTS', KEYS[1]) == 1 then
+local born = mark()
+if not redis.call('SET', KEYS[1], born .. ARGV[1], 'PX', ARGV[2], 'NX') then
 	return 'known'
 end
-local born = mark()
-redis.call('HSET', KEYS[1], 'mark', born, 'grant', ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return 'put'
+return born

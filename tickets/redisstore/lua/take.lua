@@ -1,18 +1,19 @@
 -- KEYS: the ticket. ARGV: for how many milliseconds before it is gone it is expired.
--- The grant is deleted and the rest stays, to tell a used ticket from an unknown one. HDEL is a
--- write that a server that is out of memory takes.
-local ticket = redis.call('HMGET', KEYS[1], 'mark', 'grant')
-if not ticket[1] then
+local ticket = redis.call('GET', KEYS[1])
+if not ticket then
 	return 'unknown'
 end
-if not ticket[2] then
+if ticket == 'used' then
 	return 'used'
 end
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then
+local left = redis.call('PTTL', KEYS[1])
+if left < tonumber(ARGV[1]) then
 	return 'expired'
 end
-if ticket[1] ~= mark() then
+if string.sub(ticket, 1, 80) ~= mark() then
 	return 'foreign'
 end
-redis.call('HDEL', KEYS[1], 'grant')
-return {ticket[2]}
+-- A server that is out of memory takes a SET only after a write that it takes.
+redis.call('DEL', KEYS[1])
+redis.call('SET', KEYS[1], 'used', 'PX', left)
+return {string.sub(ticket, 81)}

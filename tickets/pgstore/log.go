@@ -1,0 +1,245 @@
+package pgstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+const (
+	heartbeat = 800 * time.Millisecond // the contract says 1 s, and an answer takes its time
+	pollEvery = 25 * time.Millisecond  // where nobody wakes us
+	page      = 1000                   // rows that are read at once
+	trimEvery = time.Minute
+	trimLimit = 10 * page
+	keepLeast = 1000 // rows that stay however old they are: cursors are there
+)
+
+const (
+	// Rows become visible in the order of their positions, because the lock is held until the commit
+	// is visible, and the position drawn when it is held: FROM comes before the list of what is
+	// selected. So a cursor is a position, and a transaction that is open for hours holds nobody up. It
+	// is one statement, and so one message: no client can vanish while it holds the lock.
+	//
+	// The commit is durable before it is visible, whatever the role or the database would settle for.
+	appendSQL = `INSERT INTO {schema}.revocations (at, session, person, reason)
+		SELECT $1::timestamptz, $2::bytea, $3::bytea, $4::bytea
+		FROM pg_advisory_xact_lock({lock}),
+			set_config('synchronous_commit', CASE current_setting('synchronous_commit')
+				WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
+			pg_notify('{channel}', '')`
+
+	// The proof of a row: the server process, and the transaction that wrote it where it is the one that
+	// wrote what is there now. No restart, promotion, restore or copy has the same one.
+	readSQL = `SELECT position,
+			concat((extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, '-',
+				CASE WHEN xmin = born::xid THEN born END),
+			at, session, person, reason
+		FROM {schema}.revocations WHERE position >= $1 ORDER BY position LIMIT {page}`
+
+	trimSQL = `DELETE FROM {schema}.revocations WHERE position IN (
+			SELECT position FROM (SELECT position, appended FROM {schema}.revocations ORDER BY position LIMIT {trim}) oldest
+			WHERE appended < statement_timestamp() - $1 * interval '1 microsecond'
+				AND position <= (SELECT max(position) FROM {schema}.revocations) - {least})`
+)
+
+// Append adds r at the end of the log, and returns when it is on disk. Now and then it takes out what
+// is older than Options.KeepRevocations.
+func (s *Store) Append(ctx context.Context, r tickets.Revocation) error {
+	err := s.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		if err := s.append(ctx, conn, r); err != nil {
+			return err
+		}
+		now := int64(time.Since(s.started))
+		if last := s.trimmed.Load(); now-last > int64(trimEvery) && s.trimmed.CompareAndSwap(last, now) {
+			s.trim(ctx, conn) // r is in the log, whatever comes of this
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("postgres store: append: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) append(ctx context.Context, conn *pgx.Conn, r tickets.Revocation) error {
+	reason := []byte(r.Reason)
+	if reason == nil {
+		reason = []byte{}
+	}
+	_, err := conn.Exec(ctx, s.sql.append, s.mode, r.At, hashOrNull(r.SessionHash), hashOrNull(r.UserHash), reason)
+	return err
+}
+
+func (s *Store) trim(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, s.sql.trim, s.mode, s.keep.Microseconds())
+	return err
+}
+
+func hashOrNull(h [sha256.Size]byte) []byte {
+	if h == [sha256.Size]byte{} {
+		return nil
+	}
+	return h[:]
+}
+
+// Next returns what was appended after the cursor, or waits for it. The error is tickets.ErrGap where
+// the row of the cursor is not what it was, or the server process is another one: it may have come
+// back with less than was heard.
+func (s *Store) Next(ctx context.Context, after string) ([]tickets.Revocation, string, error) {
+	rs, next, err := s.next(ctx, after)
+	if err != nil {
+		return nil, "", fmt.Errorf("postgres store: next: %w", err)
+	}
+	return rs, next, nil
+}
+
+func (s *Store) next(ctx context.Context, after string) (rs []tickets.Revocation, next string, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, "", err
+	}
+	read := func(ctx context.Context, conn *pgx.Conn) error {
+		rs, next, err = s.read(ctx, conn, after)
+		return err
+	}
+	err = s.with(ctx, read)
+	if err != nil || after == "" || next != after {
+		return rs, next, err
+	}
+	end := time.Now().Add(heartbeat)
+	conn := s.listen(ctx)
+	if conn != nil {
+		defer s.unlisten(ctx, conn)
+	}
+	for {
+		if conn == nil {
+			sleep(ctx, min(pollEvery, time.Until(end)))
+			err = s.with(ctx, read)
+		} else {
+			// What came before the LISTEN has woken nobody, so reading comes first.
+			err = until(ctx, time.Now().Add(s.timeout), conn.Conn(), read)
+		}
+		if err != nil || next != after || !time.Now().Before(end) {
+			return rs, next, err
+		}
+		if conn != nil {
+			wait, cancel := context.WithDeadline(ctx, end)
+			conn.Conn().WaitForNotification(wait) // a connection that is lost shows when it is read from
+			cancel()
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, "", err
+		}
+	}
+}
+
+// read returns all that comes after the cursor, page by page.
+func (s *Store) read(ctx context.Context, conn *pgx.Conn, after string) (rs []tickets.Revocation, next string, err error) {
+	var from int64
+	if after != "" {
+		position, _, _ := strings.Cut(after, "-")
+		if from, err = strconv.ParseInt(position, 10, 64); err != nil {
+			return nil, "", tickets.ErrGap // no cursor of this log
+		}
+	}
+	next = after
+	for {
+		rows, err := conn.Query(ctx, s.sql.read, s.mode, from)
+		if err != nil {
+			return nil, "", err
+		}
+		n := 0
+		var position int64
+		var proof string
+		var at time.Time
+		var session, person, reason []byte
+		_, err = pgx.ForEachRow(rows, []any{&position, &proof, &at, &session, &person, &reason}, func() error {
+			cursor := fmt.Sprint(position, "-", proof)
+			// A page begins with the row that the one before ended with: the proof that it continues.
+			if n++; n == 1 && next != "" {
+				if cursor != next {
+					return tickets.ErrGap
+				}
+				return nil
+			}
+			next, from = cursor, position
+			if r := (tickets.Revocation{At: at, Reason: string(reason)}); copy(r.SessionHash[:], session)+copy(r.UserHash[:], person) > 0 {
+				rs = append(rs, r)
+			}
+			return nil
+		})
+		switch {
+		case err != nil:
+			return nil, "", err
+		case n == page:
+			continue
+		case n > 0:
+			return rs, next, nil
+		case next != "":
+			return nil, "", tickets.ErrGap
+		}
+		// A cursor has to be at a row. There is none: the log has been emptied.
+		if err := s.append(ctx, conn, tickets.Revocation{At: time.Now()}); err != nil {
+			return nil, "", err
+		}
+	}
+}
+
+// listen returns a connection that is told of what is appended, or nil where there is none to spare:
+// readers that wait must not keep the pool from those who mint.
+func (s *Store) listen(ctx context.Context) *pgxpool.Conn {
+	if !s.notified {
+		return nil
+	}
+	wait, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	conn, err := s.pool.Acquire(wait)
+	if err != nil {
+		return nil
+	}
+	if stat := s.pool.Stat(); stat.AcquiredConns() <= stat.MaxConns()/2 {
+		run, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
+		defer cancel()
+		if _, err := conn.Exec(run, s.sql.listen, pgx.QueryExecModeSimpleProtocol); err == nil {
+			return conn
+		}
+	}
+	conn.Release()
+	return nil
+}
+
+// unlisten gives the connection back as it was.
+func (s *Store) unlisten(ctx context.Context, conn *pgxpool.Conn) {
+	defer conn.Release()
+	run, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
+	defer cancel()
+	if _, err := conn.Exec(run, s.sql.unlisten, pgx.QueryExecModeSimpleProtocol); err != nil {
+		conn.Conn().Close(run) // the pool makes another
+		return
+	}
+	done, cancel := context.WithCancel(ctx)
+	cancel()
+	for { // what was not waited for
+		if _, err := conn.Conn().WaitForNotification(done); err != nil {
+			return
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+

@@ -1,0 +1,78 @@
+package redisstore_test
+
+import (
+	"crypto/rand"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// BenchmarkMintConsume compares minting and consuming a ticket with what Redis makes of the same two
+// steps without any promise: SET EX and GETDEL of as many bytes, by the same client. The two take
+// turns, a batch each, so that what else the machine does strikes both; "ratio" is the throughput of
+// the one over the other's, and ns/op is of a ticket.
+//
+//	go test -run '^$' -bench MintConsume -benchtime 20000x
+func BenchmarkMintConsume(b *testing.B) {
+	client := newClient(b, newRedis(b).Addr, func(o *redis.Options) { o.PoolSize = 64 })
+	issuer, err := tickets.NewIssuer(newStore(b, client, nil), &tickets.IssuerOptions{MaxPerSession: 1 << 30})
+	require.NoError(b, err)
+	b.Cleanup(func() { issuer.Close() })
+	require.Eventually(b, func() bool { return issuer.Health() == nil }, 10*time.Second, time.Millisecond)
+	g := tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "u1"}
+	sealed := tickets.Ticket("of a usual size").Key().Seal(g)
+
+	ticket := func() error {
+		t, err := issuer.Mint(ctx, g)
+		if err == nil {
+			_, err = issuer.Consume(ctx, t)
+		}
+		return err
+	}
+	bare := func() error {
+		var random [32]byte
+		rand.Read(random[:])
+		key := fmt.Sprintf("bare:%x", random)
+		if err := client.Set(ctx, key, sealed, 30*time.Second).Err(); err != nil {
+			return err
+		}
+		return client.GetDel(ctx, key).Err()
+	}
+	for _, callers := range []int{1, 16, 64} {
+		b.Run(fmt.Sprint("callers=", callers), func(b *testing.B) {
+			var ofTickets, ofBare time.Duration
+			for done := 0; done < b.N; {
+				n := min(100*callers, b.N-done)
+				ofBare += batch(b, callers, n, bare)
+				ofTickets += batch(b, callers, n, ticket)
+				done += n
+			}
+			b.ReportMetric(float64(ofTickets.Nanoseconds())/float64(b.N), "ns/op")
+			b.ReportMetric(float64(ofBare)/float64(ofTickets), "ratio")
+		})
+	}
+}
+
+// batch does n things by so many callers, and returns how long it took.
+func batch(b *testing.B, callers, n int, do func() error) time.Duration {
+	var wg sync.WaitGroup
+	start := time.Now()
+	for c := range callers {
+		wg.Go(func() {
+			for i := c; i < n; i += callers {
+				if err := do(); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return time.Since(start)
+}

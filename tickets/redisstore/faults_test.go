@@ -1,0 +1,146 @@
+package redisstore_test
+
+import (
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/internal/testserver/servers"
+	"github.com/ticketgate/ticketgate/tickets"
+	"github.com/ticketgate/ticketgate/tickets/redisstore"
+)
+
+// go-redis sends a command again whose answer was lost, unless told otherwise. The ticket is used by
+// then: the audit must hear that the store failed, and not that somebody replayed a ticket.
+func TestLostReply(t *testing.T) {
+	r := newRedis(t)
+	proxy := newProxy(t, r.Addr)
+	store := newStore(t, newClient(t, proxy.Addr(), func(o *redis.Options) { o.MaxRetries = 3 }), nil)
+	direct := newStore(t, newClient(t, r.Addr), nil)
+	for range 20 {
+		key := put(t, store)
+		proxy.LoseReplies(1)
+		requireFailed(t, take(store, key))
+		proxy.Pass()
+		require.ErrorIs(t, take(direct, key), tickets.ErrUsed)
+		require.ErrorIs(t, take(store, key), tickets.ErrUsed)
+	}
+	require.Equal(t, 20, proxy.Lost())
+
+	// A Put whose answer was lost is an error: Mint gives no ticket out.
+	ticket, g := newTicket()
+	proxy.LoseReplies(1)
+	require.Error(t, store.Put(ctx, ticket.Key(), g))
+}
+
+// blackHole is what the proxy does to packets, and to the connections that they belonged to.
+var blackHoles = map[string]func(*servers.Proxy){
+	"held up": (*servers.Proxy).Stall,
+	"lost":    (*servers.Proxy).SwallowReplies,
+}
+
+// With go-redis's defaults a client waits 3 s for a server that does not answer, and its connections
+// are all in use until then.
+func TestBlackHole(t *testing.T) {
+	const callers, poolSize = 100, 8
+	r := newRedis(t)
+	for name, begin := range blackHoles {
+		t.Run(name, func(t *testing.T) {
+			proxy := newProxy(t, r.Addr)
+			client := newClient(t, proxy.Addr(), func(o *redis.Options) { o.PoolSize = poolSize })
+			store := newStore(t, client, &redisstore.Options{Timeout: 200 * time.Millisecond})
+			issuer, err := tickets.NewIssuer(store, nil)
+			require.NoError(t, err)
+			defer issuer.Close()
+			require.Eventually(t, func() bool { return issuer.Health() == nil }, 10*time.Second, time.Millisecond)
+
+			quick := false
+			for n := 0; n < 3 && !quick; n++ { // a busy machine is slow once, not always
+				begin(proxy)
+				var slowest atomic.Int64
+				var wg sync.WaitGroup
+				for range callers {
+					wg.Go(func() {
+						for range 3 {
+							ticket, g := newTicket()
+							start := time.Now()
+							err := store.Put(ctx, ticket.Key(), g)
+							slowest.Store(max(slowest.Load(), int64(time.Since(start))))
+							assert.Error(t, err)
+						}
+					})
+				}
+				wg.Wait()
+				assert.LessOrEqual(t, goroutinesOfClients(), 10*poolSize)
+				assert.LessOrEqual(t, client.PoolStats().TotalConns, uint32(poolSize))
+				proxy.Pass()
+				back := time.Now()
+				require.Eventually(t, func() bool {
+					ticket, g := newTicket()
+					return store.Put(ctx, ticket.Key(), g) == nil
+				}, 20*time.Second, time.Millisecond)
+				first := time.Since(back)
+				require.Eventually(t, func() bool { return issuer.Health() == nil }, 20*time.Second, time.Millisecond)
+				heard := time.Since(back)
+				t.Logf("the slowest call took %v, the first success came after %v, the log was heard after %v",
+					time.Duration(slowest.Load()), first, heard)
+				quick = max(first, heard) < time.Second && slowest.Load() < int64(time.Second)
+			}
+			assert.True(t, quick, "it took too long three times")
+		})
+	}
+}
+
+// goroutinesOfClients returns how many goroutines have go-redis in their stack.
+func goroutinesOfClients() int {
+	stacks := make([]byte, 8<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	n := 0
+	for stack := range strings.SplitSeq(string(stacks), "\n\n") {
+		if strings.Contains(stack, "redis/go-redis") {
+			n++
+		}
+	}
+	return n
+}
+
+// Who finds no connection hears of it within the timeout, and queues up no longer.
+func TestPoolExhausted(t *testing.T) {
+	client := newClient(t, newRedis(t).Addr, func(o *redis.Options) { o.PoolSize = 1 })
+	store := newStore(t, client, &redisstore.Options{Timeout: 50 * time.Millisecond})
+	key := put(t, store)
+	hold := client.Conn() // the only one there is
+	require.NoError(t, hold.Ping(ctx).Err())
+	for range 3 {
+		err := take(store, key)
+		requireFailed(t, err)
+		require.ErrorContains(t, err, "no answer within 50ms")
+	}
+	require.NoError(t, hold.Close())
+	require.NoError(t, take(store, key))
+}
+
+// A server that was killed and comes back, with what it had on disk, honours no ticket of before.
+func TestRestart(t *testing.T) {
+	r := newRedis(t, "--appendonly", "yes", "--appendfsync", "always")
+	store := newStore(t, newClient(t, r.Addr), nil)
+	fresh, used := put(t, store), put(t, store)
+	require.NoError(t, take(store, used))
+	r.Kill()
+	requireFailed(t, take(store, fresh))
+	require.NoError(t, r.Start())
+	require.Eventually(t, func() bool {
+		ticket, g := newTicket()
+		return store.Put(ctx, ticket.Key(), g) == nil
+	}, 20*time.Second, time.Millisecond)
+	require.ErrorIs(t, take(store, fresh), tickets.ErrUnknown)
+	require.ErrorIs(t, take(store, used), tickets.ErrUsed)
+	require.NoError(t, take(store, put(t, store)))
+}
