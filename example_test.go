@@ -34,8 +34,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// newApp is a whole application. A person signs in at /login, the page asks
-// /api/auth/ws-ticket for a ticket and opens new WebSocket("/ws?ticket=" + ticket).
+// newApp is a whole application: sign-in, a page, its socket, sign-out.
 func newApp(auditFile string) (http.Handler, error) {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
 	events, err2 := audit.OpenFile(auditFile, nil)
@@ -48,10 +47,8 @@ func newApp(auditFile string) (http.Handler, error) {
 	})
 	gate, err3 := middleware.NewGate(sessions, &middleware.GateOptions{LoginURL: "/login", Audit: events})
 	mint, err4 := middleware.NewMint(issuer, &middleware.MintOptions{Audit: events})
-	guard, err5 := middleware.NewGuard(issuer, &middleware.GuardOptions{
-		Audit:    events,
-		OnReject: middleware.RejectByClosing, // so that the page can read why
-	})
+	// RejectByClosing: a page can read a close code, and nothing of an HTTP refusal.
+	guard, err5 := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: events, OnReject: middleware.RejectByClosing})
 	if err := errors.Join(err, err2, err3, err4, err5); err != nil {
 		return nil, err
 	}
@@ -69,16 +66,14 @@ func newApp(auditFile string) (http.Handler, error) {
 		_, _, _ = conn.Read(r.Context())
 	})))
 	mux.Handle("/{$}", gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, `<title>dashboard</title><form method=post action=/logout><button>Sign out</button></form><pre id=log></pre>
-			<script type=module>
-				const { ticket } = await (await fetch('/api/auth/ws-ticket', { method: 'POST' })).json()
-				const socket = new WebSocket('/ws?ticket=' + ticket)
-				socket.onmessage = message => log.append(message.data + '\n')
-				socket.onclose = close => log.append('closed: ' + close.code + ' ' + close.reason)
-			</script>`)
+		fmt.Fprint(w, `<form method=post action=/logout><button>Sign out</button></form><pre id=log></pre><script type=module>
+			const { ticket } = await (await fetch('/api/auth/ws-ticket', { method: 'POST' })).json()
+			const socket = new WebSocket('/ws?ticket=' + ticket)
+			socket.onmessage = message => log.append(message.data + '\n')
+			socket.onclose = close => log.append('closed: ' + close.code + ' ' + close.reason)</script>`)
 	})))
 	mux.HandleFunc("GET /login", func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, `<title>sign in</title><form method=post><input name=user> <button>Sign in</button></form>`)
+		fmt.Fprint(w, `<form method=post><input name=user> <button>Sign in</button></form>`)
 	})
 	mux.HandleFunc("POST /login", func(w http.ResponseWriter, r *http.Request) {
 		id := rand.Text()
@@ -90,8 +85,7 @@ func newApp(auditFile string) (http.Handler, error) {
 		session, _ := middleware.SessionFrom(r.Context())
 		signedIn.Delete(session.ID) // first your own store, then every socket of it:
 		if err := issuer.Revoke(r.Context(), tickets.Revocation{SessionID: session.ID, Reason: "logout"}); err != nil {
-			http.Error(w, "try again", http.StatusServiceUnavailable)
-			return
+			log.Print(err) // other servers will be told when they can be
 		}
 		http.Redirect(w, r, "/login", http.StatusSeeOther)
 	})))
