@@ -8,6 +8,9 @@ require (
 	gopkg.in/natefinch/lumberjack.v2 v2.2.1
 )
 
-require github.com/klauspost/compress v1.18.7 // indirect
+require (
+	github.com/coder/websocket v1.8.15
+	github.com/klauspost/compress v1.18.7 // indirect
+)
 
 replace github.com/ticketgate/ticketgate => ../../..
