@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"time"
 
 	"github.com/ticketgate/ticketgate/tickets"
@@ -160,4 +163,25 @@ func ExampleNewMemoryStore() {
 	_, err := issuer.Mint(context.Background(), tickets.Grant{})
 	fmt.Println(err, errors.Is(err, tickets.ErrFull))
 	// Output: mint ticket: ticket store is full true
+}
+
+// A server that can't hear the others says so to its load balancer.
+func ExampleIssuer_Health() {
+	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil) // or over redisstore, pgstore
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer issuer.Close()
+
+	ready := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if err := issuer.Health(); err != nil {
+			slog.Error("not ready", "error", err)
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	answer := httptest.NewRecorder()
+	ready.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/readyz", nil))
+	fmt.Println(answer.Code)
+	// Output: 200
 }

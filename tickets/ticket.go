@@ -6,6 +6,10 @@
 // The package knows nothing of HTTP. An [Issuer] mints and consumes, a [Store] keeps, and
 // [MemoryStore] is the store of a single process. All of them are safe for concurrent use.
 //
+// Where an application runs on several servers, each has an Issuer over a store that they share, such
+// as redisstore's or pgstore's: a ticket of one is good at another, and where the store is a
+// [RevocationLog] too, as both are, what is revoked at one is revoked at all.
+//
 // What is promised for as long as the package exists:
 //   - A ticket is accepted once, or never. Whatever is in doubt is refused.
 //   - A store is never shown a ticket, only its [Key].
