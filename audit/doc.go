@@ -44,18 +44,18 @@
 // which found here, on a virtual machine with 2 cores and ext4:
 //
 //   - 3,000 processes killed with SIGKILL while 8 goroutines wrote and files
-//     of 64 KiB rotated: of 474,377 lines whose Record had returned, none was
-//     lost and none was there twice; 40 fragments were healed, and none was
+//     of 64 KiB rotated: of 461,656 lines whose Record had returned, none was
+//     lost and none was there twice; 39 fragments were healed, and none was
 //     read as a record.
 //   - 106,666 rotations under 8 goroutines, 320,000 lines: none lost, none twice.
 //   - 2,000 times a full disk and space again, for each way to write. Straight:
-//     41,103 recorded = 35,823 written + 5,280 failed. With a queue: 77,666 =
-//     37,205 written + 17,438 failed + 23,023 dropped. Sync: 42,697 = 37,586
-//     written + 5,111 failed. The file told of each that was not written.
-//   - With the disk hung, Record with a queue took 0.3 µs at p99.
+//     40,900 recorded = 35,759 written + 5,141 failed. With a queue: 77,399 =
+//     37,292 written + 18,740 failed + 21,367 dropped. Sync: 42,597 = 37,506
+//     written + 5,091 failed. The file told of each that was not written.
+//   - With the disk hung, Record with a queue took 0.2 µs at p99.
 //
-// slog.JSONHandler took 1.5 to 1.6 times as long for a line of six strings as
-// Record, which took 1.5 times as long as write(2) of the ready line and
-// allocated nothing. With Sync and 64 goroutines a line took 1/21 of the time
-// of one fsync.
+// slog.JSONHandler took 1.6 times as long for a line of six strings as Record,
+// which took 1.4 times as long as write(2) of the ready line and allocated
+// nothing. With Sync and 64 goroutines a line took 1/21 of the time of one
+// fsync.
 package audit

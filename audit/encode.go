@@ -30,6 +30,8 @@ type encoder struct {
 	depth int
 	spans []span // of the secrets in the string at hand
 
+	known [slots]knownName // each at its slot
+
 	second int64                                           // that stamp was made for
 	stamp  [len(`"2006-01-02T15:04:05.000000+00:00"`)]byte // but for its microseconds
 }
@@ -96,7 +98,9 @@ func (e *encoder) attrs(o *object, attrs []slog.Attr) {
 		if e.full {
 			return
 		}
-		e.field(o, attrs[i].Key, attrs[i].Value)
+		if !e.plainField(o, &attrs[i]) {
+			e.field(o, attrs[i].Key, attrs[i].Value)
+		}
 	}
 }
 
@@ -113,7 +117,7 @@ func (e *encoder) field(o *object, key string, v slog.Value) {
 		}
 		v, kind = resolve(v)
 	}
-	if kind == slog.KindString { // as nearly all are
+	if kind == slog.KindString {
 		start := len(e.buf)
 		if e.name(o, key) {
 			if !e.text(v.String(), min(e.room, e.limit-len(e.buf))) && !e.cut {
@@ -219,8 +223,9 @@ func (e *encoder) any(x any, room int) {
 type object struct {
 	top      bool // the line itself, whose ts and event are ours
 	notFirst bool
+	seen     uint64 // a bit for each slot modulo 64 that a name in few has
 	n        int
-	few      [12]span
+	few      [12]span            // the names, without their quotes
 	many     map[string]struct{} // the names, once few is full
 }
 
@@ -241,12 +246,15 @@ func (e *encoder) name(o *object, key string) bool {
 	if !e.text(key, room) && !e.cut {
 		e.full = true
 	}
-	if e.full || !o.add(e.buf, span{int32(from), int32(len(e.buf))}) {
+	if e.full || !o.add(e.buf, span{int32(from + 1), int32(len(e.buf) - 1)}) {
 		e.buf = e.buf[:start]
 		return false
 	}
 	o.notFirst = true
 	e.buf = append(e.buf, ':')
+	if o.top && !e.cut {
+		e.know(key, e.buf[start:])
+	}
 	return true
 }
 
@@ -260,12 +268,16 @@ func (o *object) add(buf []byte, s span) bool {
 		o.many[string(name)] = struct{}{}
 		return true
 	}
-	for _, k := range o.few[:o.n] {
-		if string(buf[k.from:k.to]) == string(name) {
-			return false
+	bit := uint64(1) << (slot(name) % 64)
+	if o.seen&bit != 0 {
+		for _, k := range o.few[:o.n] {
+			if string(buf[k.from:k.to]) == string(name) {
+				return false
+			}
 		}
 	}
 	if o.n < len(o.few) {
+		o.seen |= bit
 		o.few[o.n] = s
 		o.n++
 		return true

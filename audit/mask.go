@@ -64,7 +64,7 @@ type finder struct {
 	spans   []span
 	steps   int  // bytes looked at in search of an end
 	clipped bool // v goes on, out of sight
-	quoted  bool // a " was opened
+	quote   int  // the width of the " that is open; 0: none is
 	slash   int  // 1 + the place of the last /
 }
 
@@ -85,8 +85,11 @@ func (f *finder) white(i int) bool {
 
 // ends reports whether v[i] ends all that a word can be.
 func (f *finder) ends(i int) bool {
-	return f.white(i) || f.v[i] == '"' && f.quoted && f.v[i-1] != '\\'
+	return f.white(i) || f.closes(i) && f.v[i-1] != '\\'
 }
+
+// closes reports whether v[i] is a quote like the one that is open.
+func (f *finder) closes(i int) bool { return f.v[i] == '"' && f.width(i) == f.quote }
 
 // until returns the first place from i on where stop is true, or the end.
 func (f *finder) until(i int, stop func(i int) bool) int {
@@ -151,7 +154,7 @@ func (f *finder) afterEquals(i int) (from, to int) {
 	}
 	depth := f.width(i)
 	from = f.spaces(i + 1)
-	if from < len(f.v) && (f.v[from] == '\'' || f.v[from] == '"' && !f.quoted) {
+	if from < len(f.v) && (f.v[from] == '\'' || f.v[from] == '"' && !f.closes(from)) {
 		return f.inQuotes(from)
 	}
 	return from, f.until(from, func(i int) bool {
@@ -171,7 +174,7 @@ func (f *finder) inQuotes(i int) (from, to int) {
 			run++
 			return false
 		}
-		ends := f.v[j] == f.v[i] && run <= escaped
+		ends := f.v[j] == f.v[i] && f.width(j) <= f.width(i) && run <= escaped
 		run = 0
 		return ends
 	})
@@ -191,14 +194,14 @@ func (f *finder) afterColon(i int) (from, to int) {
 	switch {
 	case from == len(f.v):
 		return 0, 0
-	case f.v[from] == '\'' || f.v[from] == '"' && (quoted || !f.quoted):
+	case f.v[from] == '\'' || f.v[from] == '"' && (quoted || !f.closes(from)):
 		return f.inQuotes(from)
 	case f.v[from] == '[': // http.Header's values, as %v prints them
 		return from, f.until(from, func(i int) bool { return f.v[i] == ']' })
 	case quoted || from == i+1:
 		return from, f.until(from, func(i int) bool { return f.ends(i) || strings.IndexByte(",]})&", f.v[i]) >= 0 })
 	case isHeader(name, f.v[from:]):
-		return from, f.until(from, func(i int) bool { return f.v[i] == '\n' || f.v[i] == '\r' || f.v[i] == '"' && f.quoted })
+		return from, f.until(from, func(i int) bool { return f.v[i] == '\n' || f.v[i] == '\r' || f.closes(i) })
 	}
 	return 0, 0 // "refresh token: connection refused"
 }
@@ -342,7 +345,14 @@ func (f *finder) afterScheme(i int) (from, to int) {
 // afterQuote keeps count of quotes, and finds the piece of a password that
 // net/url's error tells when it takes it for a port.
 func (f *finder) afterQuote(i int) (from, to int) {
-	if f.quoted = !f.quoted; f.quoted && strings.HasSuffix(f.v[:i], "invalid port ") {
+	if f.closes(i) {
+		f.quote = 0
+		return 0, 0
+	}
+	if w := f.width(i); f.quote == 0 || w < f.quote { // what is encoded deeper stands inside
+		f.quote = w
+	}
+	if strings.HasSuffix(f.v[:i], "invalid port ") {
 		return f.inQuotes(i)
 	}
 	return 0, 0

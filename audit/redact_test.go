@@ -110,7 +110,7 @@ var secretsInside = []string{
 	`{\u0022ticket\u0022:\u0022CANARY\u0022}`, `/ws?a=b\u0026ticket\u003dCANARY`,
 	"map[Authorization:[Digest CANARY] B:[c]]", "{User:x Password:CANARY}", "user.ticket=CANARY", "password = 'x CANARY'", `token="x CANARY"`,
 	`Get "https://h/ws?ticket=CANARY": EOF`, `parse "https://u:CANARY/x@h": invalid port ":CANARY" after host`,
-	`"https://a.example" "ticket=CANARY"`,
+	`"https://a.example" "ticket=CANARY"`, `%22 /ws?ticket=a"CANARY`, `%22 token="x CANARY"`, `token="x%22CANARY"`,
 }
 
 // plainInside has values that are nobody's secret.

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"compress/gzip"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ type oldFile struct {
 	path      string // of the plain one, whether it is there or not
 	seq       uint64
 	plain, gz bool
+	linked    bool // it has another name: it is still being put away
 	size      int64
 }
 
@@ -59,7 +61,7 @@ func oldFiles(path string) ([]oldFile, error) {
 		if err != nil {
 			continue // gone meanwhile
 		}
-		o := oldFile{path: dir + base + "." + rest, seq: seq, plain: !gz, gz: gz, size: info.Size()}
+		o := oldFile{path: dir + base + "." + rest, seq: seq, plain: !gz, gz: gz, linked: names(info) > 1, size: info.Size()}
 		if n := len(old); n > 0 && old[n-1].path == o.path {
 			old[n-1].plain, old[n-1].gz = true, true
 			old[n-1].size += o.size
@@ -68,10 +70,7 @@ func oldFiles(path string) ([]oldFile, error) {
 		old = append(old, o)
 	}
 	slices.SortFunc(old, func(a, b oldFile) int {
-		if a.seq != b.seq {
-			return int(int64(a.seq - b.seq))
-		}
-		return strings.Compare(a.path, b.path)
+		return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.path, b.path))
 	})
 	return old, nil
 }
@@ -189,7 +188,7 @@ func (f *file) tidyOnce() (more bool, err error) {
 		total += o.size
 		if n := len(old) - i; n > 1 && (n > f.o.KeepFiles || f.o.KeepBytes > 0 && total > f.o.KeepBytes) {
 			errs = append(errs, o.remove())
-		} else if f.o.Compress && o.plain && !more {
+		} else if f.o.Compress && o.plain && !o.linked && !more {
 			if err := o.compress(f.stop); errors.Is(err, errClosed) {
 				return false, errors.Join(errs...) // the next one goes on with it
 			} else if err != nil {
@@ -209,6 +208,9 @@ func (o oldFile) remove() error {
 	}
 	if o.gz {
 		errs = append(errs, os.Remove(o.path+gzSuffix))
+	}
+	if err := os.Remove(o.path + tmpSuffix); !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, err) // what a compression left that was killed
 	}
 	return errors.Join(errs...)
 }

@@ -168,6 +168,24 @@ func TestRotationKeeps(t *testing.T) {
 		all, _ := records(t, path)
 		assert.Len(t, all, 100)
 	})
+	t.Run("not compressed while it is put away", func(t *testing.T) {
+		l, path := open(t, &audit.FileOptions{MaxSize: 4 << 10})
+		write(l, 8)
+		require.NoError(t, l.Close())
+		old := path + ".0000000100-20260527T091227Z"   // the first one to be looked at
+		second := filepath.Join(t.TempDir(), "second") // as path is, until the new file takes its place
+		require.NoError(t, os.WriteFile(second, []byte("{}\n"), 0o600))
+		require.NoError(t, os.Link(second, old))
+		l, err := audit.OpenFile(path, &audit.FileOptions{KeepFiles: math.MaxInt, Compress: true})
+		require.NoError(t, err)
+		waitFor(t, func() bool { // the others are
+			return !slices.ContainsFunc(logFiles(t, path), func(f string) bool {
+				return f != path && f != old && !strings.HasSuffix(f, ".gz")
+			})
+		})
+		require.NoError(t, l.Close())
+		require.NoFileExists(t, old+".gz", "a process killed now would leave its lines twice")
+	})
 	t.Run("files of others stay", func(t *testing.T) {
 		l, path := open(t, &audit.FileOptions{MaxSize: 4 << 10, KeepFiles: 1})
 		others := []string{path + ".1", path + ".1-20260527T091227Z", path + ".0000000001-x", path + "x.0000000001-20260527T091227Z", path + ".0000000001-20260527T091227Z.bak", path + ".bak"}
@@ -180,6 +198,15 @@ func TestRotationKeeps(t *testing.T) {
 			_, err := os.Stat(o)
 			require.NoError(t, err)
 		}
+	})
+	t.Run("nothing of a compression that was killed", func(t *testing.T) {
+		l, path := open(t, &audit.FileOptions{MaxSize: 4 << 10, KeepFiles: 1})
+		old := path + ".0000000001-20260527T091227Z"
+		require.NoError(t, os.WriteFile(old, nil, 0o600))
+		require.NoError(t, os.WriteFile(old+".gz.tmp", nil, 0o600))
+		write(l, 100)
+		require.NoError(t, l.Close())
+		tidied(t, path, &audit.FileOptions{KeepFiles: 1}, 2, "Z")
 	})
 	t.Run("what can't be removed", func(t *testing.T) { // D13
 		l, path := open(t, &audit.FileOptions{MaxSize: 4 << 10, KeepFiles: 1, Compress: true})

@@ -76,20 +76,10 @@ func openFile(path string, o FileOptions, warn func(string, error)) (*file, erro
 
 // write writes n lines, at the time now, and returns how many of them are
 // there for good: fewer than n only with an error.
-func (f *file) write(now time.Time, lines []byte, n int) (int, error) {
+func (f *file) write(now time.Time, lines []byte, n int) (written int, err error) {
 	f.mu.Lock()
-	written, err := f.locked(now, lines, n)
-	complaint := f.complaint
-	f.complaint = nil
-	f.mu.Unlock()
-	if complaint != nil { // whoever hears it may record events
-		f.warn("the file could not be renewed, and is written to further", complaint)
-	}
-	return written, err
-}
-
-func (f *file) locked(now time.Time, lines []byte, n int) (written int, err error) {
 	if f.closed {
+		f.mu.Unlock()
 		return 0, errClosed
 	}
 	for written < n && err == nil {
@@ -114,6 +104,12 @@ func (f *file) locked(now time.Time, lines []byte, n int) (written int, err erro
 	}
 	if err != nil {
 		f.gaps.add("failed", n-written)
+	}
+	complaint := f.complaint
+	f.complaint = nil
+	f.mu.Unlock()
+	if complaint != nil { // whoever hears it may record events
+		f.warn("the file could not be renewed, and is written to further", complaint)
 	}
 	return written, err
 }

@@ -1,9 +1,6 @@
 package audit
 
-import (
-	"strings"
-	"unicode/utf8"
-)
+import "unicode/utf8"
 
 // What a byte of a string may mean. Most strings have bytes of no meaning
 // only, and are copied as they stand.
@@ -37,6 +34,14 @@ var meaning = func() (t [256]uint8) {
 	return t
 }()
 
+// meanings is all that the bytes of s may mean.
+func meanings(s string) (all uint8) {
+	for i := range len(s) {
+		all |= meaning[s[i]]
+	}
+	return all
+}
+
 // hides reports whether there can be a secret in s, of whose bytes all is
 // what they may mean. There is none in 203.0.113.9, 2001:db8::1 or /ws/admin.
 func hides(s string, all uint8) bool {
@@ -46,11 +51,15 @@ func hides(s string, all uint8) bool {
 	case all&mayHide != 0:
 		return all&(mayName|mayEncode|mayEnclose) != 0
 	}
-	for _, rest, more := strings.Cut(s, "/"); more; {
-		var segment string
-		if segment, rest, more = strings.Cut(rest, "/"); more && (segment == "" || nameKind(segment) == secretName) {
+	segment := -1 // where the one at hand begins
+	for i := range len(s) {
+		if s[i] != '/' {
+			continue
+		}
+		if segment == i || segment > 0 && nameKind(s[segment:i]) == secretName {
 			return true
 		}
+		segment = i + 1
 	}
 	return false
 }
@@ -68,10 +77,7 @@ func (e *encoder) text(s string, room int) bool {
 	if clipped {
 		s = s[:maxScan]
 	}
-	var all uint8
-	for i := range len(s) {
-		all |= meaning[s[i]]
-	}
+	all := meanings(s)
 	search := hides(s, all)
 	if all&mustEscape == 0 && !search && len(s)+2 <= room {
 		e.plain(s)
