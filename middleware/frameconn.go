@@ -78,13 +78,16 @@ func (c *frameConn) lend(rw *bufio.ReadWriter) error {
 
 func (c *frameConn) Read(p []byte) (int, error) {
 	c.reading.Lock()
-	if c.taken.Load() {
-		c.reading.Unlock()
-		return 0, c.ending.cause
+	var n int
+	var err error
+	if !c.taken.Load() {
+		n, err = c.Conn.Read(p)
 	}
-	n, err := c.Conn.Read(p)
 	c.reading.Unlock()
 	if c.taken.Load() { // which woke us, or this came too late to count
+		// Whoever copies in two goroutines (a proxy) closes both ends when this
+		// fails, and the rest of a frame that has begun would never come.
+		<-c.ending.settled
 		return 0, c.ending.cause
 	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -103,12 +106,11 @@ func (c *frameConn) Write(p []byte) (int, error) {
 	} else {
 		n, err = c.send(p)
 	}
-	opened := !c.opened && c.out.phase == phaseFrames
-	c.opened = c.opened || opened
-	c.writing.Unlock()
-	if opened {
-		c.k.recordOpened()
+	if !c.opened && c.out.phase == phaseFrames {
+		c.opened = true
+		c.k.recordOpened() // under the lock, or its end could be recorded first
 	}
+	c.writing.Unlock()
 	// Whoever lets go of the lock looks again: the end may have come meanwhile.
 	if c.taken.Load() {
 		c.tell()

@@ -37,6 +37,30 @@ func (w *socketWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
+// WriteHeaderNow is for gin's ResponseWriter, which keeps the status back until
+// it is called: without it, the 101 of a library that writes it before it hijacks
+// would never go out.
+func (w *socketWriter) WriteHeaderNow() {
+	if gin, ok := w.ResponseWriter.(interface{ WriteHeaderNow() }); ok {
+		gin.WriteHeaderNow()
+	}
+}
+
+// CloseNotify is deprecated, but gin's ResponseWriter panics where what it wraps
+// has none, and httputil.ReverseProxy asks gin's.
+func (w *socketWriter) CloseNotify() <-chan bool {
+	for next := w.ResponseWriter; ; {
+		if c, ok := next.(interface{ CloseNotify() <-chan bool }); ok {
+			return c.CloseNotify()
+		}
+		u, ok := next.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return nil // never
+		}
+		next = u.Unwrap()
+	}
+}
+
 func (w *socketWriter) Write(p []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(p)
 	w.k.conn.sent.Add(int64(n))
