@@ -3,6 +3,7 @@ package redisstore_test
 import (
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -75,4 +76,31 @@ func batch(b *testing.B, callers, n int, do func() error) time.Duration {
 	}
 	wg.Wait()
 	return time.Since(start)
+}
+
+// BenchmarkRevoke measures how long it takes until another node has acted on a revocation: from the
+// call of Revoke at the one to the listener of the other.
+//
+//	go test -run '^$' -bench Revoke -benchtime 2000x
+func BenchmarkRevoke(b *testing.B) {
+	addr := newRedis(b).Addr
+	var issuers [2]*tickets.Issuer
+	for i := range issuers {
+		var err error
+		issuers[i], err = tickets.NewIssuer(newStore(b, newClient(b, addr), nil), nil)
+		require.NoError(b, err)
+		b.Cleanup(func() { issuers[i].Close() })
+		require.Eventually(b, func() bool { return issuers[i].Health() == nil }, 10*time.Second, time.Millisecond)
+	}
+	heard := make(chan time.Time, 1)
+	issuers[1].OnRevoke(func(tickets.Revocation) { heard <- time.Now() })
+	var took []time.Duration
+	for i := 0; b.Loop(); i++ {
+		start := time.Now()
+		require.NoError(b, issuers[0].Revoke(ctx, tickets.Revocation{SessionID: fmt.Sprint(i), Reason: "logout"}))
+		took = append(took, (<-heard).Sub(start))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1e3, "p50-ms")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1e3, "p99-ms")
 }

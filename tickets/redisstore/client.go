@@ -12,10 +12,15 @@ import (
 
 // once is a command that go-redis does not send again when the answer is lost, whatever MaxRetries
 // the client has. The first one may have been carried out: the second would find the ticket used.
-type once struct{ *redis.Cmd }
+type once struct {
+	*redis.Cmd
+	sentOn bool // to another server of the cluster
+}
+
+func newOnce(ctx context.Context, words ...any) *once { return &once{Cmd: redis.NewCmd(ctx, words...)} }
 
 // NoRetry returns true.
-func (once) NoRetry() bool { return true }
+func (*once) NoRetry() bool { return true }
 
 // server is what has some of the keys. It waits no longer than the context says.
 type server struct {
@@ -27,7 +32,7 @@ type server struct {
 }
 
 // process sends cmd to the server, and on to where the cluster says the key has gone.
-func (n *server) process(ctx context.Context, cmd once) error {
+func (n *server) process(ctx context.Context, cmd *once) error {
 	err := n.client.Process(ctx, cmd)
 	if n.cluster == nil || err == nil {
 		return err
@@ -35,6 +40,7 @@ func (n *server) process(ctx context.Context, cmd once) error {
 	if moved(err) {
 		// That server did nothing. The cluster's client knows the way, and learns the new one.
 		cmd.SetErr(nil)
+		cmd.sentOn = true
 		err = n.cluster.Process(ctx, cmd)
 	}
 	if err != nil && !errors.As(err, new(redis.Error)) {

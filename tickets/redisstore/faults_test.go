@@ -1,6 +1,8 @@
 package redisstore_test
 
 import (
+	"context"
+	"net"
 	"runtime"
 	"strings"
 	"sync"
@@ -40,7 +42,15 @@ func TestLostReply(t *testing.T) {
 	require.Error(t, store.Put(ctx, ticket.Key(), g))
 }
 
-// blackHole is what the proxy does to packets, and to the connections that they belonged to.
+func TestSlowServer(t *testing.T) {
+	r := newRedis(t)
+	proxy := newProxy(t, r.Addr)
+	store := newStore(t, newClient(t, proxy.Addr()), &redisstore.Options{Timeout: 2 * time.Second})
+	proxy.Delay(100 * time.Millisecond)
+	require.NoError(t, take(store, put(t, store)))
+}
+
+// blackHoles are what becomes of packets, and of the connections that they belonged to.
 var blackHoles = map[string]func(*servers.Proxy){
 	"held up": (*servers.Proxy).Stall,
 	"lost":    (*servers.Proxy).SwallowReplies,
@@ -111,6 +121,42 @@ func goroutinesOfClients() int {
 	return n
 }
 
+// Every wait for an answer ends with the store's timeout, and not with that of the client.
+func TestDeadlines(t *testing.T) {
+	const timeout = 300 * time.Millisecond
+	var longest atomic.Int64
+	client := newClient(t, newRedis(t).Addr, func(o *redis.Options) {
+		o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			var d net.Dialer
+			conn, err := d.DialContext(ctx, network, addr)
+			return deadlines{conn, &longest}, err
+		}
+	})
+	store := newStore(t, client, &redisstore.Options{Timeout: timeout})
+	longest.Store(0)
+	key := put(t, store)
+	require.NoError(t, take(store, key))
+	require.NoError(t, store.Append(ctx, tickets.Revocation{SessionID: "s1"}))
+	require.NotZero(t, longest.Load())
+	require.LessOrEqual(t, time.Duration(longest.Load()), timeout)
+}
+
+// deadlines notes how far away the farthest deadline was.
+type deadlines struct {
+	net.Conn
+	longest *atomic.Int64
+}
+
+func (d deadlines) SetReadDeadline(t time.Time) error {
+	d.longest.Store(max(d.longest.Load(), int64(time.Until(t))))
+	return d.Conn.SetReadDeadline(t)
+}
+
+func (d deadlines) SetDeadline(t time.Time) error {
+	d.longest.Store(max(d.longest.Load(), int64(time.Until(t))))
+	return d.Conn.SetDeadline(t)
+}
+
 // Who finds no connection hears of it within the timeout, and queues up no longer.
 func TestPoolExhausted(t *testing.T) {
 	client := newClient(t, newRedis(t).Addr, func(o *redis.Options) { o.PoolSize = 1 })
@@ -143,4 +189,21 @@ func TestRestart(t *testing.T) {
 	require.ErrorIs(t, take(store, fresh), tickets.ErrUnknown)
 	require.ErrorIs(t, take(store, used), tickets.ErrUsed)
 	require.NoError(t, take(store, put(t, store)))
+}
+
+// A replica that takes writes has the primary's replication id, and not its run_id.
+func TestWritableReplica(t *testing.T) {
+	primary, replica := newRedis(t), newRedis(t, "--replica-read-only", "no")
+	require.NoError(t, replica.Follow(primary.Addr))
+	store := newStore(t, newClient(t, primary.Addr), nil)
+	key := put(t, store)
+	require.NoError(t, replica.CatchUp(primary))
+	other := newStore(t, newClient(t, replica.Addr), nil)
+	require.NoError(t, take(store, key))
+	require.ErrorIs(t, take(other, key), tickets.ErrInvalid)
+
+	key = put(t, store)
+	require.NoError(t, replica.CatchUp(primary))
+	require.ErrorIs(t, take(other, key), tickets.ErrUnknown)
+	require.NoError(t, take(store, key))
 }

@@ -111,11 +111,11 @@ func (s *Store) wait(ctx context.Context, c cursor) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout+blockFor)
 	defer cancel()
-	cmd := redis.NewCmd(ctx, "xread", "count", 1, "block", blockFor.Milliseconds(), "streams", s.logKey(), c.id)
+	cmd := newOnce(ctx, "xread", "count", 1, "block", blockFor.Milliseconds(), "streams", s.logKey(), c.id)
 	cmd.SetFirstKeyPos(keyOfXRead)
 	n, err := s.route(ctx, s.logKey())
 	if err == nil {
-		err = n.process(ctx, once{cmd})
+		err = n.process(ctx, cmd)
 	}
 	if errors.Is(err, redis.Nil) {
 		return nil

@@ -40,21 +40,21 @@ func newScript(source string) *script {
 
 // run runs the script on key, and never twice: only a server that has said that it does not know the
 // script is sent it again, whole.
-func (s *Store) run(ctx context.Context, n *server, sc *script, key string, args ...any) (any, error) {
-	reply, err := s.send(ctx, n, sc.evalSHA, key, args)
+func (s *Store) run(ctx context.Context, n *server, sc *script, key string, args ...any) (*once, error) {
+	cmd, err := s.send(ctx, n, sc.evalSHA, key, args)
 	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
-		reply, err = s.send(ctx, n, sc.eval, key, args)
+		cmd, err = s.send(ctx, n, sc.eval, key, args)
 	}
-	return reply, err
+	return cmd, err
 }
 
-func (s *Store) send(ctx context.Context, n *server, words []any, key string, args []any) (any, error) {
+func (s *Store) send(ctx context.Context, n *server, words []any, key string, args []any) (*once, error) {
 	all := make([]any, 0, len(words)+1+len(args))
-	cmd := redis.NewCmd(ctx, append(append(append(all, words...), key), args...)...)
-	if err := n.process(ctx, once{cmd}); err != nil {
+	cmd := newOnce(ctx, append(append(append(all, words...), key), args...)...)
+	if err := n.process(ctx, cmd); err != nil {
 		return nil, s.late(ctx, err)
 	}
-	return cmd.Val(), nil
+	return cmd, nil
 }
 
 // late says of an error what the store's timeout has to do with it.
@@ -73,5 +73,9 @@ func (s *Store) eval(ctx context.Context, sc *script, key string, args ...any) (
 	if err != nil {
 		return nil, s.late(ctx, err)
 	}
-	return s.run(ctx, n, sc, key, args...)
+	cmd, err := s.run(ctx, n, sc, key, args...)
+	if err != nil {
+		return nil, err
+	}
+	return cmd.Val(), nil
 }

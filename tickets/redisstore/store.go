@@ -37,7 +37,8 @@ type Options struct {
 	// Default: DefaultPrefix, "ticketgate:".
 	Prefix string
 	// Timeout is how long Put, Take and Append may take, at least 10 ms. It holds whatever timeouts
-	// and retries the client has. Default: DefaultTimeout, 500 ms.
+	// and retries the client has; one that is inside of something else needs ContextTimeoutEnabled.
+	// Default: DefaultTimeout, 500 ms.
 	Timeout time.Duration
 	// KeepRevocations is how long a revocation is in the log for nodes that start, or were cut off.
 	// It is to be more than the issuers' RememberRevocations. Default: DefaultKeepRevocations, 65 min.
@@ -88,10 +89,10 @@ func New(ctx context.Context, client redis.UniversalClient, opts *Options) (*Sto
 	}
 	var errs []error
 	if o.Timeout < minTimeout {
-		errs = append(errs, fmt.Errorf("Timeout is %v, want at least %v", o.Timeout, minTimeout))
+		errs = append(errs, fmt.Errorf("Options.Timeout is %v, want at least %v", o.Timeout, minTimeout))
 	}
 	if o.KeepRevocations < time.Millisecond {
-		errs = append(errs, fmt.Errorf("KeepRevocations is %v, want more than the issuers' RememberRevocations", o.KeepRevocations))
+		errs = append(errs, fmt.Errorf("Options.KeepRevocations is %v, want more than the issuers' RememberRevocations", o.KeepRevocations))
 	}
 	route, err := newRoute(client, o.Timeout)
 	if err := errors.Join(append(errs, err)...); err != nil {
@@ -137,7 +138,7 @@ func (s *Store) put(ctx context.Context, key string, sealed []byte, milliseconds
 	}
 	if mark := n.mark.get(); mark != "" {
 		value := append(append(make([]byte, 0, markLength+len(sealed)), mark...), sealed...)
-		err := n.client.Process(ctx, once{redis.NewCmd(ctx, "set", key, value, "px", milliseconds, "nx")})
+		err := n.client.Process(ctx, newOnce(ctx, "set", key, value, "px", milliseconds, "nx"))
 		switch {
 		case err == nil:
 			return nil
@@ -150,18 +151,19 @@ func (s *Store) put(ctx context.Context, key string, sealed []byte, milliseconds
 		}
 	}
 	asked := time.Now()
-	reply, err := s.run(ctx, n, putScript, key, sealed, milliseconds)
+	cmd, err := s.run(ctx, n, putScript, key, sealed, milliseconds)
 	if err != nil {
 		return err
 	}
-	if reply == "known" {
+	mark, ok := cmd.Val().(string)
+	switch {
+	case mark == "known":
 		return errKnown
+	case !ok || len(mark) != markLength:
+		return fmt.Errorf("unexpected reply %v", cmd.Val())
+	case !cmd.sentOn: // else it is another server's
+		n.mark.set(mark, asked)
 	}
-	mark, ok := reply.(string)
-	if !ok || len(mark) != markLength {
-		return fmt.Errorf("unexpected reply %v", reply)
-	}
-	n.mark.set(mark, asked)
 	return nil
 }
 

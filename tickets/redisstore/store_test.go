@@ -212,7 +212,8 @@ func TestOptions(t *testing.T) {
 // A replica takes no ticket, and New says so.
 func TestReplica(t *testing.T) {
 	primary, replica := newRedis(t), newRedis(t)
-	require.NoError(t, replica.Follow(primary))
+	require.NoError(t, replica.Follow(primary.Addr))
+	require.NoError(t, replica.CatchUp(primary))
 	_, err := redisstore.New(ctx, newClient(t, replica.Addr), nil)
 	require.ErrorContains(t, err, "READONLY")
 	require.ErrorContains(t, err, "want a client of the primary")

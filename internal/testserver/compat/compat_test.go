@@ -1,5 +1,6 @@
-// Package compat runs ticketgate against the WebSocket libraries that it is to
-// work with, which the root module does not require.
+// Package compat runs ticketgate beside what applications have already: routers,
+// session libraries and WebSocket libraries, none of which the root module
+// requires. README.md shows how each goes together.
 package compat
 
 import (
@@ -21,7 +22,10 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// scs.New sweeps its memory in a goroutine that cannot be stopped safely.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/alexedwards/scs/v2/memstore.(*MemStore).startCleanup"))
+}
 
 // app is one guarded endpoint behind a real listener.
 type app struct {

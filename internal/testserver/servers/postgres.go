@@ -54,7 +54,7 @@ func newPostgres(dir string, settings []string) (*Postgres, error) {
 	}
 	for _, s := range append([]string{
 		"listen_addresses=127.0.0.1", "port=" + strconv.Itoa(port), "unix_socket_directories=",
-		"fsync=off", "max_connections=200", "shared_buffers=32MB", "max_wal_senders=4", "wal_level=replica",
+		"fsync=off", "max_connections=200", "shared_buffers=32MB", "max_wal_senders=4", "wal_keep_size=64MB",
 	}, settings...) {
 		p.args = append(p.args, "-c", s)
 	}
@@ -85,13 +85,23 @@ func (p *Postgres) tool(name string, limit time.Duration, args ...string) error 
 	return Command{Path: path, Args: args, Dir: p.dir, Unprivileged: true}.Run(limit)
 }
 
-// Start starts the process again after Kill or Stop.
+// Start starts the process again after Kill, Crash or Shutdown.
 func (p *Postgres) Start() error {
+	deadline := time.Now().Add(startLimit)
+	for {
+		err := p.start()
+		// Where the server was killed, its processes need a moment to see that, and until then it says:
+		if err == nil || !strings.Contains(err.Error(), "is still in use") || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+func (p *Postgres) start() error {
 	path, err := Find("postgres", "postgresql", postgresBin+"postgres")
 	if err != nil {
 		return err
 	}
-	// Killed, it leaves its lock file behind; the process whose number that has is not there.
 	process, err := Command{Path: path, Args: append([]string{"-D", "data"}, p.args...), Dir: p.dir, Unprivileged: true}.Start()
 	if err != nil {
 		return fmt.Errorf("postgres: %w", err)
@@ -122,18 +132,55 @@ func (p *Postgres) Close() {
 	}
 }
 
-// Replica makes a standby in dir, which streams from p, and returns when it has caught up with now.
-func (p *Postgres) Replica(dir string, settings ...string) (*Postgres, error) {
+// Replica makes a standby in dir, which streams from p at addr: p's own address, or that of a proxy
+// before it.
+func (p *Postgres) Replica(dir, addr string, settings ...string) (*Postgres, error) {
 	r, err := newPostgres(dir, settings)
 	if err != nil {
 		return nil, err
 	}
-	err = r.tool("pg_basebackup", time.Minute,
-		"-d", p.URL("replication"), "-D", "data", "--checkpoint=fast", "--no-sync", "--write-recovery-conf", "--wal-method=stream")
+	err = r.tool("pg_basebackup", time.Minute, "-d", PostgresURL(addr, "postgres", "replication"), "-D", "data",
+		"--checkpoint=fast", "--no-sync", "--write-recovery-conf", "--wal-method=stream")
 	if err != nil {
 		return nil, fmt.Errorf("new standby: %w", err)
 	}
 	return r, r.Start()
+}
+
+// CatchUp returns when the standby has all that the primary has written.
+func (p *Postgres) CatchUp(primary *Postgres) error {
+	written, err := primary.Do("SELECT pg_current_wal_lsn()")
+	if err != nil {
+		return fmt.Errorf("catch up: %w", err)
+	}
+	return p.Await(startLimit, func() error {
+		done, err := p.Do("SELECT pg_last_wal_replay_lsn() >= '" + written + "'")
+		if err == nil && done != "t" {
+			err = errors.New("it lags")
+		}
+		return err
+	})
+}
+
+// Snapshot shuts the server down in good order, copies its files, and starts it again.
+func (p *Postgres) Snapshot() error {
+	p.Shutdown()
+	if err := p.tool("cp", time.Minute, "-a", "data", "snapshot"); err != nil {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	return p.Start()
+}
+
+// Restore ends the server, and starts it with the files of the last Snapshot.
+func (p *Postgres) Restore() error {
+	p.Close()
+	if err := os.RemoveAll(filepath.Join(p.dir, "data")); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	if err := os.Rename(filepath.Join(p.dir, "snapshot"), filepath.Join(p.dir, "data")); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	return p.Start()
 }
 
 // Promote makes a standby the primary of its own history, and returns when it takes writes.

@@ -130,16 +130,14 @@ func readReply(r *bufio.Reader) (any, error) {
 	return nil, fmt.Errorf("malformed reply %q", line)
 }
 
-// Follow makes r a replica of primary, and returns when it has all that primary has now.
-func (r *Redis) Follow(primary *Redis) error {
-	host, port, err := net.SplitHostPort(primary.Addr)
+// Follow makes r a replica of what listens at addr, be it a proxy.
+func (r *Redis) Follow(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return err
 	}
-	if _, err := r.Do("REPLICAOF", host, port); err != nil {
-		return err
-	}
-	return r.CatchUp(primary)
+	_, err = r.Do("REPLICAOF", host, port)
+	return err
 }
 
 // CatchUp returns when the replica r has all that primary has now.
