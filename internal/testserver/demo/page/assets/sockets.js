@@ -32,7 +32,7 @@ async function fetchAndConnect(path, host) {
 // let the page in (the first echo says so) or has turned it away.
 export function connect(path, ticket, host) {
   const socket = new WebSocket(socketURL(path, ticket.value, host));
-  const view = card(path, socket);
+  const view = card(host ? `${path} at ${host}` : path, socket);
   $("sockets").prepend(view.node);
   $("sockets-empty").hidden = true;
 
