@@ -3,7 +3,7 @@
 // button with the keyboard stays there.
 
 import { $, el, fill, plural } from "./dom.js";
-import { sessions, revoke, leave, isOver, SignedOut } from "./api.js";
+import { session, sessions, revoke, leave, isOver, SignedOut } from "./api.js";
 import { onLine } from "./stream.js";
 
 const every = 2000; // ms, for times and bytes
@@ -122,6 +122,23 @@ function ended({ socket_id, close_code, reason }) {
     fill(row.pill, ["ended", close_code || "", reason].filter(Boolean).join(" "));
   }
 }
+
+// Nobody tells this page any more: its own connections are closed, and of the
+// others it knows nothing.
+session.addEventListener("ended", ({ detail }) => {
+  for (const { current, rows } of groups.values()) {
+    for (const [id, row] of rows) {
+      if (row.until) continue;
+      if (!current) {
+        row.pill.dataset.state = "";
+        fill(row.pill, "not known");
+      } else if (detail.by !== "you") { // else the answer lists them, see settle
+        const code = detail.code < 4000 || row.cells[0].textContent.startsWith("/events") ? 0 : detail.code;
+        ended({ socket_id: id, close_code: code, reason: detail.reason });
+      }
+    }
+  }
+});
 
 async function stop(which, s) {
   const own = which.session ? s.current : which.user === me;
