@@ -66,8 +66,9 @@ func (k Key) aead() (cipher.AEAD, error) {
 	if k.size == 0 {
 		return nil, errors.New("the key is of no ticket")
 	}
-	// A slice over the ticket's own characters; hkdf only reads it.
-	derived, err := hkdf.Key(sha256.New, unsafe.Slice(k.text, k.size), nil, sealPurpose, sealKeySize)
+	// Only the second half of HKDF: a ticket's characters spell 256 random bits, which is a key as the
+	// first half would make one (section 3.3). The slice is over the ticket's own; hkdf only reads it.
+	derived, err := hkdf.Expand(sha256.New, unsafe.Slice(k.text, k.size), sealPurpose, sealKeySize)
 	if err != nil {
 		return nil, err
 	}

@@ -110,3 +110,35 @@ func (t *turns) run(b *testing.B, callers int, f func(context.Context) error) fl
 	t.took += took
 	return float64(n.Load()) / took.Seconds()
 }
+
+// From Revoke on one node to the listener on another, where the socket is closed.
+func BenchmarkRevoke(b *testing.B) {
+	s := server(b)
+	schema := newSchema()
+	open := func() *tickets.Issuer {
+		issuer, err := tickets.NewIssuer(newStore(b, newPool(b, s.URL("postgres")), schema), nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { issuer.Close() })
+		for issuer.Health() != nil {
+			time.Sleep(time.Millisecond)
+		}
+		return issuer
+	}
+	here, there := open(), open()
+	told := make(chan time.Time)
+	there.OnRevoke(func(tickets.Revocation) { told <- time.Now() })
+	var took []time.Duration
+	for n := 0; b.Loop(); n++ {
+		began := time.Now()
+		if err := here.Revoke(b.Context(), tickets.Revocation{SessionID: fmt.Sprint("s", n), Reason: "logout"}); err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, (<-told).Sub(began))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2])/1e6, "p50-ms")
+	b.ReportMetric(float64(took[len(took)*99/100])/1e6, "p99-ms")
+	b.ReportMetric(0, "ns/op")
+}

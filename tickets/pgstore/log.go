@@ -3,6 +3,8 @@ package pgstore
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -18,8 +20,8 @@ const (
 	heartbeat = 800 * time.Millisecond // the contract says 1 s, and an answer takes its time
 	pollEvery = 25 * time.Millisecond  // where nobody wakes us
 	page      = 1000                   // rows that are read at once
-	trimEvery = time.Minute
-	trimLimit = 10 * page
+	trimEvery = 64                     // appends
+	trimLimit = 1000
 	keepLeast = 1000 // rows that stay however old they are: cursors are there
 )
 
@@ -37,12 +39,15 @@ const (
 				WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
 			pg_notify('{channel}', '')`
 
+	// Everything is spelled so that no setting of the session (DateStyle, bytea_output) matters.
+	//
 	// The proof of a row: the server process, and the transaction that wrote it where it is the one that
 	// wrote what is there now. No restart, promotion, restore or copy has the same one.
 	readSQL = `SELECT position,
 			concat((extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, '-',
 				CASE WHEN xmin = born::xid THEN born END),
-			at, session, person, reason
+			(extract(epoch FROM at) * 1000000)::bigint,
+			coalesce(encode(session, 'hex'), ''), coalesce(encode(person, 'hex'), ''), encode(reason, 'hex')
 		FROM {schema}.revocations WHERE position >= $1 ORDER BY position LIMIT {page}`
 
 	trimSQL = `DELETE FROM {schema}.revocations WHERE position IN (
@@ -51,15 +56,14 @@ const (
 				AND position <= (SELECT max(position) FROM {schema}.revocations) - {least})`
 )
 
-// Append adds r at the end of the log, and returns when it is on disk. Now and then it takes out what
+// Append adds r at the end of the log, and returns when it is on disk. Every 64th takes out what
 // is older than Options.KeepRevocations.
 func (s *Store) Append(ctx context.Context, r tickets.Revocation) error {
 	err := s.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		if err := s.append(ctx, conn, r); err != nil {
 			return err
 		}
-		now := int64(time.Since(s.started))
-		if last := s.trimmed.Load(); now-last > int64(trimEvery) && s.trimmed.CompareAndSwap(last, now) {
+		if s.appends.Add(1)%trimEvery == 0 {
 			s.trim(ctx, conn) // r is in the log, whatever comes of this
 		}
 		return nil
@@ -71,16 +75,12 @@ func (s *Store) Append(ctx context.Context, r tickets.Revocation) error {
 }
 
 func (s *Store) append(ctx context.Context, conn *pgx.Conn, r tickets.Revocation) error {
-	reason := []byte(r.Reason)
-	if reason == nil {
-		reason = []byte{}
-	}
-	_, err := conn.Exec(ctx, s.sql.append, s.mode, r.At, hashOrNull(r.SessionHash), hashOrNull(r.UserHash), reason)
+	_, err := conn.Exec(ctx, s.sql.append, unprepared, r.At, hashOrNull(r.SessionHash), hashOrNull(r.UserHash), []byte(r.Reason))
 	return err
 }
 
 func (s *Store) trim(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, s.sql.trim, s.mode, s.keep.Microseconds())
+	_, err := conn.Exec(ctx, s.sql.trim, unprepared, s.keep.Microseconds())
 	return err
 }
 
@@ -125,7 +125,7 @@ func (s *Store) next(ctx context.Context, after string) (rs []tickets.Revocation
 			err = s.with(ctx, read)
 		} else {
 			// What came before the LISTEN has woken nobody, so reading comes first.
-			err = until(ctx, time.Now().Add(s.timeout), conn.Conn(), read)
+			err = s.on(ctx, conn, read)
 		}
 		if err != nil || next != after || !time.Now().Before(end) {
 			return rs, next, err
@@ -152,15 +152,13 @@ func (s *Store) read(ctx context.Context, conn *pgx.Conn, after string) (rs []ti
 	}
 	next = after
 	for {
-		rows, err := conn.Query(ctx, s.sql.read, s.mode, from)
+		rows, err := conn.Query(ctx, s.sql.read, unprepared, from)
 		if err != nil {
 			return nil, "", err
 		}
 		n := 0
-		var position int64
-		var proof string
-		var at time.Time
-		var session, person, reason []byte
+		var position, at int64
+		var proof, session, person, reason string
 		_, err = pgx.ForEachRow(rows, []any{&position, &proof, &at, &session, &person, &reason}, func() error {
 			cursor := fmt.Sprint(position, "-", proof)
 			// A page begins with the row that the one before ended with: the proof that it continues.
@@ -171,10 +169,11 @@ func (s *Store) read(ctx context.Context, conn *pgx.Conn, after string) (rs []ti
 				return nil
 			}
 			next, from = cursor, position
-			if r := (tickets.Revocation{At: at, Reason: string(reason)}); copy(r.SessionHash[:], session)+copy(r.UserHash[:], person) > 0 {
+			r, err := revocationOf(at, session, person, reason)
+			if session+person != "" { // else it is a mark of where the log was opened
 				rs = append(rs, r)
 			}
-			return nil
+			return err
 		})
 		switch {
 		case err != nil:
@@ -193,6 +192,14 @@ func (s *Store) read(ctx context.Context, conn *pgx.Conn, after string) (rs []ti
 	}
 }
 
+func revocationOf(micros int64, session, person, reason string) (r tickets.Revocation, err error) {
+	_, err1 := hex.Decode(r.SessionHash[:], []byte(session)[:min(len(session), 2*sha256.Size)])
+	_, err2 := hex.Decode(r.UserHash[:], []byte(person)[:min(len(person), 2*sha256.Size)])
+	text, err3 := hex.DecodeString(reason)
+	r.At, r.Reason = time.UnixMicro(micros).UTC(), string(text)
+	return r, errors.Join(err1, err2, err3)
+}
+
 // listen returns a connection that is told of what is appended, or nil where there is none to spare:
 // readers that wait must not keep the pool from those who mint.
 func (s *Store) listen(ctx context.Context) *pgxpool.Conn {
@@ -205,30 +212,35 @@ func (s *Store) listen(ctx context.Context) *pgxpool.Conn {
 	if err != nil {
 		return nil
 	}
-	if stat := s.pool.Stat(); stat.AcquiredConns() <= stat.MaxConns()/2 {
-		run, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
-		defer cancel()
-		if _, err := conn.Exec(run, s.sql.listen, pgx.QueryExecModeSimpleProtocol); err == nil {
-			return conn
-		}
+	if stat := s.pool.Stat(); stat.AcquiredConns() <= stat.MaxConns()/2 && s.on(ctx, conn, s.simple(s.sql.listen)) == nil {
+		return conn
 	}
 	conn.Release()
 	return nil
 }
 
+// simple is a statement that returns nothing.
+func (s *Store) simple(sql string) func(context.Context, *pgx.Conn) error {
+	return func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
+		return err
+	}
+}
+
 // unlisten gives the connection back as it was.
 func (s *Store) unlisten(ctx context.Context, conn *pgxpool.Conn) {
 	defer conn.Release()
-	run, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
-	defer cancel()
-	if _, err := conn.Exec(run, s.sql.unlisten, pgx.QueryExecModeSimpleProtocol); err != nil {
-		conn.Conn().Close(run) // the pool makes another
+	if err := s.on(ctx, conn, s.simple(s.sql.unlisten)); err != nil {
+		// It is closed, or it would be of no use to others: the pool makes another.
+		closed, cancel := context.WithCancel(context.Background())
+		cancel()
+		conn.Conn().Close(closed)
 		return
 	}
-	done, cancel := context.WithCancel(ctx)
+	over, cancel := context.WithCancel(ctx)
 	cancel()
-	for { // what was not waited for
-		if _, err := conn.Conn().WaitForNotification(done); err != nil {
+	for { // what came and was not waited for
+		if _, err := conn.Conn().WaitForNotification(over); err != nil {
 			return
 		}
 	}
@@ -242,4 +254,3 @@ func sleep(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	}
 }
-

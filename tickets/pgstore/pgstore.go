@@ -1,4 +1,4 @@
-// Package pgstore keeps tickets, and the log of revocations, in PostgreSQL 13 or later, for
+// Package pgstore keeps tickets, and the log of revocations, in PostgreSQL 14 or later, for
 // applications that run on more than one server. It is handed the pool that the application has.
 //
 // No ticket is accepted twice, whatever fails: tickets are in an UNLOGGED table, which is empty after
@@ -13,7 +13,9 @@
 package pgstore
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -21,6 +23,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/ticketgate/ticketgate/tickets"
@@ -68,13 +71,13 @@ func (o *Options) withDefaults() (Options, error) {
 	}
 	var errs []error
 	if len(c.Schema) > maxName {
-		errs = append(errs, fmt.Errorf("Schema has %d bytes, want at most %d", len(c.Schema), maxName))
+		errs = append(errs, fmt.Errorf("option Schema has %d bytes, want at most %d", len(c.Schema), maxName))
 	}
 	if c.Timeout < minTimeout {
-		errs = append(errs, fmt.Errorf("Timeout is %v, want at least %v", c.Timeout, minTimeout))
+		errs = append(errs, fmt.Errorf("option Timeout is %v, want at least %v", c.Timeout, minTimeout))
 	}
 	if c.KeepRevocations < time.Millisecond {
-		errs = append(errs, fmt.Errorf("KeepRevocations is %v, want more than the issuers' RememberRevocations", c.KeepRevocations))
+		errs = append(errs, fmt.Errorf("option KeepRevocations is %v, want more than the issuers' RememberRevocations", c.KeepRevocations))
 	}
 	return c, errors.Join(errs...)
 }
@@ -87,18 +90,18 @@ func (o *Options) withDefaults() (Options, error) {
 type Store struct {
 	pool    *pgxpool.Pool
 	timeout time.Duration
+	watch   watch
 	keep    time.Duration
 	sql     statements
-	mode    pgx.QueryExecMode
+	// The statements that every ticket is are prepared: the pool does it too, and there is no pooler.
+	prepared bool
 	// The server, or the role, begins transactions at an isolation level above READ COMMITTED.
 	isolated bool
 	// Notifications reach the connection that listens.
 	notified bool
 
-	puts    atomic.Uint64
-	sweep   sweep
-	trimmed atomic.Int64 // when the log was trimmed, since started
-	started time.Time
+	puts, appends atomic.Uint64
+	sweep         sweep
 }
 
 var (
@@ -126,7 +129,10 @@ func New(ctx context.Context, pool *pgxpool.Pool, opts *Options) (*Store, error)
 	if err != nil {
 		return nil, fmt.Errorf("new postgres store: %w", err)
 	}
-	s := &Store{pool: pool, timeout: o.Timeout, keep: o.KeepRevocations, sql: statementsFor(o.Schema), started: time.Now()}
+	s := &Store{
+		pool: pool, timeout: o.Timeout, keep: o.KeepRevocations, sql: statementsFor(o.Schema),
+		watch: watch{timeout: o.Timeout},
+	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := s.try(ctx, &o); err != nil {
@@ -148,7 +154,7 @@ func (s *Store) Put(ctx context.Context, key tickets.Key, g tickets.Grant) error
 	}
 	id := key.ID()
 	err := s.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, s.sql.put, s.mode, id[:], sealed, lifetime.Microseconds())
+		err := s.put(ctx, conn, id[:], sealed, lifetime)
 		if err == nil && s.puts.Add(1)%sweepEvery == 0 {
 			s.sweep.run(ctx, s, conn)
 		}
@@ -161,6 +167,15 @@ func (s *Store) Put(ctx context.Context, key tickets.Key, g tickets.Grant) error
 		return fmt.Errorf("postgres store: put: %w", err)
 	}
 	return nil
+}
+
+func (s *Store) put(ctx context.Context, conn *pgx.Conn, id, sealed []byte, lifetime time.Duration) error {
+	micros := binary.BigEndian.AppendUint64(make([]byte, 0, 8), uint64(lifetime.Microseconds()))
+	row, err := s.exec(ctx, conn, s.sql.put, id, sealed, micros)
+	if err == nil && row == nil {
+		err = errors.New("the row was not written") // a trigger or a rule may have that effect
+	}
+	return err
 }
 
 // Take returns the grant under key to the first that asks. It is sent once: an answer that is lost
@@ -195,20 +210,64 @@ func (s *Store) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error
 // take is one statement, or one transaction where its isolation level has to be set: under
 // SERIALIZABLE, those who take different tickets would fail each other.
 func (s *Store) take(ctx context.Context, conn *pgx.Conn, id []byte) (sealed []byte, err error) {
-	if !s.isolated {
-		err = conn.QueryRow(ctx, s.sql.take, s.mode, id).Scan(&sealed)
-		return sealed, err
+	if s.isolated {
+		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(pgx.Tx) error {
+			sealed, err = s.exec(ctx, conn, s.sql.take, id)
+			return err
+		})
+	} else {
+		sealed, err = s.exec(ctx, conn, s.sql.take, id)
 	}
-	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, s.sql.take, s.mode, id).Scan(&sealed)
-	})
+	if err == nil && sealed == nil {
+		err = pgx.ErrNoRows
+	}
 	return sealed, err
 }
+
+// exec sends one of the two statements that every ticket is, and returns the first column of the row,
+// if there is one.
+func (s *Store) exec(ctx context.Context, conn *pgx.Conn, sql string, params ...[]byte) ([]byte, error) {
+	if !s.prepared {
+		return firstColumn(conn.PgConn().ExecParams(ctx, sql, params, nil, binaryFormat, binaryFormat))
+	}
+	for again := false; ; again = true {
+		statement, err := conn.Prepare(ctx, sql, sql) // once for every connection
+		if err != nil {
+			return nil, err
+		}
+		column, err := firstColumn(conn.PgConn().ExecStatement(ctx, statement, params, binaryFormat, binaryFormat))
+		// Where an application says DISCARD ALL between its uses of a connection, the server has
+		// forgotten the statement, and has done nothing.
+		if again || !isCode(err, "26000") { // invalid_sql_statement_name
+			return column, err
+		}
+		if err := conn.Deallocate(ctx, sql); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Parameters and columns are in the binary format, which for bytea is the bytes: what pgx does for
+// values of any type would cost half as much again.
+func firstColumn(reply *pgconn.ResultReader) (column []byte, err error) {
+	if reply.NextRow() {
+		column = bytes.Clone(reply.Values()[0])
+	}
+	if _, err := reply.Close(); err != nil {
+		return nil, err
+	}
+	return column, nil
+}
+
+var binaryFormat = []int16{1}
+
+// How all other statements are sent: in one round trip, whatever there is between us and the server.
+const unprepared = pgx.QueryExecModeExec
 
 // whyNot looks why there is no ticket. It admits nobody.
 func (s *Store) whyNot(ctx context.Context, conn *pgx.Conn, id []byte, cause error) error {
 	var used, expired, same bool
-	err := conn.QueryRow(ctx, s.sql.whyNot, s.mode, id).Scan(&used, &expired, &same)
+	err := conn.QueryRow(ctx, s.sql.whyNot, unprepared, id).Scan(&used, &expired, &same)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return tickets.ErrUnknown
@@ -224,44 +283,20 @@ func (s *Store) whyNot(ctx context.Context, conn *pgx.Conn, id []byte, cause err
 	return fmt.Errorf("the ticket could not be taken: %v", cause)
 }
 
-// with runs f on a connection of the pool. All of it is over after the store's timeout. The caller's
-// context ends the wait for a connection, but not what has begun: whether that was done is a fact, and
-// a query that is cancelled costs the pool its connection (https://github.com/jackc/pgx/issues/2425).
-func (s *Store) with(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
-	deadline := time.Now().Add(s.timeout)
-	wait, cancel := context.WithDeadline(ctx, deadline)
-	conn, err := s.pool.Acquire(wait)
-	cancel()
-	if err != nil {
-		return fmt.Errorf("no connection: %w", err)
-	}
-	defer conn.Release()
-	return until(ctx, deadline, conn.Conn(), f)
-}
-
-// until runs f on a connection, which is closed if it has not answered by the deadline. A deadline of
-// the connection's own costs a tenth of what a context's does.
-func until(ctx context.Context, deadline time.Time, conn *pgx.Conn, f func(context.Context, *pgx.Conn) error) error {
-	socket := conn.PgConn().Conn()
-	socket.SetDeadline(deadline)
-	defer socket.SetDeadline(time.Time{})
-	return f(context.WithoutCancel(ctx), conn)
-}
-
-// Every so many Puts one of them takes up to so many rows out: twice as many as can have come. There
-// is no goroutine for it, and whoever mints pays about as much as for another statement, now and then.
+// One Put in so many also looks through so many pages of the table for rows that have expired: several
+// times as many as can have been filled. There is no goroutine for it, and whoever mints then pays
+// about as much as for another statement.
 const (
 	sweepEvery = 64
-	sweepLimit = 2 * sweepEvery
+	sweepPages = 24
 )
 
-// sweep takes out what expired so long ago that nobody needs to be told. It goes on from where it
-// was last time, because what is deleted stays in the index until a vacuum: while some other
-// transaction is open for hours, going through that again would take longer each time.
+// sweep goes round the table as the hand of a clock does, and so has as much to do each time, however
+// many rows there are and whatever else is going on. An index on the rows' ends would cost each Put
+// more, and be full of what is deleted while another transaction stays open for hours.
 type sweep struct {
-	mu      sync.Mutex
-	from    time.Time // by the server's clock
-	pauseTo time.Time
+	mu   sync.Mutex
+	hand int64 // the page that comes next
 }
 
 func (w *sweep) run(ctx context.Context, s *Store, conn *pgx.Conn) error {
@@ -269,12 +304,12 @@ func (w *sweep) run(ctx context.Context, s *Store, conn *pgx.Conn) error {
 		return nil
 	}
 	defer w.mu.Unlock()
-	if time.Now().Before(w.pauseTo) {
-		return nil
-	}
-	err := conn.QueryRow(ctx, s.sql.sweep, s.mode, w.from).Scan(&w.from)
-	if err != nil {
-		w.pauseTo = time.Now().Add(time.Minute)
+	var pages int64
+	// The pages stand in the text: a plan for any pages might read them all.
+	sql := fmt.Sprintf(s.sql.sweep, w.hand, w.hand+sweepPages)
+	err := conn.QueryRow(ctx, sql, unprepared, s.sql.schema+".tickets").Scan(&pages)
+	if w.hand += sweepPages; w.hand >= pages {
+		w.hand = 0
 	}
 	return err
 }

@@ -31,7 +31,8 @@ func DDL(opts *Options) (string, error) {
 }
 
 // Both tables remember the transaction that wrote a row: a row that was copied back, from a dump or a
-// replica, has been written by another. vacuum_truncate would lock the table while it cuts the file.
+// replica, has been written by another. fillfactor leaves room for the row that a Take writes; a table
+// that a vacuum had cut to nothing would for a while be read whole by statements that were planned then.
 const ddl = `CREATE SCHEMA IF NOT EXISTS {schema};
 
 -- UNLOGGED: empty after a crash, on a standby and in a backup. That is the point.
@@ -43,7 +44,6 @@ CREATE UNLOGGED TABLE IF NOT EXISTS {schema}.tickets (
 	id     bytea       PRIMARY KEY, -- SHA-256 of the ticket
 	sealed bytea       NOT NULL     -- the grant, which only the ticket opens
 ) WITH (fillfactor = 70, vacuum_truncate = false);
-CREATE INDEX IF NOT EXISTS tickets_ends ON {schema}.tickets (ends);
 
 CREATE TABLE IF NOT EXISTS {schema}.revocations (
 	position bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -57,15 +57,16 @@ CREATE TABLE IF NOT EXISTS {schema}.revocations (
 `
 
 type statements struct {
-	schema, tickets, revocations                   string // as SQL spells them
-	put, take, whyNot, sweep                       string
-	append, read, trim, listen, unlisten, lockOnly string
+	schema                                     string // as SQL spells it
+	put, take, whyNot, sweep                   string
+	append, read, trim, listen, unlisten, lock string
 }
 
 // Time is what the server's clock said when it received the statement.
 const (
 	putSQL = `INSERT INTO {schema}.tickets (id, sealed, ends)
-		VALUES ($1, $2, statement_timestamp() + $3 * interval '1 microsecond')`
+		VALUES ($1, $2, statement_timestamp() + $3::bigint * interval '1 microsecond')
+		RETURNING used`
 
 	// The row is the very one that Put wrote, in the life of this server process.
 	sameSQL = `life = pg_postmaster_start_time() AND xmin = born::xid`
@@ -77,32 +78,27 @@ const (
 	whyNotSQL = `SELECT used, ends < statement_timestamp(), ` + sameSQL + ` FROM {schema}.tickets WHERE id = $1`
 
 	// An expired ticket is told from an unknown one for 5 s by the contract.
-	sweepSQL = `WITH dead AS (
-			SELECT ctid AS row, ends FROM {schema}.tickets
-			WHERE ends >= $1 AND ends < statement_timestamp() - interval '6 seconds'
-			ORDER BY ends LIMIT {limit} FOR UPDATE SKIP LOCKED
-		), gone AS (
-			DELETE FROM {schema}.tickets WHERE ctid = ANY (ARRAY(SELECT row FROM dead))
+	sweepSQL = `WITH gone AS (
+			DELETE FROM {schema}.tickets WHERE ctid >= '(%d,0)' AND ctid < '(%d,0)'
+				AND ends < statement_timestamp() - interval '6 seconds'
 		)
-		SELECT coalesce(max(ends), $1) FROM dead`
+		SELECT pg_relation_size($1::text::regclass) / current_setting('block_size')::bigint`
 )
 
 func statementsFor(schema string) statements {
 	f := func(sql string) string { return fill(sql, schema) }
 	return statements{
-		schema:      f("{schema}"),
-		tickets:     f("{schema}.tickets"),
-		revocations: f("{schema}.revocations"),
-		put:         f(putSQL),
-		take:        f(takeSQL),
-		whyNot:      f(whyNotSQL),
-		sweep:       f(sweepSQL),
-		append:      f(appendSQL),
-		read:        f(readSQL),
-		trim:        f(trimSQL),
-		listen:      f("LISTEN {channel}"),
-		unlisten:    f("UNLISTEN {channel}"),
-		lockOnly:    f("SELECT pg_advisory_xact_lock({lock})"),
+		schema:   f("{schema}"),
+		put:      f(putSQL),
+		take:     f(takeSQL),
+		whyNot:   f(whyNotSQL),
+		sweep:    f(sweepSQL),
+		append:   f(appendSQL),
+		read:     f(readSQL),
+		trim:     f(trimSQL),
+		listen:   f("LISTEN {channel}"),
+		unlisten: f("UNLISTEN {channel}"),
+		lock:     f("SELECT pg_advisory_xact_lock({lock})"),
 	}
 }
 
@@ -114,7 +110,6 @@ func fill(sql, schema string) string {
 		"{schema}", pgx.Identifier{schema}.Sanitize(),
 		"{lock}", fmt.Sprint(int64(binary.BigEndian.Uint64(hash[:]))),
 		"{channel}", fmt.Sprintf("ticketgate_%x", hash[:8]),
-		"{limit}", fmt.Sprint(sweepLimit),
 		"{page}", fmt.Sprint(page),
 		"{trim}", fmt.Sprint(trimLimit),
 		"{least}", fmt.Sprint(keepLeast),
@@ -144,12 +139,9 @@ func (s *Store) try(ctx context.Context, o *Options) error {
 	// Poolers give a connection a process id of their own making.
 	direct := server.pid == conn.Conn().PgConn().PID()
 	config := s.pool.Config().ConnConfig
-	s.mode = config.DefaultQueryExecMode
-	if !direct {
-		s.mode = pgx.QueryExecModeExec
-	}
 	s.notified = direct && config.OnNotification == nil // else it is the application that is told
 	s.isolated = server.isolation != "read committed" && server.isolation != "read uncommitted"
+	s.prepared = direct && !s.isolated && config.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement
 	return s.rehearse(ctx, conn.Conn())
 }
 
@@ -183,7 +175,7 @@ func (s *Store) look(ctx context.Context, conn *pgx.Conn, schema string) (server
 		current_setting('transaction_read_only') = 'on', current_setting('default_transaction_isolation'),
 		current_user::text, pg_backend_pid(),
 		coalesce((SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = $1), true)`,
-		pgx.QueryExecModeExec, schema,
+		unprepared, schema,
 	).Scan(&v.version, &v.standby, &v.readOnly, &v.isolation, &v.role, &v.pid, &v.usage)
 	for _, t := range []*table{&v.tickets, &v.revocation} {
 		if err != nil {
@@ -193,7 +185,7 @@ func (s *Store) look(ctx context.Context, conn *pgx.Conn, schema string) (server
 				SELECT p FROM unnest(string_to_array($3, ' ')) p WHERE NOT has_table_privilege(c.oid, p)), ', ')
 			FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 			WHERE n.nspname = $1 AND c.relname = $2`,
-			pgx.QueryExecModeExec, schema, t.name, strings.Join(t.wants, " "),
+			unprepared, schema, t.name, strings.Join(t.wants, " "),
 		).Scan(&t.kind, &t.persistence, &t.lacks)
 		if errors.Is(err, pgx.ErrNoRows) {
 			err = nil
@@ -210,8 +202,8 @@ func (v *server) check(s *Store) error {
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	role := pgx.Identifier{v.role}.Sanitize()
-	if v.version < 130000 {
-		wrong("the server is version %d.%d, want 13 or later", v.version/10000, v.version%10000)
+	if v.version < 140000 {
+		wrong("the server is version %d.%d, want 14 or later", v.version/10000, v.version%10000)
 	}
 	switch {
 	case v.standby:
@@ -246,7 +238,7 @@ func (v *server) check(s *Store) error {
 // create makes the tables. Several nodes may start at once, and IF NOT EXISTS is no lock.
 func (s *Store) create(ctx context.Context, conn *pgx.Conn, schema string) error {
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, s.sql.lockOnly, pgx.QueryExecModeSimpleProtocol); err != nil {
+		if _, err := tx.Exec(ctx, s.sql.lock, pgx.QueryExecModeSimpleProtocol); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, fill(ddl, schema), pgx.QueryExecModeSimpleProtocol)
@@ -266,7 +258,7 @@ func (s *Store) rehearse(ctx context.Context, conn *pgx.Conn) error {
 	key := tickets.Ticket(base64.RawURLEncoding.EncodeToString(secret[:])).Key()
 	id := key.ID()
 	fail := func(what string, err error) error { return fmt.Errorf("%s: %w", what, err) }
-	if _, err := conn.Exec(ctx, s.sql.put, s.mode, id[:], key.Seal(tickets.Grant{}), time.Minute.Microseconds()); err != nil {
+	if err := s.put(ctx, conn, id[:], key.Seal(tickets.Grant{}), time.Minute); err != nil {
 		return fail("put a ticket to try", err)
 	}
 	sealed, err := s.take(ctx, conn, id[:])

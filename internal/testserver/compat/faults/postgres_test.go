@@ -1,0 +1,423 @@
+package faults
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/internal/testserver/servers"
+	"github.com/ticketgate/ticketgate/tickets"
+	"github.com/ticketgate/ticketgate/tickets/pgstore"
+)
+
+// standby is a PostgreSQL with a standby, and two nodes that each reach one of them through a proxy:
+// the primary, unless a fault says otherwise.
+type standby struct {
+	t                *testing.T
+	primary, replica *servers.Postgres
+	link             *servers.Proxy // from the standby to the primary
+	west, east       *servers.Proxy // from the nodes
+	stores           [2]tickets.Store
+	h                *history
+}
+
+// A commit that nobody waits for stays in memory for as long as it can.
+var lazyWriter = []string{"wal_writer_delay=10s", "wal_writer_flush_after=100MB"}
+
+func newPostgres(t *testing.T) *servers.Postgres {
+	t.Helper()
+	p, err := servers.NewPostgres(t.TempDir(), lazyWriter...)
+	t.Cleanup(p.Close)
+	servers.Skip(t, err)
+	return p
+}
+
+func newStandby(t *testing.T, open func(*testing.T, string) tickets.Store) *standby {
+	p := &standby{t: t, primary: newPostgres(t)}
+	t.Cleanup(func() { p.primary.Close(); p.replica.Close() }) // whichever they are by then
+	p.link = newProxy(t, p.primary.Addr)
+	p.west, p.east = newProxy(t, p.primary.Addr), newProxy(t, p.primary.Addr)
+	p.stores = [2]tickets.Store{open(t, p.west.Addr()), open(t, p.east.Addr())}
+	return p
+}
+
+func (p *standby) ok(err error) {
+	p.t.Helper()
+	require.NoError(p.t, err)
+}
+
+// follow makes a standby, where there is none.
+func (p *standby) follow() {
+	p.t.Helper()
+	if p.replica != nil {
+		return
+	}
+	dir, err := os.MkdirTemp(p.t.TempDir(), "") // of its own
+	p.ok(err)
+	p.link.Target(p.primary.Addr)
+	p.link.Pass()
+	p.replica, err = p.primary.Replica(dir, p.link.Addr(), lazyWriter...)
+	p.ok(err)
+}
+
+// drop ends the standby: what has been promoted, or has lost its primary, is of no use.
+func (p *standby) drop() {
+	p.replica.Close()
+	p.replica = nil
+}
+
+// promote makes the standby a primary. The other one goes on, for all that it knows.
+func (p *standby) promote() {
+	p.t.Helper()
+	p.link.Cut()
+	p.ok(p.replica.Promote())
+}
+
+func (p *standby) swap() { p.primary, p.replica = p.replica, p.primary }
+
+func (p *standby) point(r *servers.Postgres, proxies ...*servers.Proxy) {
+	for _, proxy := range proxies {
+		proxy.Target(r.Addr)
+		proxy.Reset()
+	}
+}
+
+// settle has the nodes at the primary, and everything pass.
+func (p *standby) settle() {
+	p.point(p.primary, p.west, p.east)
+	p.west.Pass()
+	p.east.Pass()
+}
+
+func (p *standby) nodes() []tickets.Store {
+	return []tickets.Store{p.h.node(p.stores[0]), p.h.node(p.stores[1])}
+}
+
+// begin begins a history: of tickets, used ones and good ones, that are on disk, and at the standby.
+func (p *standby) begin() {
+	p.t.Helper()
+	p.h = newHistory()
+	p.load(300)
+	p.h.stock(50, p.nodes()[0])
+	p.do("CHECKPOINT")
+	if p.replica != nil {
+		p.ok(p.replica.CatchUp(p.primary))
+	}
+}
+
+func (p *standby) load(n int) { p.h.load(n, p.nodes()...) }
+func (p *standby) replay()    { p.h.replay(p.nodes()...) }
+
+func (p *standby) do(sql string) {
+	p.t.Helper()
+	_, err := p.primary.Do(sql)
+	p.ok(err)
+}
+
+type postgresFault struct {
+	name   string
+	bare   bool // a LOGGED table accepts twice
+	follow bool // there is a standby
+	strike func(p *standby)
+}
+
+// postgresFaults are made one after another. Those that a LOGGED table does not survive say so, and
+// are tried with one: else nobody knew whether the fault was one.
+var postgresFaults = []postgresFault{
+	{"the primary is killed, a standby that lags takes over", true, true, func(p *standby) {
+		p.link.Stall()
+		p.load(300)
+		p.replay()
+		p.primary.Kill()
+		p.promote()
+		p.swap()
+		p.settle()
+		p.replay()
+		p.load(400)
+		p.drop()
+	}},
+	{"crash with synchronous_commit=off", true, false, func(p *standby) {
+		p.load(300)
+		p.replay()
+		p.primary.Crash()
+		p.load(20)
+		p.ok(p.primary.Start())
+		p.replay()
+		p.load(400)
+	}},
+	{"partition, both sides serve", true, true, func(p *standby) {
+		p.promote()
+		p.point(p.replica, p.east)
+		p.load(500)
+		p.replay()
+		p.load(400)
+		p.swap() // the new one is the right one
+		p.drop()
+	}},
+	{"a process of the server is killed", true, false, func(p *standby) {
+		p.load(300)
+		p.replay()
+		p.primary.Do("COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'") // which ends all others, and recovers
+		p.load(20)
+		p.ok(p.primary.Await(20*time.Second, func() error { _, err := p.primary.Do("SELECT 1"); return err }))
+		p.replay()
+		p.load(400)
+	}},
+	{"failover, and back to a server that never stopped", true, true, func(p *standby) {
+		p.promote()
+		p.point(p.replica, p.west, p.east)
+		p.load(500)
+		p.replay()
+		p.drop() // the old one is the right one
+		p.settle()
+		p.replay()
+		p.load(400)
+	}},
+	{"restored from a copy of its files", true, false, func(p *standby) {
+		p.ok(p.primary.Snapshot())
+		p.h.stock(50, p.nodes()[1])
+		p.replay()
+		p.load(500)
+		p.ok(p.primary.Restore())
+		p.replay()
+		p.load(400)
+	}},
+	{"kill -9 and restart", false, false, func(p *standby) {
+		p.load(500)
+		p.primary.Kill()
+		p.load(20)
+		p.ok(p.primary.Start())
+		p.replay()
+		p.load(400)
+	}},
+	{"answers are lost", false, false, func(p *standby) {
+		end := every(2*time.Millisecond, func() { p.west.LoseReplies(1) })
+		p.load(400)
+		end()
+		p.west.Pass()
+		p.replay()
+		p.load(400)
+	}},
+	{"a black hole, and what was in it arrives late", false, false, func(p *standby) {
+		p.load(400)
+		p.west.Stall()
+		p.load(10)
+		p.west.Pass()
+		p.load(300)
+		p.east.SwallowReplies()
+		p.load(10)
+		p.east.Pass()
+		p.east.Reset()
+		p.replay()
+		p.load(400)
+	}},
+	{"the table is emptied", false, false, func(p *standby) {
+		end := every(20*time.Millisecond, func() { p.do("TRUNCATE ticketgate.tickets") })
+		p.load(400)
+		end()
+		p.replay()
+		p.load(400)
+	}},
+	{"connections are reset", false, false, func(p *standby) {
+		end := every(3*time.Millisecond, p.west.Reset)
+		p.load(400)
+		end()
+		p.replay()
+		p.load(400)
+	}},
+	{"an administrator ends the connections", false, false, func(p *standby) {
+		end := every(5*time.Millisecond, func() {
+			p.do("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()")
+		})
+		p.load(400)
+		end()
+		p.replay()
+		p.load(400)
+	}},
+	{"every connection is taken", false, false, func(p *standby) {
+		pool := newPostgresPool(p.t, p.primary.Addr, "pool_max_conns=1")
+		store, err := pgstore.New(context.Background(), pool, &pgstore.Options{Timeout: 10 * time.Millisecond})
+		p.ok(err)
+		end := every(5*time.Millisecond, func() { pool.Exec(context.Background(), "SELECT pg_sleep(0.05)") })
+		p.h.load(400, p.h.node(store), p.h.node(p.stores[0]))
+		end()
+		p.load(400)
+		p.replay()
+		pool.Close()
+	}},
+}
+
+// strike lets one fault happen, in a history of its own.
+func (p *standby) strike(fault postgresFault) {
+	p.t.Helper()
+	if fault.follow {
+		p.follow()
+	} else if p.replica != nil {
+		p.drop()
+	}
+	p.begin()
+	fault.strike(p)
+	p.settle()
+	p.replay()
+}
+
+// every does something again and again until end is called, which returns when nothing is left of it.
+func every(d time.Duration, f func()) (end func()) {
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			f()
+			select {
+			case <-time.After(d):
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(stop)
+		<-done
+	}
+}
+
+func TestPostgresFaults(t *testing.T) {
+	p := newStandby(t, openPostgres)
+	var all counts
+	n := cycles(t, 2*len(postgresFaults))
+	for i := range n {
+		fault := postgresFaults[i%len(postgresFaults)]
+		p.strike(fault)
+		c := p.h.end(t)
+		t.Logf("%s: %v", fault.name, c)
+		all.add(c)
+	}
+	t.Logf("%d faults, %v, none twice", n, all)
+}
+
+// What the store promises, a LOGGED table does not: the faults are real.
+func TestPostgresFaultsAreReal(t *testing.T) {
+	p := newStandby(t, func(t *testing.T, addr string) tickets.Store {
+		pool := newPostgresPool(t, addr, "synchronous_commit=off")
+		_, err := pool.Exec(context.Background(), "CREATE TABLE IF NOT EXISTS bare (id bytea PRIMARY KEY, sealed bytea)")
+		require.NoError(t, err)
+		return logged{pool}
+	})
+	for _, fault := range postgresFaults {
+		if !fault.bare {
+			continue
+		}
+		// It takes some luck: a commit that nobody waits for may be on disk when the server dies.
+		legal := true
+		for try := 0; legal && try < 5; try++ {
+			p.strike(fault)
+			legal, _ = p.h.legal()
+		}
+		require.False(t, legal, "%s: nothing was accepted twice", fault.name)
+	}
+}
+
+func newPostgresPool(t *testing.T, addr, settings string) *pgxpool.Pool {
+	t.Helper()
+	pool, err := pgxpool.New(context.Background(), servers.PostgresURL(addr, "postgres", "postgres")+"&connect_timeout=2&"+settings)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// openPostgres returns what a node has, under a role that does not wait for its commits.
+func openPostgres(t *testing.T, addr string) tickets.Store {
+	pool := newPostgresPool(t, addr, "synchronous_commit=off")
+	store, err := pgstore.New(context.Background(), pool, &pgstore.Options{CreateTables: true, Timeout: 200 * time.Millisecond})
+	require.NoError(t, err)
+	return store
+}
+
+// logged is a store such as many have written.
+type logged struct{ pool *pgxpool.Pool }
+
+func (l logged) Put(ctx context.Context, key tickets.Key, g tickets.Grant) error {
+	ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	defer cancel()
+	id := key.ID()
+	_, err := l.pool.Exec(ctx, "INSERT INTO bare VALUES ($1, $2)", id[:], key.Seal(g))
+	return err
+}
+
+func (l logged) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) {
+	ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	defer cancel()
+	id := key.ID()
+	var sealed []byte
+	err := l.pool.QueryRow(ctx, "DELETE FROM bare WHERE id = $1 RETURNING sealed", id[:]).Scan(&sealed)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return tickets.Grant{}, tickets.ErrUnknown
+	}
+	if err != nil {
+		return tickets.Grant{}, err
+	}
+	return key.Open(sealed)
+}
+
+func TestPostgresProcesses(t *testing.T) {
+	p := newPostgres(t)
+	began := time.Now()
+	raceProcesses(t, openPostgres(t, p.Addr), "postgres", p.Addr)
+	require.Less(t, time.Since(began), lifetime) // else tickets have expired, and nothing is known
+}
+
+func init() {
+	racers["postgres"] = func(addr string) (tickets.Store, func(), error) {
+		pool, err := pgxpool.New(context.Background(), servers.PostgresURL(addr, "postgres", "postgres"))
+		if err != nil {
+			return nil, nil, err
+		}
+		store, err := pgstore.New(context.Background(), pool, nil)
+		return store, pool.Close, err
+	}
+}
+
+// A revocation that the standby had not heard of when it took over: its node notices, and tells again.
+func TestPostgresRevocationIsToldAgain(t *testing.T) {
+	p := newStandby(t, openPostgres)
+	p.follow()
+	var issuers [2]*tickets.Issuer
+	gaps := make(chan error, 10)
+	for k, store := range p.stores {
+		issuer, err := tickets.NewIssuer(store, nil)
+		require.NoError(t, err)
+		t.Cleanup(func() { issuer.Close() })
+		issuer.OnGap(func(err error) { gaps <- err })
+		issuers[k] = issuer
+	}
+	healthy := func() bool { return issuers[0].Health() == nil && issuers[1].Health() == nil }
+	require.Eventually(t, healthy, 20*time.Second, 5*time.Millisecond)
+	p.ok(p.replica.CatchUp(p.primary))
+	p.link.Stall()
+	p.east.Stall() // it does not hear it from the old primary either
+	require.NoError(t, issuers[0].Revoke(context.Background(), tickets.Revocation{SessionID: "s1", Reason: "logout"}))
+	p.primary.Kill()
+	p.promote()
+	p.swap()
+	p.settle()
+	for range issuers {
+		select {
+		case err := <-gaps:
+			require.ErrorIs(t, err, tickets.ErrGap)
+		case <-time.After(20 * time.Second):
+			require.Fail(t, "an issuer has not noticed")
+		}
+	}
+	require.Eventually(t, func() bool {
+		return errors.Is(issuers[1].Revoked(tickets.Grant{SessionID: "s1"}), tickets.ErrRevoked) && healthy()
+	}, 20*time.Second, 5*time.Millisecond)
+	last, err := p.primary.Do("SELECT convert_from(reason, 'UTF8') FROM ticketgate.revocations ORDER BY position")
+	require.NoError(t, err)
+	require.Equal(t, "logout", last, "what the new primary has last")
+}
