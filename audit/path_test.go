@@ -25,7 +25,7 @@ func childOpens(path string) {
 	fmt.Println(err)
 }
 
-func TestOneOwner(t *testing.T) { // D9: a second process
+func TestOneOwner(t *testing.T) { // a second process
 	l, path := open(t, nil)
 	_, err := audit.OpenFile(path, nil)
 	require.ErrorContains(t, err, "in use")
@@ -41,7 +41,7 @@ func TestOneOwner(t *testing.T) { // D9: a second process
 	require.NoError(t, l.Close())
 }
 
-func TestWhatIsNoLogFile(t *testing.T) { // A9
+func TestWhatIsNoLogFile(t *testing.T) {
 	tests := map[string]func(t *testing.T, path string){
 		"symbolic link": func(t *testing.T, path string) {
 			require.NoError(t, os.WriteFile(path+".target", nil, 0o600))
@@ -78,7 +78,7 @@ func TestWhatIsNoLogFile(t *testing.T) { // A9
 	}
 }
 
-func TestModes(t *testing.T) { // A10
+func TestModes(t *testing.T) {
 	for _, umask := range []int{0, 0o077} {
 		was := syscall.Umask(umask)
 		dir := t.TempDir()
@@ -185,7 +185,7 @@ func TestReopen(t *testing.T) {
 	require.NoError(t, none.Reopen())
 }
 
-func TestPathBecomesAFolder(t *testing.T) { // D12
+func TestPathBecomesAFolder(t *testing.T) {
 	asDefault(t, slog.DiscardHandler)
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

@@ -53,7 +53,7 @@ func childWithoutDescriptors(path string) {
 	fmt.Println(l.Stats().Written, l.Close())
 }
 
-func TestNoDescriptorLeft(t *testing.T) { // D11
+func TestNoDescriptorLeft(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "auth.log")
 	cmd, out := startChild(t, "fds", path)
 	b, err := io.ReadAll(out)
@@ -66,7 +66,7 @@ func TestNoDescriptorLeft(t *testing.T) { // D11
 	assert.Len(t, logFiles(t, path), 2, "it goes on in the old file, then rotates")
 }
 
-func TestRotationThatFails(t *testing.T) { // D7
+func TestRotationThatFails(t *testing.T) {
 	var out bytes.Buffer
 	asDefault(t, slog.NewTextHandler(&out, nil))
 	dir := t.TempDir()
@@ -208,7 +208,7 @@ func TestRotationKeeps(t *testing.T) {
 		require.NoError(t, l.Close())
 		tidied(t, path, &audit.FileOptions{KeepFiles: 1}, 2, "Z")
 	})
-	t.Run("what can't be removed", func(t *testing.T) { // D13
+	t.Run("what can't be removed", func(t *testing.T) {
 		l, path := open(t, &audit.FileOptions{MaxSize: 4 << 10, KeepFiles: 1, Compress: true})
 		require.NoError(t, os.MkdirAll(path+".0000000001-20260527T091227Z/full", 0o700))
 		write(l, 100)

@@ -88,6 +88,48 @@ func TestForwardedFor(t *testing.T) {
 	}
 }
 
+// The same rows over the wire, where the peer is this machine: trusted where the row's is.
+func TestForwardedForOverTheWire(t *testing.T) {
+	for _, c := range forwardedFor {
+		if c.peer != "10.0.0.1:1" && c.peer != "192.0.2.7:1" {
+			continue
+		}
+		trusted, want := prefixes(c.trusted), strings.Replace(c.want, strings.TrimSuffix(c.peer, ":1"), "127.0.0.1", 1)
+		if c.peer == "10.0.0.1:1" && len(trusted) > 0 {
+			trusted = append(trusted, netip.MustParsePrefix("127.0.0.1/32"))
+		}
+		gate, rec := newGate(t, middleware.GateOptions{ClientIP: middleware.ForwardedFor(trusted...)})
+		mux := http.NewServeMux()
+		mux.Handle("/", gate.Wrap(whoami))
+		lines := []string{sid(deadCookie)}
+		for _, line := range c.lines {
+			lines = append(lines, "X-Forwarded-For: "+line)
+		}
+		for _, over := range overBoth(t, mux) {
+			over.send(t, "GET", "/a", lines...)
+			assert.Equal(t, want, rec.Lines(t)[0]["ip"], "%s (%s) over %s", c.name, c.source, over.name)
+			rec.Take()
+		}
+	}
+}
+
+// Whoever names no proxy trusts none: no door believes a header by default.
+func TestNobodyIsTrustedByDefault(t *testing.T) {
+	gate, gateRec := newGate(t, middleware.GateOptions{})
+	b := newBed(t, middleware.GuardOptions{})
+	minting := newMintBed(t, middleware.MintOptions{}, nil)
+	lines := []string{sid(deadCookie), "X-Forwarded-For: 203.0.113.9", "X-Real-IP: 203.0.113.9", "Forwarded: for=203.0.113.9"}
+	for name, door := range map[string]struct {
+		handler http.Handler
+		rec     *recorder
+	}{"gate": {gate.Wrap(whoami), gateRec}, "guard": {b.guard.Wrap(accepts), b.rec}, "mint": {minting.handler, minting.rec}} {
+		for _, over := range overBoth(t, door.handler) {
+			over.send(t, "GET", "/a", lines...)
+			assert.Contains(t, door.rec.Take(), `"ip":"127.0.0.1"`, "%s over %s (oauth2-proxy#3506)", name, over.name)
+		}
+	}
+}
+
 // Other headers are anybody's to set.
 func TestForwardedForReadsNothingElse(t *testing.T) {
 	gate, rec := newGate(t, middleware.GateOptions{ClientIP: middleware.ForwardedFor(prefixes("127.0.0.1/32")...)})

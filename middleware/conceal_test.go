@@ -51,6 +51,7 @@ var concealRows = []concealRow{
 	{"semicolon behind", "golang/go#25192", "ticket=" + minted + "&a;b", nothingLeft, nothingLeft},
 	{"bad escape", "RFC 3986 2.1", "%zz&ticket=" + minted, nothingLeft, nothingLeft},
 	{"bad escape, name escaped", "RFC 3986 2.1", "a=%&%74icket=" + minted, nothingLeft, nothingLeft},
+	{"cut escape at the end", "RFC 3986 2.1", "ticket=" + minted + "&a=%7", nothingLeft, nothingLeft},
 	{"bad escape and none", "RFC 3986 2.1", "a=%zz", asItWas, nothingLeft},
 	{"too many parameters", "GODEBUG urlmaxqueryparams", "ticket=" + minted + strings.Repeat("&a", 10_000), nothingLeft, nothingLeft},
 }
@@ -155,6 +156,19 @@ func TestConcealTicketElsewhere(t *testing.T) {
 		srv := serve(t, middleware.ConcealTicket(tells))
 		a := send(t, srv, get("http://app.example/ws?a=1&ticket="+minted))
 		assert.Contains(t, a.Body, `"RawQuery":"a=1","RequestURI":"http://app.example/ws?a=1","URL":"http://app.example/ws?a=1"`)
+	})
+	t.Run("in the URL alone, in the RequestURI alone", func(t *testing.T) { // a handler in front has rewritten the other
+		for _, c := range []struct{ query, uri, wantQuery, wantURI string }{
+			{"a=1&ticket=" + minted, "/page?a=1", "a=1", "/page?a=1"},
+			{"a=1", "/page?a=1&ticket=" + minted, "a=1", "/page?a=1"},
+			{"a=1&ticket=" + minted, "/page?b=2&ticket=" + minted, "a=1", "/page?b=2"},
+		} {
+			r := httptest.NewRequest("GET", "/", nil)
+			r.URL.RawQuery, r.RequestURI = c.query, c.uri
+			middleware.ConcealTicket(http.HandlerFunc(func(_ http.ResponseWriter, got *http.Request) {
+				assert.Equal(t, []string{c.wantQuery, c.wantURI}, []string{got.URL.RawQuery, got.RequestURI})
+			})).ServeHTTP(nil, r)
+		}
 	})
 	t.Run("a Referer that comes later", func(t *testing.T) {
 		b := newBed(t, middleware.GuardOptions{})

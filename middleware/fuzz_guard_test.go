@@ -5,14 +5,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"path"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/middleware"
@@ -276,5 +279,85 @@ func FuzzMintBody(f *testing.F) {
 		if named.Endpoint != nil && (*named.Endpoint == "") != (e == "") {
 			t.Fatalf("%q named, minted for %q", *named.Endpoint, e)
 		}
+	})
+}
+
+// answers is a store that returns what it is told to.
+type answers struct {
+	g   tickets.Grant
+	err error
+}
+
+func (s *answers) Put(context.Context, tickets.Key, tickets.Grant) error { return nil }
+func (s *answers) Take(context.Context, tickets.Key) (tickets.Grant, error) {
+	return s.g, s.err
+}
+
+// Invariants: whatever a store returns, somebody is let in only with a grant and
+// no error, for this path, of a session that has not ended, and as whom the grant
+// names; what is no answer is 503 and what is a no is 401, each the same to the
+// last byte; and each leaves one line.
+func FuzzStoreAnswer(f *testing.F) {
+	for kind := range uint8(10) {
+		f.Add(kind, "session", "oidc", "ann", "", "", int64(30), int64(0))
+		f.Add(kind, "", "", "", "/ws", "room 7", int64(-30), int64(60))
+	}
+	f.Add(uint8(0), "s\x00\xff", "p\n", "u\r\n\u202e", "/ws/", strings.Repeat("d", 9000), int64(0), int64(-1))
+	f.Add(uint8(0), "s", "p", "u", "/ws", "", int64(1), int64(math.MinInt64))
+	f.Add(uint8(0), "s", "p", "u", "//ws", "", int64(math.MaxInt64), int64(math.MaxInt64))
+	store := new(answers)
+	issuer := must(tickets.NewIssuer(store, nil))
+	log, rec := newAudit()
+	guard := must(middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: log}))
+	request := upgrade("GET", "/ws?ticket="+minted[:42]+"A")
+	at := func(seconds int64) time.Time { // 0: none
+		if seconds == 0 {
+			return time.Time{}
+		}
+		return time.Now().Add(time.Duration(seconds%(1<<32)) * time.Second)
+	}
+	refused := map[int]string{}
+	f.Fuzz(func(t *testing.T, kind uint8, id, provider, user, endpoint, data string, expires, ends int64) {
+		g := tickets.Grant{SessionID: id, Provider: provider, UserID: user, Endpoint: endpoint, Data: data, ExpiresAt: at(expires), SessionExpiresAt: at(ends)}
+		errs := []error{
+			nil, tickets.ErrUnknown, tickets.ErrUsed, tickets.ErrExpired, tickets.ErrRevoked, tickets.ErrInvalid,
+			fmt.Errorf("%s: %w", user, tickets.ErrUsed), errors.New(data), context.Canceled, tickets.ErrFull,
+		}
+		store.g, store.err = g, errs[int(kind)%len(errs)]
+		rec.Take()
+		a, rej := guard.Admit(readRequest(request))
+		over := ends != 0 && !time.Now().Before(g.SessionExpiresAt)
+		var want int
+		switch {
+		case errors.Is(store.err, tickets.ErrInvalid):
+			want = 401
+		case store.err != nil, expires == 0:
+			want = 503
+		case endpoint != "" && endpoint != "/ws":
+			want = 403
+		case over:
+			want = 401
+		}
+		if rej == nil {
+			defer a.Release()
+			s := a.Session
+			if want != 0 || s.ID != id || s.Provider != provider || s.UserID != user || s.Data != data {
+				t.Fatalf("let in as %#v, want %d", *s, want)
+			}
+			return
+		}
+		if rej.Status != want {
+			t.Fatalf("%d (%s), want %d", rej.Status, rej.Reason, want)
+		}
+		if lines := rec.Lines(t); len(lines) != 1 || lines[0]["event"] != "ws_ticket_rejected" {
+			t.Fatalf("%d lines: %v", len(lines), lines)
+		}
+		w := httptest.NewRecorder()
+		rej.ServeHTTP(w, readRequest(request))
+		text := fmt.Sprint(w.Code, w.Header(), w.Body)
+		if first, ok := refused[want]; ok && first != text {
+			t.Fatalf("%s, and before %s", text, first)
+		}
+		refused[want] = text
 	})
 }

@@ -135,7 +135,9 @@ func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"
 // serveInBubble serves h until the test ends, and returns what dials it.
 func serveInBubble(t *testing.T, h http.Handler) func() net.Conn {
 	p := &pipes{conns: make(chan net.Conn)}
-	srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0)}
+	srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0), Protocols: new(http.Protocols)}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
 	go srv.Serve(p)
 	t.Cleanup(func() { _ = srv.Close() })
 	return func() net.Conn {
@@ -206,6 +208,78 @@ func TestGuardTellsNobodyWhy(t *testing.T) {
 		same(late, "unknown")
 		same(last, "unknown")
 	})
+}
+
+// Whatever is wrong with a ticket, and by whatever way it came: at one instant
+// the answers are the same to the last byte.
+func TestGuardTellsNobodyWhyOnAnyWay(t *testing.T) {
+	inQuery := func(ticket string) string {
+		return upgrade("GET", "/ws?ticket="+ticket, "Connection: Upgrade, close")
+	}
+	inProtocol := func(ticket string) string {
+		return upgrade("GET", "/ws", "Connection: Upgrade, close", "Sec-WebSocket-Protocol: chat, ticket."+ticket)
+	}
+	stream := func(ticket string) string { return get("/ws?ticket="+ticket, "Connection: close") }
+	h1 := func(request func(ticket string) string) func(*testing.T, net.Conn, string) string {
+		return func(t *testing.T, conn net.Conn, ticket string) string {
+			go io.WriteString(conn, request(ticket))
+			raw, err := io.ReadAll(conn)
+			require.NoError(t, err)
+			return string(raw)
+		}
+	}
+	h2 := func(t *testing.T, conn net.Conn, ticket string) string {
+		go exchangeH2(conn, h2EndHeaders|h2EndStream, ":method", "GET", ":scheme", "http", ":authority", "app.example", ":path", "/ws?ticket="+ticket)
+		a := readH2Answer(t, conn)
+		return string(a.fields) + string(a.body)
+	}
+	inHTTP := middleware.GuardOptions{AdmitRequests: true}
+	byClosing := middleware.GuardOptions{AdmitRequests: true, OnReject: middleware.RejectByClosing}
+	for _, way := range []struct {
+		name  string
+		opts  middleware.GuardOptions
+		ask   func(*testing.T, net.Conn, string) string
+		wants string // part of the answer
+	}{
+		{"in the query", inHTTP, h1(inQuery), "HTTP/1.1 401 "},
+		{"in the protocol", inHTTP, h1(inProtocol), "HTTP/1.1 401 "},
+		{"in the query, by closing", byClosing, h1(inQuery), "\x88\x11\x11\x31ticket_rejected"},
+		{"in the protocol, by closing", byClosing, h1(inProtocol), "\x88\x11\x11\x31ticket_rejected"},
+		{"a stream", inHTTP, h1(stream), "HTTP/1.1 401 "},
+		{"a stream over h2", inHTTP, h2, h2Statuses[401]},
+		{"a stream, where sockets are closed", byClosing, h1(stream), "HTTP/1.1 401 "},
+	} {
+		t.Run(way.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBed(t, way.opts)
+				dial := serveInBubble(t, b.guard.Wrap(accepts))
+				other := func(g *tickets.Grant) { g.SessionID = "another" }
+				expired, revoked := b.mint(t), b.mint(t, other)
+				time.Sleep(tickets.DefaultTTL + 1)
+				used, late := b.mint(t), b.mint(t, other)
+				_, err := b.issuer.Consume(t.Context(), tickets.Ticket(used))
+				require.NoError(t, err)
+				require.NoError(t, b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: "another"}))
+				var first string
+				for _, bad := range []struct{ ticket, reason string }{
+					{strings.Repeat("A", 43), "unknown"}, {used, "used"}, {expired, "expired"}, {late, "revoked"},
+					{late, "used"}, {revoked, "expired"}, {strings.Repeat("A", 42) + "B", "unknown"}, {"a", "unknown"},
+				} {
+					b.rec.Take()
+					conn := dial()
+					raw := way.ask(t, conn, bad.ticket)
+					require.NoError(t, conn.Close())
+					synctest.Wait()
+					require.Contains(t, b.rec.Text(), `"reason":"`+bad.reason+`"`)
+					if first == "" {
+						first = raw
+						require.Contains(t, raw, way.wants)
+					}
+					assert.Equal(t, first, raw, bad.reason)
+				}
+			})
+		})
+	}
 }
 
 func TestGuardWhenTheStoreFails(t *testing.T) {

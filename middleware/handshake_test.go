@@ -108,6 +108,11 @@ var badHandshakes = []refusal{
 	{name: "space before the colon", source: "RFC 9112 5.1", request: upgrade("GET", ws, "Transfer-Encoding : chunked"), status: 400},
 	{name: "xchunked", source: "RFC 9112 6.1", request: upgrade("GET", ws, "Transfer-Encoding: xchunked"), status: 501},
 	{name: "NUL in a header", source: "RFC 9110 5.5", request: upgrade("GET", ws, "X-A: a\x00b"), status: 400},
+	{name: "bare CR in a header", source: "RFC 9110 5.5", request: upgrade("GET", ws, "X-A: a\rOrigin: b"), status: 400},
+	{name: "folded line", source: "RFC 9112 5.2", request: upgrade("GET", ws, "Transfer-Encoding: chunked\r\n , gzip"), status: 501},
+	{name: "folded first line", source: "RFC 9112 2.2", request: strings.Replace(upgrade("GET", ws), "Host:", " Host:", 1), status: 400},
+	{name: "lines that end in LF alone, and a body", source: "RFC 9112 2.2", request: strings.ReplaceAll(upgrade("GET", ws, "Content-Length: 5"), "\r\n", "\n") + "hello", status: 400, code: "bad_request", reason: "body"},
+	{name: "userinfo in Host", source: "RFC 9110 4.2.4", request: strings.Replace(upgrade("GET", ws), "app.example", "h@evil.example", 1), status: 400},
 	{name: "two hosts", source: "RFC 9112 3.2", request: upgrade("GET", ws, "Host: b.example"), status: 400},
 	{name: "host with a space", source: "RFC 9112 3.2", request: strings.Replace(upgrade("GET", ws), "app.example", "a b", 1), status: 400},
 
@@ -180,9 +185,13 @@ func malformed(escaped, value, name string) refusal {
 func TestGuardRefusesUntouched(t *testing.T) {
 	b := newBed(t, middleware.GuardOptions{})
 	h := b.guard.Wrap(accepts)
-	for name, srv := range map[string]*httptest.Server{"plain": serve(t, h), "tls": serveTLS(t, h)} {
+	mux := http.NewServeMux()
+	mux.Handle("/ws", h)
+	for name, srv := range map[string]*httptest.Server{
+		"plain": serve(t, h), "tls": serveTLS(t, h), "plain behind ServeMux": serve(t, mux), "tls behind ServeMux": serveTLS(t, mux),
+	} {
 		for _, tc := range append(append([]refusal{}, badHandshakes...), badTickets...) {
-			if tc.only != "" && tc.only != name {
+			if !strings.HasPrefix(name, tc.only) || tc.path == "-" && name != "plain" && name != "tls" { // ServeMux has no route without a path
 				continue
 			}
 			t.Run(name+"/"+tc.name+" ("+tc.source+")", func(t *testing.T) {

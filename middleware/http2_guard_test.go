@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -76,9 +77,19 @@ func sendH2Raw(t *testing.T, srv *httptest.Server, fields ...string) (a h2Answer
 	conn, err := tls.Dial("tcp", srv.Listener.Addr().String(), c)
 	require.NoError(t, err)
 	defer conn.Close()
-	_, err = conn.Write(append(append([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), h2Frame{kind: h2Settings}.bytes()...),
-		h2Frame{kind: h2Headers, flags: h2EndHeaders, stream: 1, payload: h2Fields(fields...)}.bytes()...))
-	require.NoError(t, err)
+	require.NoError(t, exchangeH2(conn, h2EndHeaders, fields...))
+	return readH2Answer(t, conn)
+}
+
+// exchangeH2 opens a connection's first stream with the head of a request.
+func exchangeH2(conn net.Conn, flags byte, fields ...string) error {
+	_, err := conn.Write(append(append([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), h2Frame{kind: h2Settings}.bytes()...),
+		h2Frame{kind: h2Headers, flags: flags, stream: 1, payload: h2Fields(fields...)}.bytes()...))
+	return err
+}
+
+func readH2Answer(t *testing.T, conn net.Conn) (a h2Answer) {
+	t.Helper()
 	for {
 		f, err := readH2Frame(conn)
 		require.NoError(t, err)
@@ -102,7 +113,10 @@ func sendH2Raw(t *testing.T, srv *httptest.Server, fields ...string) (a h2Answer
 // h2Statuses are the statuses of this test as HPACK spells them (RFC 7541
 // appendices A and B); 4e: a literal of the name of static entry 14.
 var h2Statuses = map[int]string{
+	200: "\x88",
 	400: "\x8c",
+	401: "\x4e\x82\x68\x01",
+	405: "\x4e\x03405",
 	426: "\x4e\x03426",
 	501: "\x4e\x82\x6c\x01",
 }
@@ -111,22 +125,79 @@ var h2Statuses = map[int]string{
 // net/http reads from the environment once, as the process starts.
 const xconnectChild = "TICKETGATE_TEST_XCONNECT"
 
+// withExtendedConnect runs the test in a child that has it, and reports whether
+// this is the child.
+func withExtendedConnect(t *testing.T) (child bool) {
+	t.Helper()
+	if os.Getenv(xconnectChild) != "" {
+		return true
+	}
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.CommandContext(t.Context(), exe, "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), xconnectChild+"=1", "GODEBUG=http2xconnect=1")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "with extended CONNECT:\n%s", out)
+	return false
+}
+
+// connectH2 are the fields of an extended CONNECT (RFC 8441 section 4).
+func connectH2(path, protocol string, more ...string) []string {
+	return append([]string{
+		":method", "CONNECT", ":scheme", "https", ":authority", "app.example", ":path", path, ":protocol", protocol,
+		"sec-websocket-version", "13", "origin", "https://app.example",
+	}, more...)
+}
+
+// A CONNECT has a path that no router cleans, and no connection that could be
+// taken over: it is never public, never a page, never a way to a ticket, and
+// what it reaches behind a gate is for who has a session.
+func TestExtendedConnectAtGateAndMint(t *testing.T) {
+	if !withExtendedConnect(t) {
+		return
+	}
+	const html = "text/html"
+	for _, tc := range []struct {
+		name, source string
+		fields       []string
+		status       int
+		body, reason string // reason: of the audit's one line
+	}{
+		{"no session", "RFC 8441 4", connectH2("/ws", "websocket", "accept", html, "sec-fetch-mode", "navigate"), 401, bodyNone, ""},
+		{"another protocol", "RFC 9220 5", connectH2("/ws", "connect-udp", "accept", html), 401, bodyNone, ""},
+		{"a public path", "RFC 9110 9.3.6", connectH2("/public/x", "websocket"), 401, bodyNone, ""},
+		{"a public path, upwards", "RFC 9110 9.3.6: ServeMux does not clean it", connectH2("/public/../admin", "websocket"), 401, bodyNone, ""},
+		{"the sign-in page", "RFC 9110 9.3.6", connectH2("/login", "websocket"), 401, bodyNone, ""},
+		{"a dead session", "RFC 8441 4", connectH2("/ws", "websocket", "cookie", "sid="+deadCookie), 401, bodyEnded, "invalid_or_expired_session"},
+		{"a session, at a guard", "RFC 8441 4", connectH2("/ws", "websocket", "cookie", "sid="+goodCookie), 501, `{"error":"not_implemented","detail":"Not Implemented"}`, "not_upgrade"},
+		{"a session, at the mint", "RFC 9110 9.3.6", connectH2(mintPath, "websocket", "cookie", "sid="+goodCookie), 405, `{"error":"method_not_allowed","detail":"Method Not Allowed"}`, "method"},
+		{"a plain CONNECT", "RFC 9113 8.5", []string{":method", "CONNECT", ":authority", "app.example", "cookie", "sid=" + goodCookie}, 405, `{"error":"method_not_allowed","detail":"Method Not Allowed"}`, "method"},
+	} {
+		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
+			log, rec := newAudit()
+			gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}, Audit: log})
+			issuer := newIssuer(t)
+			mint := must(middleware.NewMint(issuer, &middleware.MintOptions{Audit: log}))
+			guard := must(middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: log}))
+			mux := http.NewServeMux()
+			mux.Handle(mintPath, mint)
+			mux.Handle("/", guard.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it passed") })))
+			a := sendH2Raw(t, serveTLS(t, gate.Wrap(mux)), tc.fields...)
+			require.True(t, bytes.HasPrefix(a.fields, []byte(h2Statuses[tc.status])), "want %d, have % x", tc.status, a.fields)
+			assert.Equal(t, tc.body, string(a.body))
+			requireNoSecret(t, "the answer", string(a.fields)+string(a.body)+rec.Text())
+			if tc.reason == "" {
+				assert.Empty(t, rec.Text())
+			} else if lines := rec.Lines(t); assert.Len(t, lines, 1) {
+				assert.Equal(t, tc.reason, lines[0]["reason"])
+			}
+		})
+	}
+}
+
 func TestWebSocketOverHTTP2(t *testing.T) {
-	extended := os.Getenv(xconnectChild) != ""
-	if !extended {
-		exe, err := os.Executable()
-		require.NoError(t, err)
-		cmd := exec.CommandContext(t.Context(), exe, "-test.run=^TestWebSocketOverHTTP2$")
-		cmd.Env = append(os.Environ(), xconnectChild+"=1", "GODEBUG=http2xconnect=1")
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "with extended CONNECT:\n%s", out)
-	}
-	connect := func(protocol string) []string {
-		return []string{
-			":method", "CONNECT", ":scheme", "https", ":authority", "app.example", ":path", ws, ":protocol", protocol,
-			"sec-websocket-version", "13", "origin", "https://app.example",
-		}
-	}
+	extended := withExtendedConnect(t)
+	connect := func(protocol string) []string { return connectH2(ws, protocol) }
 	for _, tc := range []struct {
 		name, source string
 		extended     bool // whether the server offers extended CONNECT

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -161,26 +163,110 @@ func TestMint(t *testing.T) {
 		with(allows("/a"), denied("empty, which is any", "CWE-863", post(`{"endpoint":""}`))),
 		with(allows("/a"), denied("null, which is any", "CWE-863", post(`{"endpoint":null}`))),
 	)
-	for _, tc := range rows {
-		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
-			b := newMintBed(t, tc.opts, ann())
-			a := send(t, serve(t, b.handler), tc.request)
-			require.Equal(t, tc.status, a.Status, a)
-			if tc.code != "" {
-				requireRefused(t, tc.status, tc.code, a, strings.HasPrefix(tc.request, "HEAD"))
-				require.Zero(t, b.store.puts.Load())
-				lines := b.rec.Lines(t)
-				require.Len(t, lines, 1)
-				assert.Equal(t, []any{tc.reason, "127.0.0.1"}, []any{lines[0]["reason"], lines[0]["ip"]})
-				return
+	for name, ask := range map[string]func(*testing.T, http.Handler, string) (answer, bool){
+		"h1": func(t *testing.T, h http.Handler, request string) (answer, bool) {
+			return send(t, serve(t, h), request), true
+		},
+		"h1 behind ServeMux": func(t *testing.T, h http.Handler, request string) (answer, bool) {
+			mux := http.NewServeMux()
+			mux.Handle(mintPath, h)
+			mux.Handle("/hook/", h)
+			mux.Handle("/hook", h)
+			return send(t, serve(t, mux), request), true
+		},
+		"h2": func(t *testing.T, h http.Handler, request string) (answer, bool) {
+			return sendAsH2(t, serveTLS(t, h), request)
+		},
+	} {
+		for _, tc := range rows {
+			t.Run(name+"/"+tc.name+" ("+tc.source+")", func(t *testing.T) {
+				b := newMintBed(t, tc.opts, ann())
+				a, asked := ask(t, b.handler, tc.request)
+				if !asked {
+					return // HTTP/2 has no such request
+				}
+				require.Equal(t, tc.status, a.Status, a)
+				if tc.code != "" {
+					requireRefused(t, tc.status, tc.code, a, strings.HasPrefix(tc.request, "HEAD"))
+					require.Zero(t, b.store.puts.Load())
+					lines := b.rec.Lines(t)
+					require.Len(t, lines, 1)
+					assert.Equal(t, []any{tc.reason, "127.0.0.1"}, []any{lines[0]["reason"], lines[0]["ip"]})
+					return
+				}
+				ticket := requireMinted(t, a, 30)
+				require.Equal(t, fmt.Sprintf(`{"event":"ws_ticket_minted","provider":"oidc","user_id":"ann","ip":"127.0.0.1","ticket_id":"%s","endpoint":"%s"}`+"\n",
+					ticketID(ticket), tc.endpoint), b.rec.Text())
+				g, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
+				require.NoError(t, err)
+				require.Equal(t, tc.endpoint, g.Endpoint)
+				require.Equal(t, ann().ID, g.SessionID)
+			})
+		}
+	}
+}
+
+// sendAsH2 sends what a raw request says over HTTP/2, if that can say it: what
+// is no request, and a body that never ends, it can not.
+func sendAsH2(t *testing.T, srv *httptest.Server, raw string) (answer, bool) {
+	t.Helper()
+	r := readRequest(raw)
+	if r == nil || r.Header["Connection"] != nil {
+		return answer{}, false
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return answer{}, false
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	out := (&http.Request{
+		Method: r.Method, Host: r.Host, Header: r.Header, ContentLength: int64(len(body)), Body: io.NopCloser(bytes.NewReader(body)),
+		URL: &url.URL{Scheme: "https", Host: srv.Listener.Addr().String(), Opaque: "//" + r.Host + r.RequestURI},
+	}).WithContext(ctx)
+	if len(body) == 0 {
+		out.Body = nil
+	}
+	res, err := srv.Client().Transport.RoundTrip(out)
+	require.NoError(t, err)
+	a := readAnswer(t, res)
+	require.Equal(t, "HTTP/2.0", a.Proto)
+	return a, true
+}
+
+// A page that goes while it asks has spent at most one ticket, which nobody will
+// ever see and which expires; nothing of the request stays behind.
+func TestMintWhenTheClientGoes(t *testing.T) {
+	for _, tc := range []struct {
+		name, request string
+		puts          int64
+	}{
+		{"in the midst of its body", rawRequest("POST", mintPath, "Content-Length: 100", "Content-Type: application/json") + "{", 0},
+		{"while the store is slow", post(""), 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newMintBed(t, middleware.MintOptions{}, ann())
+			began, gone, done := make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
+			b.store.onPut = func() error {
+				began <- struct{}{}
+				<-gone
+				return nil
 			}
-			ticket := requireMinted(t, a, 30)
-			require.Equal(t, fmt.Sprintf(`{"event":"ws_ticket_minted","provider":"oidc","user_id":"ann","ip":"127.0.0.1","ticket_id":"%s","endpoint":"%s"}`+"\n",
-				ticketID(ticket), tc.endpoint), b.rec.Text())
-			g, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
+			conn := dial(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer close(done)
+				if tc.puts == 0 {
+					began <- struct{}{}
+				}
+				b.handler.ServeHTTP(w, r)
+			})))
+			_, err := io.WriteString(conn, tc.request)
 			require.NoError(t, err)
-			require.Equal(t, tc.endpoint, g.Endpoint)
-			require.Equal(t, ann().ID, g.SessionID)
+			<-began
+			require.NoError(t, conn.Close())
+			close(gone)
+			<-done
+			assert.Equal(t, tc.puts, b.store.puts.Load())
+			assert.Len(t, b.rec.Lines(t), 1, "one outcome, one line")
 		})
 	}
 }

@@ -96,15 +96,17 @@ var nextValues = []struct {
 
 // serveNext answers with what Next returns, in the body and as a redirect.
 func serveNext(t *testing.T) func(request string) answer {
-	srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, 8<<10)
-		next := middleware.Next(r)
-		w.Header().Set("Location", next)
-		w.WriteHeader(http.StatusSeeOther)
-		_, _ = io.WriteString(w, next)
-	}))
+	srv := serve(t, answersNext)
 	return func(request string) answer { return send(t, srv, request) }
 }
+
+var answersNext = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, 8<<10)
+	next := middleware.Next(r)
+	w.Header().Set("Location", next)
+	w.WriteHeader(http.StatusSeeOther)
+	_, _ = io.WriteString(w, next)
+})
 
 func postForm(target, body string, lines ...string) string {
 	return rawRequest("POST", target, append(lines,
@@ -113,12 +115,16 @@ func postForm(target, body string, lines ...string) string {
 
 func TestNext(t *testing.T) {
 	ask := serveNext(t)
+	mux := http.NewServeMux()
+	mux.Handle("/login", answersNext)
+	overTLS := serveTLS(t, mux)
 	for _, c := range nextValues {
 		want := "/"
 		if c.local {
 			want = c.value
 		}
 		query := "next=" + url.QueryEscape(c.value)
+		assert.Equal(t, want, sendH2(t, overTLS, "GET", "/login?"+query).Body, "%.80q (%s) over h2, behind ServeMux", c.value, c.source)
 		for _, request := range []string{get("/login?" + query), postForm("/login", query)} {
 			a := ask(request)
 			assert.Equal(t, want, a.Body, "%.80q (%s)", c.value, c.source)

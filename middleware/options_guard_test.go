@@ -62,6 +62,9 @@ func TestGuardWeighsTheGrant(t *testing.T) {
 		{name: "a percent sign", source: "RFC 3986 2.4", grant: endpoint("/ws%2Fpty"), target: "/ws%252Fpty", status: in},
 		{name: "endpoint in the query", source: "GHSA-7rh7-c77v-6434", grant: endpoint("/ws"), target: "/x?endpoint=/ws&x=/ws", status: forbidden, reason: "endpoint"},
 		{name: "a prefix taken off", source: "http.StripPrefix", grant: endpoint("/api/ws"), target: "/api/ws", outer: strip("/api"), status: in},
+		{name: "a prefix taken off, escaped", source: "http.StripPrefix", grant: endpoint("/api/ws"), target: "/api/%77s", outer: strip("/api"), status: in},
+		{name: "no RequestURI", source: "not every server fills it in", grant: endpoint("/ws"), outer: noRequestURI, status: in},
+		{name: "no RequestURI, escaped slash", source: "GHSA-gm3x-23wp-hc2c", grant: endpoint("/ws/pty"), target: "/ws%2Fpty", outer: noRequestURI, status: forbidden, reason: "endpoint"},
 		{name: "what a prefix left", source: "http.StripPrefix", grant: endpoint("/ws"), target: "/api/ws", outer: strip("/api"), status: forbidden, reason: "endpoint"},
 		{name: "X-Original-URL", source: "GHSA-6384-m2mw-rf54", grant: endpoint("/ws"), target: "/x", outer: header("X-Original-URL", "/ws"), status: forbidden, reason: "endpoint"},
 		{name: "RequireEndpoint, none", grant: endpoint(""), opts: middleware.GuardOptions{RequireEndpoint: true}, status: forbidden, reason: "endpoint"},
@@ -126,6 +129,13 @@ func TestGuardWeighsTheGrant(t *testing.T) {
 
 func strip(prefix string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler { return http.StripPrefix(prefix, next) }
+}
+
+func noRequestURI(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.RequestURI = ""
+		next.ServeHTTP(w, r)
+	})
 }
 
 func header(name, value string) func(http.Handler) http.Handler {

@@ -1,6 +1,7 @@
 package middleware_test
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -189,6 +190,16 @@ func TestPublicPatterns(t *testing.T) {
 		}
 		a := send(t, serve(t, gate.Wrap(whoami)), method+" "+target+" HTTP/1.1\r\nHost: "+c.host+"\r\n\r\n")
 		assert.Equal(t, c.public, a.reached() != "", "%s (%s)", c.name, c.source)
+	}
+}
+
+// Where a pattern has a host, what is behind the gate is asked in the same
+// form, so that its own patterns mean the same; the port stays.
+func TestPublicHostIsHandedOn(t *testing.T) {
+	gate, _ := newGate(t, middleware.GateOptions{Public: []string{"app.example/a"}})
+	srv := serve(t, gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Host) })))
+	for sent, want := range map[string]string{"APP.Example": "app.example", "App.example.:8443": "app.example:8443", "app.example:8443": "app.example:8443"} {
+		assert.Equal(t, want, send(t, srv, "GET /a HTTP/1.1\r\nHost: "+sent+"\r\n\r\n").Body, "GHSA-328g-jx67-v94g")
 	}
 }
 

@@ -56,6 +56,16 @@ func (ls *liveSession) restorer() *socket {
 	return nil
 }
 
+// cameBy reports whether one of the sockets came in by an issuer's ticket.
+func (ls *liveSession) cameBy(issuer *tickets.Issuer) bool {
+	for k := ls.first; k != nil; k = k.links[bySession].next {
+		if k.guard.issuer == issuer {
+			return true
+		}
+	}
+	return false
+}
+
 // nextRecheck spreads the rechecks, so that sessions that came in together, as
 // after a restart, are not asked about together for ever.
 func (s *Sockets) nextRecheck(now time.Time) time.Time {
@@ -147,7 +157,7 @@ func (s *Sockets) recheck(issuer *tickets.Issuer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, ls := range s.sessions {
-		if k := ls.restorer(); k != nil && k.guard.issuer == issuer {
+		if ls.restorer() != nil && ls.cameBy(issuer) {
 			if ls.clock == nil {
 				ls.clock = &sessionClock{}
 			}

@@ -37,6 +37,7 @@ func TestConsumeErrorTexts(t *testing.T) {
 		"seventeen characters, longer": {"ü123456789abcdefg", "unknown ticket: ?1234567", tickets.ErrUnknown},
 		"sixteen characters, 32 bytes": {tickets.Ticket(strings.Repeat("ü", 16)), "unknown ticket: ", tickets.ErrUnknown},
 		"control characters":           {tickets.Ticket("\x00\r\n\x1b[2J" + strings.Repeat("x", 40)), "unknown ticket: ????[2Jx", tickets.ErrUnknown},
+		"the ends of ASCII":            {tickets.Ticket(" ~!}" + strings.Repeat("x", 40)), "unknown ticket:  ~!}xxxx", tickets.ErrUnknown},
 		"bidi, delete, not UTF-8":      {tickets.Ticket("\u202e\u0085\x7f\xff\ufeffabc" + strings.Repeat("x", 40)), "unknown ticket: ?????abc", tickets.ErrUnknown},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -249,6 +249,8 @@ func TestMintRefusesGrantsThatCannotBe(t *testing.T) {
 	_, err := i.Mint(t.Context(), tickets.Grant{UserID: canary, Data: canary})
 	assert.ErrorContains(t, err, "UserID")
 	assert.ErrorContains(t, err, "Data")
+	_, err = i.Mint(t.Context(), tickets.Grant{SessionID: canary[:8<<10], Data: canary})
+	assert.NotContains(t, err.Error(), "SessionID", "that one is not too long")
 	assert.Zero(t, store.puts.Load())
 	mustMint(t, i, tickets.Grant{Data: canary[:256], SessionID: canary[:8<<10]})
 }

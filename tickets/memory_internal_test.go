@@ -2,6 +2,7 @@ package tickets
 
 import (
 	"context"
+	"encoding/binary"
 	"runtime"
 	"strings"
 	"testing"
@@ -195,6 +196,55 @@ func TestRetireGoesOnInTheNextChunk(t *testing.T) {
 	}
 	require.Greater(t, len(gen.chunks), 2)
 	require.Equal(t, 30, gen.retired)
+}
+
+// What is expired to the last entry is passed to its end, and not beyond.
+func TestRetireEnds(t *testing.T) {
+	var gen generation
+	gen.index.clear()
+	g := Grant{SessionID: "s"}
+	for n := range 3 {
+		id := [32]byte{8: byte(n)}
+		gen.add(&id, 0, &g, entrySize(&g))
+	}
+	require.Equal(t, 2, gen.retire(1, 2))
+	require.Equal(t, 1, gen.retire(1, 2))
+	require.Zero(t, gen.retire(1, 2))
+}
+
+// A generation stops taking tickets before its positions run out.
+func TestGenerationHasRoom(t *testing.T) {
+	const most = maxPositions / chunkUnits
+	require.True(t, (&generation{chunks: make([][]byte, most-1)}).hasRoom())
+	require.False(t, (&generation{chunks: make([][]byte, most)}).hasRoom())
+}
+
+// The largest grant that fits comes back whole, and the next one is refused.
+func TestLargestGrant(t *testing.T) {
+	m := NewMemoryStore(&MemoryOptions{}) // which is no bound of 0
+	now := time.Now()
+	g := Grant{MintedAt: now, ExpiresAt: now.Add(time.Second)}
+	g.SessionID = strings.Repeat("s", chunkSize-1-entrySize(&g)-2) // two more bytes of its length
+	require.Equal(t, chunkSize-1, entrySize(&g))
+	require.NoError(t, m.Put(t.Context(), Key{}, g))
+	got, err := m.Take(t.Context(), Key{})
+	require.NoError(t, err)
+	require.Equal(t, g.SessionID, got.SessionID)
+	g.SessionID += "s"
+	require.ErrorIs(t, m.Put(t.Context(), Key{id: [32]byte{1}}, g), errTooLarge)
+}
+
+// Lengths that overflow in sum, and a second of too many nanoseconds, are no grant.
+func TestDecodeRefusesWhatOverflows(t *testing.T) {
+	var g Grant
+	half := binary.AppendUvarint(nil, 1<<63)
+	b := append(append(append([]byte{}, half...), half...), 0, 0, 0)
+	require.Error(t, g.decode(append(b, make([]byte, 4*timeSize)...)))
+	late := appendGrant(nil, &Grant{})
+	binary.LittleEndian.PutUint32(late[len(late)-4:], 1e9)
+	require.Error(t, g.decode(late))
+	binary.LittleEndian.PutUint32(late[len(late)-4:], 1e9-1)
+	require.NoError(t, g.decode(late))
 }
 
 // Whatever decode takes is what appendGrant makes of it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -149,6 +150,59 @@ func TestNodeCatchesUp(t *testing.T) {
 	})
 }
 
+// What could not be told is told once, the latest of each, whatever fails on the way; and a log that fails
+// is told of at once.
+func TestToldAgainOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := new(sharedstore.Server)
+		log := &stubborn{Node: server.Node()}
+		i := newNode(t, log, nil)
+		settle()
+		began := time.Now()
+		cut := errors.New("connection refused")
+		server.Fail(cut)
+		time.Sleep(100 * time.Millisecond)
+		require.ErrorIs(t, i.Health(), cut)
+		const n = 7
+		for k := range n {
+			require.ErrorIs(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: fmt.Sprint("s", k)}), cut)
+		}
+		for _, at := range []time.Duration{-3 * time.Minute, -time.Minute, -2 * time.Minute} {
+			require.ErrorIs(t, i.Revoke(t.Context(), tickets.Revocation{UserID: "u1", At: began.Add(at)}), cut)
+		}
+		log.fails.Store(true)
+		server.Fail(nil)
+		time.Sleep(time.Minute)
+		told := server.Log()
+		require.Len(t, told, n+1)
+		sessions := make(map[[32]byte]bool)
+		for _, r := range told {
+			if r.UserHash == tickets.HashUser("", "u1") {
+				require.True(t, r.At.Equal(began.Add(-time.Minute)), "%v", r.At.Sub(began))
+			} else {
+				sessions[r.SessionHash] = true
+			}
+		}
+		require.Len(t, sessions, n)
+		time.Sleep(time.Hour)
+		require.Len(t, server.Log(), n+1, "told again and again")
+	})
+}
+
+// stubborn is a node whose Append fails every other time, from when fails is set.
+type stubborn struct {
+	*sharedstore.Node
+	fails atomic.Bool
+	calls atomic.Int64
+}
+
+func (s *stubborn) Append(ctx context.Context, r tickets.Revocation) error {
+	if s.fails.Load() && s.calls.Add(1)%2 == 0 {
+		return errors.New("timed out")
+	}
+	return s.Node.Append(ctx, r)
+}
+
 // A store that was emptied: what the nodes remember is told again, to those who start then, too.
 func TestGap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -197,6 +251,7 @@ func TestNobodyComesInDuringGap(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		_, err := i.Consume(t.Context(), out)
 		require.ErrorIs(t, err, tickets.ErrDeaf)
+		require.ErrorContains(t, i.Health(), "still loading")
 		_, gaps := i.told()
 		require.Empty(t, gaps, "it has not heard yet what there is now")
 		log.shut(nil)
@@ -396,6 +451,8 @@ func TestMaxDeafOptions(t *testing.T) {
 	require.ErrorContains(t, err, "no RevocationLog")
 	_, err = tickets.NewIssuer(new(sharedstore.Server).Node(), &tickets.IssuerOptions{MaxDeaf: time.Second})
 	require.ErrorContains(t, err, "at least 3s")
+	least := mustIssuer(t, new(sharedstore.Server).Node(), &tickets.IssuerOptions{MaxDeaf: 3 * time.Second})
+	require.NoError(t, least.Close())
 	i := mustIssuer(t, nil, nil)
 	require.NoError(t, i.Health(), "nobody else is there to be heard")
 	require.NoError(t, i.Close())

@@ -129,6 +129,7 @@ func TestCovers(t *testing.T) {
 	assert.False(t, session.Covers(tickets.Grant{}))
 	assert.False(t, tickets.Revocation{}.Covers(tickets.Grant{}), "nobody's revocation ends nobody's session")
 	assert.False(t, tickets.Revocation{Provider: "p"}.Covers(tickets.Grant{Provider: "p"}))
+	assert.False(t, tickets.Revocation{UserHash: tickets.HashUser("p", "")}.Covers(tickets.Grant{Provider: "p"}), "as another node may tell it")
 }
 
 func TestRevokeRefusesWhatIsUnclear(t *testing.T) {

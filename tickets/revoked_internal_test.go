@@ -59,3 +59,30 @@ func TestRevocationsLeaveMemory(t *testing.T) {
 		assert.Zero(t, size())
 	})
 }
+
+// A revocation is news if it covers what was not covered: also where the one before is over, and only
+// nobody has come by to forget it.
+func TestNews(t *testing.T) {
+	for name, r := range map[string]func(n int) Revocation{
+		"sessions": func(n int) Revocation { return Revocation{SessionHash: hash{byte(n), 1}} },
+		"persons":  func(n int) Revocation { return Revocation{UserHash: hash{byte(n), 1}} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var rs revocations
+			rs.init(time.Minute)
+			add := func(n int, at, after time.Duration) bool {
+				r := r(n)
+				r.At = rs.base.Add(at).Round(0)
+				return rs.add(&r, rs.base.Add(after))
+			}
+			for n := range 20 {
+				require.True(t, add(n, 0, 0))
+				require.False(t, add(n, 0, 0), "heard again")
+				require.False(t, add(n, -1, 0), "an earlier one")
+			}
+			require.Equal(t, name == "persons", add(18, 1, 0), "a later one covers sessions that have begun since")
+			require.False(t, add(19, 0, time.Minute), "at its last instant")
+			require.True(t, add(17, 0, time.Minute+1))
+		})
+	}
+}

@@ -56,6 +56,17 @@ func TestShareIsExact(t *testing.T) {
 	})
 }
 
+// A session's share is its own, however many sessions there are.
+func TestShareAmongManySessions(t *testing.T) {
+	i := mustIssuer(t, nil, &tickets.IssuerOptions{MaxPerSession: 2})
+	for _, want := range []error{nil, nil, tickets.ErrTooMany} {
+		for n := range 5000 {
+			_, err := i.Mint(t.Context(), tickets.Grant{SessionID: fmt.Sprint("s", n)})
+			require.ErrorIs(t, err, want)
+		}
+	}
+}
+
 // RetryAfter is no guess: a millisecond before it the session is refused, and at it it is not.
 func TestRetryAfterIsRight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
