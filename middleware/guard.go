@@ -207,7 +207,8 @@ func (g *Guard) admit(r *http.Request, ip string, id *string, who **Session) (*A
 		return nil, rej
 	}
 	*id = ticketID(t)
-	if rej := g.sockets.full(); rej != nil {
+	gaps, rej := g.sockets.full()
+	if rej != nil {
 		return nil, rej
 	}
 	// Whether the ticket is spent is a fact that the client cannot take back by
@@ -228,7 +229,7 @@ func (g *Guard) admit(r *http.Request, ip string, id *string, who **Session) (*A
 	k, rej := g.sockets.enter(r.Context(), entry{
 		guard: g, session: s, grant: grant,
 		ip: ip, path: r.URL.Path, origin: r.Header.Get("Origin"), ticketID: *id,
-		stream: stream,
+		stream: stream, gaps: gaps,
 	})
 	if rej != nil {
 		return nil, rej

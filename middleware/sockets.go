@@ -43,6 +43,7 @@ type Sockets struct {
 	restoring chan struct{}  // full while maxAsks Restores have not returned
 	asks      []*liveSession // sessions that Restore is to be asked about
 	workers   int            // goroutines that ask
+	gaps      uint64         // found so far
 }
 
 // SocketsOptions are the limits of a [Sockets], and how it ends connections.

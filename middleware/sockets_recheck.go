@@ -38,6 +38,8 @@ type sessionClock struct {
 	wakeAt    time.Time // when it fires; zero: it does not
 	recheckAt time.Time // zero: never
 	asking    bool
+	owedAt    time.Time     // after a gap, until Restore has decided: when to ask again
+	owedPause time.Duration // and how long to wait after that
 }
 
 func (c *sessionClock) stop() {
@@ -119,6 +121,11 @@ func (s *Sockets) tick(ls *liveSession) {
 		ls.clock.recheckAt = s.nextRecheck(now)
 	}
 	s.wake(ls, ls.clock.recheckAt)
+	if restorable && !ls.clock.owedAt.IsZero() && !now.Before(ls.clock.owedAt) {
+		ask = true
+		ls.clock.owe(now)
+	}
+	s.wake(ls, ls.clock.owedAt)
 	var over []*socket
 	for k := ls.first; k != nil; k = k.links[bySession].next {
 		ends := k.endsAt()
@@ -156,14 +163,35 @@ func (s *Sockets) askSoon(ls *liveSession) {
 func (s *Sockets) recheck(issuer *tickets.Issuer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.gaps++
 	for _, ls := range s.sessions {
 		if ls.restorer() != nil && ls.cameBy(issuer) {
-			if ls.clock == nil {
-				ls.clock = &sessionClock{}
-			}
-			s.askSoon(ls)
+			s.owe(ls)
 		}
 	}
+}
+
+// owe has Restore asked about a session, and again until it has decided. What it is being asked
+// already may have been decided before the gap.
+func (s *Sockets) owe(ls *liveSession) {
+	if ls.clock == nil {
+		ls.clock = &sessionClock{}
+	}
+	ls.clock.owedPause = minAskAgain
+	ls.clock.owe(time.Now())
+	s.wake(ls, ls.clock.owedAt)
+	s.askSoon(ls)
+}
+
+// How long a gap waits for a Restore that failed, or was asked too soon: each time twice as long.
+const (
+	minAskAgain = 2 * time.Second
+	maxAskAgain = time.Minute
+)
+
+func (c *sessionClock) owe(now time.Time) {
+	c.owedAt = now.Add(c.owedPause)
+	c.owedPause = min(2*c.owedPause, maxAskAgain)
 }
 
 // askAll asks about sessions until there is none left to ask about.
@@ -180,16 +208,18 @@ func (s *Sockets) askAll() {
 		s.asks = s.asks[1:]
 		k := ls.restorer()
 		ls.clock.asking = k != nil
+		owed := ls.clock.owedAt
+		ls.clock.owedAt = time.Time{}
 		s.mu.Unlock()
 		for k != nil {
-			k = s.ask(ls, k)
+			k = s.ask(ls, k, owed)
 		}
 	}
 }
 
 // ask lets Restore decide about a session, by the example of k. If k ends
 // meanwhile, and nothing was decided, it returns the socket to ask by next.
-func (s *Sockets) ask(ls *liveSession, k *socket) (next *socket) {
+func (s *Sockets) ask(ls *liveSession, k *socket, owed time.Time) (next *socket) {
 	asked := *k.session
 	s.mu.Lock()
 	asked.ExpiresAt = k.endsAt() // Extend, or an earlier Restore, may have moved it
@@ -217,6 +247,10 @@ func (s *Sockets) ask(ls *liveSession, k *socket) (next *socket) {
 	now := time.Now()
 	s.mu.Lock()
 	ls.clock.asking = false
+	if err != nil && !dead && !owed.IsZero() && ls.clock.owedAt.IsZero() {
+		ls.clock.owe(now) // tick asks again
+		s.wake(ls, ls.clock.owedAt)
+	}
 	var over []*socket
 	for o := ls.first; o != nil; o = o.links[bySession].next {
 		// Not where Restore has changed nothing: Extend may have, meanwhile.

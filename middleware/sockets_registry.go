@@ -19,7 +19,8 @@ type entry struct {
 	session                    *Session
 	grant                      tickets.Grant
 	ip, path, origin, ticketID string
-	stream                     bool // AdmitRequests: no upgrade; live for as long as its handler
+	gaps                       uint64 // that had been found when the ticket was taken
+	stream                     bool   // AdmitRequests: no upgrade; live for as long as its handler
 }
 
 // sessionHash is the first half of a session id's SHA-256: the id itself may be
@@ -115,10 +116,10 @@ type liveUser struct {
 }
 
 // full looks whether one more could come in at all: nil if so. Nothing is taken.
-func (s *Sockets) full() *Rejection {
+func (s *Sockets) full() (gaps uint64, rej *Rejection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.refusal()
+	return s.gaps, s.refusal()
 }
 
 func (s *Sockets) refusal() *Rejection {
@@ -160,6 +161,9 @@ func (s *Sockets) enter(ctx context.Context, e entry) (*socket, *Rejection) {
 		return nil, rej
 	}
 	s.add(k, hash, user)
+	if s.gaps != e.gaps && k.ls.restorer() != nil { // found since: nobody has asked about this one
+		s.owe(k.ls)
+	}
 	var evicted []*socket
 	if e.stream {
 		evicted = s.enliven(k)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync/atomic"
 	"time"
 )
@@ -14,6 +15,9 @@ const (
 	DefaultMaxPerSession       = 64
 	DefaultRememberRevocations = time.Hour
 )
+
+// A node that hears of a revocation late has minted until then: it stands for so much longer.
+const hearing = 5 * time.Second
 
 // Below a millisecond a ticket is dead before its page has it; above an hour it is a session.
 const (
@@ -73,6 +77,9 @@ func NewIssuer(store Store, opts *IssuerOptions) (*Issuer, error) {
 		o.RememberRevocations = max(DefaultRememberRevocations, o.TTL)
 	}
 	var errs []error
+	if v := reflect.ValueOf(store); v.Kind() == reflect.Pointer && v.IsNil() { // of a constructor that failed
+		errs = append(errs, fmt.Errorf("store is a nil %T", store))
+	}
 	if store == nil {
 		errs = append(errs, errors.New("store is nil, want a Store such as NewMemoryStore(nil)"))
 	}
@@ -93,13 +100,21 @@ func NewIssuer(store Store, opts *IssuerOptions) (*Issuer, error) {
 	case o.MaxDeaf != 0 && o.MaxDeaf < deafAfter:
 		errs = append(errs, fmt.Errorf("MaxDeaf is %v, want at least %v, or 0 for no limit", o.MaxDeaf, deafAfter))
 	}
+	if k, ok := store.(interface{ KeepsRevocations() time.Duration }); ok && len(errs) == 0 && k.KeepsRevocations() < o.RememberRevocations {
+		errs = append(errs, fmt.Errorf("RememberRevocations is %v, but the store keeps revocations for %v: a node that starts later would let the revoked in",
+			o.RememberRevocations, k.KeepsRevocations()))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("new issuer: %w", err)
 	}
 	_, memory := store.(*MemoryStore)
 	i := &Issuer{store: store, waits: !memory, ttl: o.TTL, base: time.Now()}
 	i.shares.init(o.TTL, o.MaxPerSession)
-	i.revoked.init(o.RememberRevocations)
+	remember := min(o.RememberRevocations, longest) // beyond that a Duration overflows
+	if shared {
+		remember += hearing
+	}
+	i.revoked.init(remember)
 	if shared {
 		i.nodes = newNodes(i, log, o.MaxDeaf)
 	}
@@ -213,7 +228,10 @@ func refuse(t Ticket, err error) error {
 
 // Health returns nil while this node hears the revocations of the others, or has no others to hear;
 // else an error that says why not and since when, and is ErrDeaf where Consume lets nobody in for it; or
-// ErrClosed. It asks nobody, and suits a readiness probe.
+// ErrClosed. It is an error too when the others can't be told. It asks nobody.
+//
+// A readiness probe should ask for ErrDeaf: a store that is down makes every node unhealthy at once, and
+// their other pages need it not. Any other error is an alert.
 func (i *Issuer) Health() error {
 	switch {
 	case i.closed.Load():
@@ -227,20 +245,22 @@ func (i *Issuer) Health() error {
 // OnGap has fn called when revocations may have been missed. With ErrGap: the log had lost its place,
 // and what is in it now is in force; every node appends again what it remembers, but somebody may have
 // been revoked whom no node remembers. With ErrDeaf: nothing was heard for IssuerOptions.MaxDeaf. Guards
-// listen here: they ask GuardOptions.Restore about every session that has sockets, or end them.
+// listen here: after ErrGap those that have a GuardOptions.Restore ask it about every session that has
+// sockets; after ErrDeaf they end their sockets.
 //
 // fn may call anything of the issuer but Close. After stop, which may be called again, it is called no
 // more.
 func (i *Issuer) OnGap(fn func(error)) (stop func()) { return i.gaps.add(fn) }
 
 // Close ends the issuer: from then on Mint and Consume fail with ErrClosed, and no other node is heard.
-// Revoke and Revoked go on, because sockets may outlive the issuer. It does not close the store. It
-// waits for a call of the store's Next, which it cancels. Calling it again does nothing; the error is
-// always nil.
+// Revoke and Revoked go on, because sockets may outlive the issuer; but MaxDeaf is over, and what Revoke
+// could not tell is not told later. It does not close the store. It waits for a call of the store's Next,
+// which it cancels, and tries once more to tell what other nodes have not been told: the error says of how
+// many revocations that failed. Calling it again is safe.
 func (i *Issuer) Close() error {
 	i.closed.Store(true)
 	if i.nodes != nil {
-		i.nodes.close()
+		return i.nodes.close()
 	}
 	return nil
 }

@@ -23,7 +23,8 @@ type MemoryOptions struct {
 }
 
 // MemoryStore is the Store of a single process, and the default. Two servers that have one each
-// know nothing of each other's tickets, and a restart ends all of them: they live 30 s anyway.
+// know nothing of each other's tickets, and a restart ends all of them: they live 30 s anyway. It is
+// for one Issuer: two over one MemoryStore would share tickets, and not revocations.
 //
 // It never waits, runs no goroutine and needs no Close. Expired tickets leave memory with the first
 // Put or Take after their time, a few thousand at a stroke and without a scan, so that no call is

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +32,9 @@ const idlePause = 10 * time.Millisecond
 // tellAtOnce bounds how much is appended again before the log is read again.
 const tellAtOnce = 100
 
+// tellFor bounds how long: a node that is busy telling hears nothing.
+const tellFor = 200 * time.Millisecond
+
 // nodes is what an Issuer has to do with those on other machines, through a RevocationLog.
 type nodes struct {
 	issuer  *Issuer
@@ -43,7 +48,10 @@ type nodes struct {
 	heard  time.Time // when the log last answered
 	err    error     // what it answered, unless all was well
 	untold map[hash]Revocation
-	deaf   bool        // heard nothing for maxDeaf
+	deaf   bool  // heard nothing for maxDeaf
+	warned bool  // that nothing is heard
+	mute   error // why Append fails, and since when
+	muted  time.Time
 	timer  *time.Timer // nil without a maxDeaf
 }
 
@@ -60,12 +68,19 @@ func newNodes(i *Issuer, log RevocationLog, maxDeaf time.Duration) *nodes {
 	return n
 }
 
-func (n *nodes) close() {
+func (n *nodes) close() error {
 	n.cancel()
 	<-n.done
 	if n.timer != nil {
 		n.timer.Stop()
 	}
+	n.tellAgain(context.Background()) // a last time
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if left := len(n.untold); left > 0 {
+		return fmt.Errorf("close issuer: other nodes were not told of %d revocations", left)
+	}
+	return nil
 }
 
 // listen reads the log until ctx is done.
@@ -82,9 +97,12 @@ func (n *nodes) listen(ctx context.Context) {
 		}
 		if errors.Is(err, ErrGap) && cursor != "" {
 			cursor, gap = "", true
+			n.tellAll() // but for what Next then finds in the log
 			n.current.Store(false)
 			n.fail(err)
-			sleep(ctx, idlePause) // should it have one whenever it is asked
+			slog.Warn("ticketgate: the log of revocations has lost its place; what this node remembers is appended again", "error", err)
+			sleep(ctx, pause) // longer each time, should it have one whenever it is asked
+			pause = min(2*pause, maxPause)
 			continue
 		}
 		if err != nil {
@@ -97,12 +115,14 @@ func (n *nodes) listen(ctx context.Context) {
 		for _, r := range rs {
 			news = n.hear(r, ever) || news
 		}
-		cursor, ever, pause = next, true, minPause
+		if cursor != "" {
+			pause = minPause
+		}
+		cursor, ever = next, true
 		n.succeed()
 		if gap {
 			gap = false
-			n.tellAll()
-			n.issuer.gaps.tell(ErrGap)
+			safely(func() { n.issuer.gaps.tell(ErrGap) })
 		}
 		n.tellAgain(ctx)
 		if !news && time.Since(asked) < idlePause {
@@ -132,16 +152,31 @@ func (n *nodes) hear(r Revocation, tell bool) (news bool) {
 		r.At = now
 	}
 	r.At = r.At.Round(0)
+	n.isTold(r)
 	if news = n.issuer.revoked.add(&r, now); news && tell {
-		n.issuer.listeners.tell(r)
+		safely(func() { n.issuer.listeners.tell(r) })
 	}
 	return news
+}
+
+// safely keeps a listener's panic from ending the process of every node: where a request calls one,
+// net/http recovers it, and nobody would here.
+func safely(tell func()) {
+	defer func() {
+		if v := recover(); v != nil {
+			slog.Error("ticketgate: a listener panicked", "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
+	tell()
 }
 
 func (n *nodes) succeed() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.heard, n.err, n.deaf = time.Now(), nil, false
+	if n.warned {
+		slog.Info("ticketgate: revocations of other nodes are heard again", "after", time.Since(n.heard))
+	}
+	n.heard, n.err, n.deaf, n.warned = time.Now(), nil, false, false
 	n.current.Store(true)
 	if n.timer != nil {
 		n.timer.Reset(n.maxDeaf)
@@ -152,6 +187,10 @@ func (n *nodes) fail(err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.err = err
+	if silent := time.Since(n.heard); silent > deafAfter && !n.warned {
+		n.warned = true
+		slog.Warn("ticketgate: revocations of other nodes are not heard", "for", silent, "error", err)
+	}
 }
 
 // goDeaf is the end of hoping: it runs when nothing was heard for maxDeaf.
@@ -161,7 +200,7 @@ func (n *nodes) goDeaf() {
 	n.deaf = deaf
 	n.mu.Unlock()
 	if deaf {
-		n.issuer.gaps.tell(ErrDeaf)
+		safely(func() { n.issuer.gaps.tell(ErrDeaf) })
 	}
 }
 
@@ -182,6 +221,9 @@ func (n *nodes) health() error {
 	current := n.current.Load() && !n.deaf
 	silent := time.Since(n.heard)
 	if current && n.err == nil && silent < deafAfter {
+		if n.mute != nil && time.Since(n.muted) > deafAfter {
+			return fmt.Errorf("other nodes are not told of revocations: %w", n.mute)
+		}
 		return nil
 	}
 	err := n.err
@@ -200,6 +242,12 @@ func (n *nodes) tell(ctx context.Context, r Revocation) error {
 	if err != nil {
 		n.remind(r)
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.mute == nil {
+		n.muted = time.Now()
+	}
+	n.mute = err
 	return err
 }
 
@@ -214,6 +262,19 @@ func (n *nodes) remind(r Revocation) {
 	defer n.mu.Unlock()
 	if later, ok := n.untold[key]; !ok || r.At.After(later.At) {
 		n.untold[key] = r
+	}
+}
+
+// isTold has r, which is in the log, appended no more. Logs may cut its time to the millisecond.
+func (n *nodes) isTold(r Revocation) {
+	key := r.SessionHash
+	if r.ofUser() {
+		key = r.UserHash
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if u, ok := n.untold[key]; ok && !u.At.After(r.At.Add(time.Millisecond)) {
+		delete(n.untold, key)
 	}
 }
 
@@ -237,11 +298,12 @@ func (n *nodes) tellAgain(ctx context.Context) {
 		delete(n.untold, key)
 	}
 	n.mu.Unlock()
+	began := time.Now()
 	for k, r := range some {
-		if n.tell(ctx, r) == nil {
+		if !n.issuer.revoked.stands(&r) || time.Since(began) < tellFor && n.tell(ctx, r) == nil {
 			continue
 		}
-		for _, r := range some[k+1:] {
+		for _, r := range some[k:] {
 			n.remind(r)
 		}
 		return

@@ -36,8 +36,8 @@ func HashUser(provider, userID string) [sha256.Size]byte {
 	return sha256.Sum256(append(b, userID...))
 }
 
-// A person who was just revoked may sign in again, and the session that begins then must not be
-// taken for one of those before. Two machines' clocks may differ by this much.
+// Two machines' clocks may differ by this much, and no session that began before may be spared for
+// that. So one that begins this soon after is taken for one of those before.
 const clockTolerance = 2 * time.Second
 
 // Covers reports whether r, as a listener of [Issuer.OnRevoke] receives it, ends the session that g
@@ -101,6 +101,9 @@ func (r *Revocation) check() error {
 	if r.Provider != "" && r.UserID == "" {
 		errs = append(errs, fmt.Errorf("provider %q is given without a UserID", r.Provider))
 	}
+	if year := r.At.UTC().Year(); year < 0 || year > 9999 { // which logs can't write down
+		errs = append(errs, fmt.Errorf("at is in the year %d, want 0 to 9999", year))
+	}
 	return errors.Join(errs...)
 }
 
@@ -111,8 +114,11 @@ func (r *Revocation) check() error {
 //
 // Where the store is a [RevocationLog], the revocation is in it when Revoke returns nil, and the
 // other nodes hear it in a moment. An error that is not about r says that they could not be told:
-// it is in force here nevertheless, and they will be told when the log is back. Calling again is
-// safe. Revoke runs on when ctx is done; the store bounds the wait.
+// it is in force here nevertheless, and they will be told when the log is back, if the issuer is not
+// closed before. Calling again is safe. Revoke runs on when ctx is done; the store bounds the wait.
+//
+// A person who signs in again within 2 s of At is taken to have been signed in before. Where that is to
+// work at once ("sign out everywhere else"), set At 2 s back, or revoke session by session.
 //
 // End the session in your own session store first. Else the page can sign in, or mint, with it
 // again once the revocation is forgotten.

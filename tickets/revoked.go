@@ -44,14 +44,26 @@ func (rs *revocations) add(r *Revocation, now time.Time) (news bool) {
 	rs.persons.forget(mono, rs.remember)
 	v := revoked{end: mono + rs.remember, sec: r.At.Unix(), nsec: int32(r.At.Nanosecond()), reason: r.Reason}
 	if r.ofSession() {
-		old, ok := rs.sessions.add(r.SessionHash, v)
+		old, ok := rs.sessions.add(r.SessionHash, v, mono)
 		news = !ok || mono > old.end
 	} else {
-		old, ok := rs.persons.add(r.UserHash, v)
+		old, ok := rs.persons.add(r.UserHash, v, mono)
 		news = !ok || mono > old.end || old.at().Before(v.at())
 	}
 	rs.count()
 	return news
+}
+
+// stands reports whether r is still remembered.
+func (rs *revocations) stands(r *Revocation) bool {
+	mono := time.Since(rs.base)
+	rs.mu.RLock()
+	defer rs.mu.RUnlock()
+	v, ok := rs.sessions.m[r.SessionHash]
+	if r.ofUser() {
+		v, ok = rs.persons.m[r.UserHash]
+	}
+	return ok && mono <= v.end
 }
 
 // all returns what stands.
@@ -129,7 +141,7 @@ type remembered struct {
 
 // add enters v, or joins it with the one that is there and is returned: whichever stands longer, and
 // covers more.
-func (r *remembered) add(key hash, v revoked) (old revoked, ok bool) {
+func (r *remembered) add(key hash, v revoked, mono time.Duration) (old revoked, ok bool) {
 	if old, ok = r.m[key]; !ok {
 		if r.m == nil {
 			r.m = make(map[hash]revoked)
@@ -138,8 +150,8 @@ func (r *remembered) add(key hash, v revoked) (old revoked, ok bool) {
 		r.queue.push(key, v.end)
 		return old, false
 	}
-	if old.at().After(v.at()) {
-		v.sec, v.nsec = old.sec, old.nsec
+	if !v.at().After(old.at()) && mono <= old.end { // the same, heard again: it stands no longer for that
+		return old, true
 	}
 	v.end = max(v.end, old.end)
 	r.m[key] = v

@@ -35,7 +35,10 @@ type Store interface {
 // RevocationLog is what a store has that carries revocations to every node. An Issuer whose Store
 // is one reads it in the background from NewIssuer to Close; nothing else needs to be done.
 // Implementations are safe for concurrent use, bound their own waiting, and are checked by
-// storetest.CheckShared.
+// storetest.CheckShared. A store that wraps another must hand both methods on, or the log is not seen.
+//
+// A log that has a method KeepsRevocations() time.Duration says how long it keeps them; NewIssuer
+// refuses one that keeps them for less than IssuerOptions.RememberRevocations.
 type RevocationLog interface {
 	// Append adds r at the end of the log: SessionHash or UserHash, Reason and At. It never keeps
 	// SessionID, which may be the very cookie, nor Provider and UserID; where r is appended again,

@@ -50,11 +50,19 @@ const (
 			coalesce(encode(session, 'hex'), ''), coalesce(encode(person, 'hex'), ''), encode(reason, 'hex')
 		FROM {schema}.revocations WHERE position >= $1 ORDER BY position LIMIT {page}`
 
+	// Of what a trim has left, what is older than KeepRevocations is over: it must not stand again.
+	beginSQL = `SELECT coalesce(
+			(SELECT min(position) FROM {schema}.revocations WHERE appended >= statement_timestamp() - $1 * interval '1 microsecond'),
+			(SELECT max(position) FROM {schema}.revocations), 0)`
+
 	trimSQL = `DELETE FROM {schema}.revocations WHERE position IN (
 			SELECT position FROM (SELECT position, appended FROM {schema}.revocations ORDER BY position LIMIT {trim}) oldest
 			WHERE appended < statement_timestamp() - $1 * interval '1 microsecond'
 				AND position <= (SELECT max(position) FROM {schema}.revocations) - {least})`
 )
+
+// KeepsRevocations returns Options.KeepRevocations, for the issuer to check.
+func (s *Store) KeepsRevocations() time.Duration { return s.keep }
 
 // Append adds r at the end of the log, and returns when it is on disk. Every 64th takes out what
 // is older than Options.KeepRevocations.
@@ -149,6 +157,8 @@ func (s *Store) read(ctx context.Context, conn *pgx.Conn, after string) (rs []ti
 		if from, err = strconv.ParseInt(position, 10, 64); err != nil {
 			return nil, "", tickets.ErrGap // no cursor of this log
 		}
+	} else if err = conn.QueryRow(ctx, s.sql.begin, unprepared, s.keep.Microseconds()).Scan(&from); err != nil {
+		return nil, "", err
 	}
 	next = after
 	for {

@@ -57,9 +57,9 @@ CREATE TABLE IF NOT EXISTS {schema}.revocations (
 `
 
 type statements struct {
-	schema                                     string // as SQL spells it
-	put, take, whyNot, sweep                   string
-	append, read, trim, listen, unlisten, lock string
+	schema                                            string // as SQL spells it
+	put, take, whyNot, sweep                          string
+	append, begin, read, trim, listen, unlisten, lock string
 }
 
 // Time is what the server's clock said when it received the statement.
@@ -94,6 +94,7 @@ func statementsFor(schema string) statements {
 		whyNot:   f(whyNotSQL),
 		sweep:    f(sweepSQL),
 		append:   f(appendSQL),
+		begin:    f(beginSQL),
 		read:     f(readSQL),
 		trim:     f(trimSQL),
 		listen:   f("LISTEN {channel}"),

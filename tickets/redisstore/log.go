@@ -34,6 +34,9 @@ const (
 	nonceBytes = 8
 )
 
+// KeepsRevocations returns Options.KeepRevocations, for the issuer to check.
+func (s *Store) KeepsRevocations() time.Duration { return s.keepRevocations }
+
 // Append adds the hash of r's session or person to the log, the reason and the time.
 func (s *Store) Append(ctx context.Context, r tickets.Revocation) error {
 	fields := []any{"reason", r.Reason, "at", r.At.UTC().Format(time.RFC3339Nano)}
@@ -91,12 +94,10 @@ func (s *Store) next(ctx context.Context, after string) ([]tickets.Revocation, s
 
 // begin reads the log from its beginning, and begins it where there is none.
 func (s *Store) begin(ctx context.Context) ([]tickets.Revocation, string, error) {
+	unwritable := s.append(ctx, nil) // which takes out what is too old
 	rs, next, err := s.read(ctx, cursor{})
-	if err == nil && next == "" {
-		if err := s.append(ctx, nil); err != nil {
-			return nil, "", err
-		}
-		rs, next, err = s.read(ctx, cursor{})
+	if err == nil && next == "" && unwritable != nil {
+		return nil, "", unwritable
 	}
 	if err == nil && next == "" {
 		err = errors.New("the log is gone as soon as it is begun")

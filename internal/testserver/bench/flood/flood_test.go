@@ -44,7 +44,6 @@ type server struct {
 	addr string
 	log  string
 	http *http.Server
-	end  func() error
 }
 
 func start(t *testing.T) *server {

@@ -3,11 +3,11 @@ export async function connect(path, onmessage, signal) {
     const minted = await fetch('/api/auth/ws-ticket', { method: 'POST', signal }).catch(() => ({}))
     const { ticket } = minted.ok ? await minted.json().catch(() => ({})) : {}
     const since = Date.now()
-    const { code } = !ticket || signal.aborted ? {} : await new Promise((onclose) => {
+    const { code, reason } = !ticket || signal.aborted ? {} : await new Promise((onclose) => {
       const socket = Object.assign(new WebSocket(`${path}?ticket=${ticket}`), { onmessage, onclose })
       signal.addEventListener('abort', () => socket.close())
     })
-    if (!signal.aborted && (minted.status === 401 || code === 4401)) return signIn()
+    if (!signal.aborted && (minted.status === 401 || code === 4401 && reason !== 'ticket_rejected')) return signIn()
     if (Date.now() - since > 5000) tries = 0 // not in onopen: a socket that is refused opens first
   }
 }

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package bench measures ticketgate beside what a user would pick instead.
-package bench
+// Package crash looks what survives of an audit log when processes are killed and disks run full.
+package crash
 
 import (
 	"bufio"

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// forgottenAfter is how long after its end a keeper may still hold a ticket. ticketgate tells an
+// expired ticket from an unknown one for 5 s, and drops at once those of a part of their lifetime.
+func forgottenAfter(name string, ttl time.Duration) time.Duration {
+	if name == ours {
+		return ttl + 5500*time.Millisecond
+	}
+	return 1500 * time.Millisecond
+}
+
+// slowestRow looks for the slowest single mint while a million tickets expire. In turns with the
+// mints is the crypto alone: how long the machine itself keeps a goroutine waiting.
+func slowestRow(r *report) {
+	const ttl = 3 * time.Second
+	type trial struct {
+		name          string
+		worst, floor  float64 // ns
+		slow, slowest int     // above 1 ms
+	}
+	try := func(name string) trial {
+		grants := grantsOf(1 << 13)
+		res, n := trial{name: name}, 0
+		k := keeperWith(name, r.many(1_000_000), r.long(ttl), grants)
+		defer k.close()
+		runtime.GC()
+		for end := time.Now().Add(r.long(ttl + forgottenAfter(name, ttl))); ; n++ {
+			began := time.Now()
+			if began.After(end) {
+				return res
+			}
+			k.mint(&grants[n%len(grants)])
+			minted := time.Now()
+			bareCrypto(0)
+			ended := time.Now()
+			res.worst, res.floor = max(res.worst, float64(minted.Sub(began))), max(res.floor, float64(ended.Sub(minted)))
+			if minted.Sub(began) > time.Millisecond {
+				res.slow++
+			}
+			if ended.Sub(minted) > time.Millisecond {
+				res.slowest++
+			}
+			if n%64 == 0 {
+				time.Sleep(100 * time.Microsecond)
+			}
+		}
+	}
+	const row = "slowest mint while a million expire"
+	var ratios, mine []float64
+	best := trial{worst: 1e18}
+	tell := func(t trial) {
+		r.line(row, t.name, nanoseconds(t.worst), fmt.Sprintf("%.2f (bare crypto: %s; above 1 ms: %d and %d)", t.worst/t.floor, nanoseconds(t.floor), t.slow, t.slowest))
+		r.bench(row, t.name, 1, t.worst, "worst-ns", t.floor, "bare-crypto-worst-ns")
+	}
+	for range 3 {
+		t := try(ours)
+		tell(t)
+		ratios, mine = append(ratios, t.worst/t.floor), append(mine, t.worst)
+	}
+	for _, name := range []string{ttlName, otterIs, scsName, lruName} { // a scan at each mint would take all day
+		t := try(name)
+		tell(t)
+		if t.worst < best.worst {
+			best = t
+		}
+	}
+	share := median(mine) / best.worst
+	if low, high := slices.Min(ratios), slices.Max(ratios); high > 3*low {
+		why := fmt.Sprintf("three trials gave %.1f to %.1f", low, high)
+		r.undecided(row+", against the slowest of the crypto alone", "≤ 3.0", fmt.Sprintf("%.1f", median(ratios)), why)
+		r.undecided(row+", against the best rival ("+best.name+")", "≤ 1/50", fmt.Sprintf("1/%.1f", 1/share), why)
+		return
+	}
+	r.atMost(row+", against the slowest of the crypto alone (median of 3)", median(ratios), 3, "%.1f")
+	r.goal(row+", against the best rival ("+best.name+")", "≤ 1/50", fmt.Sprintf("1/%.1f", 1/share), share <= 1.0/50)
+}
+
+// heldRow fills each keeper with tickets of sessions of their own, and looks what they take of the
+// heap, how long a garbage collection takes beside them, what it costs to forget them all, and what
+// is left of them then.
+func heldRow(r *report) {
+	n := r.many(1_000_000)
+	type trial struct{ each, left, collection, forgetting float64 }
+	hold := func(name string, n int, ttl time.Duration) (k *keeper, base float64) {
+		base = live()
+		k = keepers[name](n+n/4, ttl)
+		for i := range n {
+			g := grantOf(i)
+			k.put(&g)
+		}
+		return k, base
+	}
+	try := func(name string) (t trial) {
+		k, base := hold(name, n, time.Hour)
+		t.each = (live() - base) / float64(n)
+		t.collection = 1e18
+		for range 5 {
+			began := time.Now()
+			runtime.GC()
+			t.collection = min(t.collection, float64(time.Since(began)))
+		}
+		k.close()
+
+		half, ttl := n/2+1, max(r.long(6*time.Second), time.Second)
+		began := time.Now()
+		k, base = hold(name, half, ttl)
+		for time.Since(began) > ttl { // a busy machine: some are gone already
+			k.close()
+			ttl *= 2
+			began = time.Now()
+			k, base = hold(name, half, ttl)
+		}
+		wait := ttl
+		if r.scale == 1 {
+			wait += forgottenAfter(name, ttl)
+		}
+		t.forgetting = forget(k, wait)
+		t.left = max(0, (live()-base)/float64(half))
+		empty := keepers[name](half, ttl)
+		idle := forget(empty, 0)
+		for range 4 {
+			idle = min(idle, forget(empty, 0))
+		}
+		t.forgetting = (t.forgetting - idle) / float64(half)
+		k.close()
+		empty.close()
+		return t
+	}
+	all := map[string]trial{}
+	// golang-lru is the last: it can't be closed, and an empty one is still there to be collected.
+	names := []string{ours, goScan, ttlName, otterIs, scsName, lruName}
+	for _, name := range names {
+		t := try(name)
+		all[name] = t
+		r.line("live heap per outstanding ticket", name, fmt.Sprintf("%.0f B", t.each), fmt.Sprintf("%.2f", t.each/all[ours].each))
+		r.line("live heap per ticket when all have expired", name, fmt.Sprintf("%.1f B", t.left), "")
+		r.line("garbage collection beside a million outstanding", name, nanoseconds(t.collection), fmt.Sprintf("%.2f", t.collection/all[ours].collection))
+		r.line("CPU to forget a ticket", name, fmt.Sprintf("%.1f ns", t.forgetting), "")
+		r.bench("a million held", name, n, t.each, "B/outstanding", t.left, "B/expired", t.collection, "ns/gc", t.forgetting, "cpu-ns/forgotten")
+	}
+	mine := all[ours]
+	least := slices.MinFunc(names[1:], func(a, b string) int { return cmp.Compare(all[a].each, all[b].each) })
+	r.atMost("CPU to forget a ticket that was never used", mine.forgetting, 20, "%.1f ns")
+	r.goal("live heap per outstanding ticket", "≤ 200 B, below every rival's", fmt.Sprintf("%.0f B; %s %.0f B", mine.each, least, all[least].each),
+		mine.each <= 200 && mine.each < all[least].each)
+	r.atMost("live heap per ticket after all have expired and one more call", mine.left, 8, "%.1f B")
+	share := mine.collection / all[otterIs].collection
+	r.goal("a forced GC with a million outstanding, against otter's", "≤ 1/10", fmt.Sprintf("1/%.1f", 1/share), share <= 0.1)
+}
+
+// grantOf has strings of its own, as what was read from a request has.
+func grantOf(i int) tickets.Grant {
+	return tickets.Grant{SessionID: fmt.Sprintf("%032d", i), Provider: "oidc", UserID: fmt.Sprintf("%016d", i)}
+}
+
+// forget waits until all tickets are over, makes one more call, and returns the CPU time of the
+// whole process meanwhile, with the garbage collection that gives the memory back.
+func forget(k *keeper, wait time.Duration) float64 {
+	began := cpuTime()
+	time.Sleep(wait)
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // a second collector would count its waiting
+	g := grantOf(0)
+	k.mint(&g)
+	runtime.GC()
+	return float64(cpuTime() - began)
+}
+
+func live() float64 {
+	var m runtime.MemStats
+	runtime.GC()
+	debug.FreeOSMemory()
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc)
+}
