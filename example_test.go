@@ -66,30 +66,31 @@ func newApp(auditFile string) (http.Handler, error) {
 		_, _, _ = conn.Read(r.Context())
 	})))
 	mux.Handle("/{$}", gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, `<form method=post action=/logout><button>Sign out</button></form><pre id=log></pre><script type=module>
+		fmt.Fprint(w, `<!doctype html><form method=post action=/logout><button>Sign out</button></form><pre id=log></pre><script type=module>
 			const { ticket } = await (await fetch('/api/auth/ws-ticket', { method: 'POST' })).json()
 			const socket = new WebSocket('/ws?ticket=' + ticket)
 			socket.onmessage = message => log.append(message.data + '\n')
 			socket.onclose = close => log.append('closed: ' + close.code + ' ' + close.reason)</script>`)
 	})))
 	mux.HandleFunc("GET /login", func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, `<form method=post><input name=user> <button>Sign in</button></form>`)
+		fmt.Fprint(w, `<!doctype html><form method=post><input name=user> <button>Sign in</button></form>`)
 	})
-	mux.HandleFunc("POST /login", func(w http.ResponseWriter, r *http.Request) {
+	sameOrigin := http.NewCrossOriginProtection() // other sites' forms sign nobody in or out
+	mux.Handle("POST /login", sameOrigin.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := rand.Text()
 		signedIn.Store(id, &middleware.Session{ID: id, UserID: r.FormValue("user"), StartedAt: time.Now()})
 		http.SetCookie(w, &http.Cookie{Name: "session", Value: id, Path: "/", HttpOnly: true, Secure: true, SameSite: http.SameSiteLaxMode})
 		http.Redirect(w, r, middleware.Next(r), http.StatusSeeOther)
-	})
-	mux.Handle("POST /logout", gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	})))
+	mux.Handle("POST /logout", sameOrigin.Handler(gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		session, _ := middleware.SessionFrom(r.Context())
 		signedIn.Delete(session.ID) // first your own store, then every socket of it:
 		if err := issuer.Revoke(r.Context(), tickets.Revocation{SessionID: session.ID, Reason: "logout"}); err != nil {
-			log.Print(err) // other servers will be told when they can be
+			log.Print(err) // in force here; other servers are told when they can be
 		}
 		http.Redirect(w, r, "/login", http.StatusSeeOther)
-	})))
-	return http.NewCrossOriginProtection().Handler(mux), nil // other sites' forms sign nobody in or out
+	}))))
+	return mux, nil
 }
 
 func Example() {
@@ -223,6 +224,15 @@ func Example_wrongOrder() {
 	// right order, a ticket in the log: false
 	// wrong order, a ticket in the log: true
 	// what the log's reader hears: hello ada
+}
+
+// What begins with no tag that net/http knows is served as plain text.
+func TestPagesAreHTML(t *testing.T) {
+	app, err := newApp(filepath.Join(t.TempDir(), "auth.log"))
+	require.NoError(t, err)
+	answer := httptest.NewRecorder()
+	app.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/login", nil))
+	require.Equal(t, "text/html; charset=utf-8", answer.Header().Get("Content-Type"))
 }
 
 // The README's program is newApp, and it builds.

@@ -26,8 +26,8 @@ func TestRefusalAllocations(t *testing.T) {
 		{"version", upgrade("GET", "/ws", "Sec-WebSocket-Version: 8"), 1},
 		{"no ticket", upgrade("GET", "/ws"), 1},
 		{"two tickets", upgrade("GET", "/ws?ticket="+minted+"&ticket="+minted), 3},
-		{"malformed ticket", upgrade("GET", "/ws?ticket=a"), 7},
-		{"unknown ticket", upgrade("GET", "/ws?ticket="+strings.Repeat("A", 43)), 8},
+		{"malformed ticket", upgrade("GET", "/ws?ticket=a"), 6},
+		{"unknown ticket", upgrade("GET", "/ws?ticket="+strings.Repeat("A", 43)), 7},
 		{"origin", upgrade("GET", "/ws?ticket="+minted, "Origin: https://evil.example"), 4},
 	} {
 		r := readRequest(c.request)

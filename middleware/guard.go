@@ -211,10 +211,7 @@ func (g *Guard) admit(r *http.Request, ip string, id *string, who **Session) (*A
 	if rej != nil {
 		return nil, rej
 	}
-	// Whether the ticket is spent is a fact that the client cannot take back by
-	// going away.
-	ctx := context.WithoutCancel(r.Context())
-	grant, err := g.issuer.Consume(ctx, t)
+	grant, err := g.issuer.Consume(r.Context(), t)
 	if err != nil {
 		return nil, consumeRejection(err)
 	}
@@ -222,7 +219,7 @@ func (g *Guard) admit(r *http.Request, ip string, id *string, who **Session) (*A
 		ID: grant.SessionID, Provider: grant.Provider, UserID: grant.UserID,
 		StartedAt: grant.StartedAt, ExpiresAt: grant.SessionExpiresAt, Data: grant.Data,
 	}
-	s, rej := g.session(ctx, r, grant, *who)
+	s, rej := g.session(r, grant, *who)
 	if rej != nil {
 		return nil, rej
 	}
@@ -239,7 +236,7 @@ func (g *Guard) admit(r *http.Request, ip string, id *string, who **Session) (*A
 
 // session applies the part of step 7 that only the grant can answer. granted is
 // the session as the ticket tells it.
-func (g *Guard) session(ctx context.Context, r *http.Request, grant tickets.Grant, granted *Session) (*Session, *Rejection) {
+func (g *Guard) session(r *http.Request, grant tickets.Grant, granted *Session) (*Session, *Rejection) {
 	if grant.Endpoint == "" && g.opts.RequireEndpoint || grant.Endpoint != "" && grant.Endpoint != g.endpoint(r) {
 		return nil, ticketRejection(http.StatusForbidden, codeForbidden, reasonEndpoint)
 	}
@@ -251,7 +248,8 @@ func (g *Guard) session(ctx context.Context, r *http.Request, grant tickets.Gran
 		s = outer // it may know more, and a later end
 	}
 	if g.opts.Restore != nil {
-		ctx, cancel := context.WithTimeout(ctx, restoreWait)
+		// The ticket is spent, which the client cannot take back by going away.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), restoreWait)
 		defer cancel()
 		restored, err := g.opts.Restore(ctx, s)
 		switch {

@@ -3,6 +3,7 @@ package middleware
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -255,4 +256,13 @@ func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
 }
 
 // ticketID joins the audit's lines of one ticket, and opens no door.
-func ticketID(t tickets.Ticket) string { return t.Key().String()[:12] }
+func ticketID(t tickets.Ticket) string {
+	id := t.Key().ID()
+	return shortHex(id[:6])
+}
+
+// shortHex is the hexadecimal of at most 8 bytes, for one allocation.
+func shortHex(b []byte) string {
+	var text [16]byte
+	return string(text[:hex.Encode(text[:], b)])
+}

@@ -87,8 +87,9 @@ const (
 var ErrEvicted = errors.New("evicted by a newer socket")
 
 // CloseError is the cause ([context.Cause]) of a guarded socket's context when
-// it is done, and what the WebSocket library's reads and writes return once
-// Sockets has ended the connection. Such an error is [net.ErrClosed] to
+// it is done: ask for it there. It is also what the connection's reads and
+// writes return once Sockets has ended it, but a WebSocket library that is given
+// the context returns that one's error instead. It is [net.ErrClosed] to
 // errors.Is.
 type CloseError struct {
 	Code   int    // the close code; of one that ended by itself, what its handler sent, or 1006

@@ -101,7 +101,9 @@ func TestGapAsksRestore(t *testing.T) {
 		require.Less(t, len(lines), 8, "asked again, but each time later")
 		require.Equal(t, "recheck", lines[0]["reason"])
 
-		restore = func(context.Context, *middleware.Session) (*middleware.Session, error) { return nil, middleware.ErrNoSession }
+		restore = func(context.Context, *middleware.Session) (*middleware.Session, error) {
+			return nil, middleware.ErrNoSession
+		}
 		requireClosed(t, pages["undecided"], 4401, "session_expired")
 		time.Sleep(time.Hour)
 		require.Equal(t, 1, here.sockets.Len(), "who was decided about is not asked about again")

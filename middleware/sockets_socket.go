@@ -3,6 +3,7 @@ package middleware
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"log/slog"
@@ -349,17 +350,21 @@ func (k *socket) facts(more int) []slog.Attr {
 		slog.String("user_id", k.session.UserID),
 		slog.String("ip", k.ip),
 		slog.String("path", k.path),
-		slog.String("ticket_id", hex.EncodeToString(k.ticketID[:])),
+		slog.String("ticket_id", shortHex(k.ticketID[:])),
 		slog.String("socket_id", k.socketID()))
 }
 
-func (k *socket) socketID() string { return fmt.Sprintf("%016x", k.id) }
+func (k *socket) socketID() string {
+	var id [8]byte
+	binary.BigEndian.PutUint64(id[:], k.id)
+	return shortHex(id[:])
+}
 
 func (k *socket) info() SocketInfo {
 	info := SocketInfo{
 		ID:       k.socketID(),
 		Provider: k.session.Provider, UserID: k.session.UserID,
-		Path: k.path, IP: k.ip, TicketID: hex.EncodeToString(k.ticketID[:]),
+		Path: k.path, IP: k.ip, TicketID: shortHex(k.ticketID[:]),
 		OpenedAt: time.Unix(0, k.openedAt), EndsAt: k.endsAt(),
 		BytesIn: k.conn.in.Load(), BytesOut: k.conn.sent.Load(),
 		Stream: k.stream,

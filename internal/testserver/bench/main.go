@@ -1,7 +1,7 @@
 // Command bench measures ticketgate beside what a user would pick instead, all in one run, and
 // prints what it found as two tables in Markdown. See its README.
 //
-//	go run .                      everything: about seven minutes
+//	go run .                      everything: some ten minutes
 //	go run . -only gate,audit     some rows
 //	go run . -o new.txt           and what benchstat reads, into a file
 package main
