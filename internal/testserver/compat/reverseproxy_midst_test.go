@@ -23,4 +23,3 @@ func TestReverseProxyRevokeMidstEcho(t *testing.T) {
 		})
 	}
 }
-
