@@ -172,23 +172,26 @@ func safely(tell func()) {
 
 func (n *nodes) succeed() {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.warned {
-		slog.Info("ticketgate: revocations of other nodes are heard again", "after", time.Since(n.heard))
-	}
+	silent, warned := time.Since(n.heard), n.warned
 	n.heard, n.err, n.deaf, n.warned = time.Now(), nil, false, false
 	n.current.Store(true)
 	if n.timer != nil {
 		n.timer.Reset(n.maxDeaf)
 	}
+	n.mu.Unlock()
+	if warned {
+		slog.Info("ticketgate: revocations of other nodes are heard again", "after", silent)
+	}
 }
 
 func (n *nodes) fail(err error) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	n.err = err
-	if silent := time.Since(n.heard); silent > deafAfter && !n.warned {
-		n.warned = true
+	silent := time.Since(n.heard)
+	warn := silent > deafAfter && !n.warned
+	n.warned = n.warned || warn
+	n.mu.Unlock()
+	if warn {
 		slog.Warn("ticketgate: revocations of other nodes are not heard", "for", silent, "error", err)
 	}
 }
