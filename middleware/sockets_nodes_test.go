@@ -71,17 +71,15 @@ func TestRevokeEndsSocketsOfAnotherNode(t *testing.T) {
 // After a gap somebody may have been revoked whom nobody remembers: the application is asked.
 func TestGapAsksRestore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		restore := func(_ context.Context, s *middleware.Session) (*middleware.Session, error) { return s, nil }
-		o := socketAppOptions{guard: middleware.GuardOptions{
-			Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) { return restore(ctx, s) },
-		}}
+		var asked restores
+		o := socketAppOptions{guard: middleware.GuardOptions{Restore: asked.restore}}
 		server, here, _ := twoNodes(t, &echoes{}, o)
 		pages := map[string]*page{}
 		for _, user := range []string{"alive", "dead", "undecided"} {
 			pages[user] = here.live(t, tickets.Grant{SessionID: user, UserID: user})
 		}
 		synctest.Wait()
-		restore = func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
+		asked.set(func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
 			switch s.UserID {
 			case "dead":
 				return nil, middleware.ErrNoSession
@@ -89,7 +87,7 @@ func TestGapAsksRestore(t *testing.T) {
 				return nil, errors.New("connection refused")
 			}
 			return s, nil
-		}
+		})
 		time.Sleep(time.Hour)
 		require.Equal(t, 3, here.sockets.Len(), "nobody asks without a reason")
 		server.Flush()
@@ -101,9 +99,7 @@ func TestGapAsksRestore(t *testing.T) {
 		require.Less(t, len(lines), 8, "asked again, but each time later")
 		require.Equal(t, "recheck", lines[0]["reason"])
 
-		restore = func(context.Context, *middleware.Session) (*middleware.Session, error) {
-			return nil, middleware.ErrNoSession
-		}
+		asked.set(says(middleware.ErrNoSession))
 		requireClosed(t, pages["undecided"], 4401, "session_expired")
 		time.Sleep(time.Hour)
 		require.Equal(t, 1, here.sockets.Len(), "who was decided about is not asked about again")
