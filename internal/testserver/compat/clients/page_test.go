@@ -89,7 +89,7 @@ func TestReconnects(t *testing.T) {
 		page.Wait(`said.length === 2`)
 		assert.Equal(t, "hello ada hello ada", page.String(`said.join(" ")`))
 		assert.Equal(t, 1, a.lines.count("ws_closed", "going_away"))
-		assert.Zero(t, a.lines.count("ws_ticket_rejected"), "no ticket is shown twice")
+		assert.Zero(t, a.lines.count("ws_ticket_rejected", "used"), "no ticket is shown twice; one may be lost with the server that minted it")
 
 		page.Eval(`leave.abort()`, nil)
 		eventually(t, "the end", func() bool { return a.sockets.Len() == 0 })
