@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/ticketgate/ticketgate/internal/testserver"
 	"github.com/ticketgate/ticketgate/internal/testserver/demo/page"
@@ -93,6 +94,20 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	awaitOthers(ctx, app.Issuer())
 	fmt.Fprintf(out, "ticketgate demo: %s/\nSign in with any name. Ctrl-C ends it.\n", self)
 	return testserver.Serve(ctx, listener, app)
+}
+
+// awaitOthers returns when this server has caught up with the others, or that takes too long: until
+// then it lets nobody in.
+func awaitOthers(ctx context.Context, issuer *tickets.Issuer) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for issuer.Health() != nil && ctx.Err() == nil {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
 }
