@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,18 +55,20 @@ func (s *Store) Append(ctx context.Context, r tickets.Revocation) error {
 	default:
 		return errors.New("redis store: append: the revocation is of no session and no person")
 	}
-	if err := s.append(ctx, fields); err != nil {
+	if _, err := s.append(ctx, fields); err != nil {
 		return fmt.Errorf("redis store: append: %w", err)
 	}
 	return nil
 }
 
-func (s *Store) append(ctx context.Context, fields []any) error {
+// append returns the id of the entry: the server's clock in milliseconds, "-", and a number.
+func (s *Store) append(ctx context.Context, fields []any) (id string, err error) {
 	var nonce [nonceBytes]byte
 	rand.Read(nonce[:])
 	args := append([]any{s.keepRevocations.Milliseconds(), "nonce", hex.EncodeToString(nonce[:])}, fields...)
-	_, err := s.eval(ctx, appendScript, s.logKey(), args...)
-	return err
+	reply, err := s.eval(ctx, appendScript, s.logKey(), args...)
+	id, _ = reply.(string)
+	return id, err
 }
 
 // Next returns what is in the log after the cursor, and waits for 0.2 s at most while there is
@@ -89,13 +92,20 @@ func (s *Store) next(ctx context.Context, after string) ([]tickets.Revocation, s
 	if err := s.wait(ctx, c); err != nil {
 		return nil, "", err
 	}
-	return s.read(ctx, c)
+	return s.read(ctx, c, c.id)
 }
 
 // begin reads the log from its beginning, and begins it where there is none.
 func (s *Store) begin(ctx context.Context) ([]tickets.Revocation, string, error) {
-	unwritable := s.append(ctx, nil) // which takes out what is too old
-	rs, next, err := s.read(ctx, cursor{})
+	id, unwritable := s.append(ctx, nil)
+	from := "-"
+	if ms, _, ok := strings.Cut(id, "-"); ok {
+		if now, err := strconv.ParseInt(ms, 10, 64); err == nil {
+			// What a trim has left that is older is over: it must not stand again.
+			from = strconv.FormatInt(max(0, now-s.keepRevocations.Milliseconds()), 10)
+		}
+	}
+	rs, next, err := s.read(ctx, cursor{}, from)
 	if err == nil && next == "" && unwritable != nil {
 		return nil, "", unwritable
 	}
@@ -128,10 +138,10 @@ const keyOfXRead = 6 // among its words
 
 // read returns all that there is after c, page by page, and the cursor behind it. The last entry of
 // one page is the first of the next: it must be there still, and be the same.
-func (s *Store) read(ctx context.Context, c cursor) ([]tickets.Revocation, string, error) {
+func (s *Store) read(ctx context.Context, c cursor, from string) ([]tickets.Revocation, string, error) {
 	var all []tickets.Revocation
 	for {
-		mark, entries, err := s.page(ctx, c)
+		mark, entries, err := s.page(ctx, from)
 		if err != nil {
 			return nil, "", err
 		}
@@ -158,14 +168,11 @@ func (s *Store) read(ctx context.Context, c cursor) ([]tickets.Revocation, strin
 		}
 		last := entries[len(entries)-1]
 		c = cursor{mark, last.id, last.fields["nonce"]}
+		from = c.id
 	}
 }
 
-func (s *Store) page(ctx context.Context, c cursor) (mark string, entries []entry, err error) {
-	from := c.id
-	if from == "" {
-		from = "-"
-	}
+func (s *Store) page(ctx context.Context, from string) (mark string, entries []entry, err error) {
 	reply, err := s.eval(ctx, readScript, s.logKey(), from, pageSize)
 	if err != nil {
 		return "", nil, err

@@ -2,6 +2,7 @@ package redisstore_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,19 +45,19 @@ func TestTrim(t *testing.T) {
 	client := newClient(t, newRedis(t).Addr)
 	store := newStore(t, client, nil)
 	require.NoError(t, client.Del(ctx, logKey).Err())
-	addOld(t, client, "1-1", "first")
-	_, behind := reasons(t, store, "")
-	addOld(t, client, "1-2", "second")
-	addOld(t, client, "1-3", "third")
+	for i, reason := range []string{"first", "second", "third"} {
+		addOld(t, client, fmt.Sprint("1-", i+1), reason)
+	}
 	got, upToDate := reasons(t, store, "")
-	require.Equal(t, []string{"first", "second", "third"}, got)
+	require.Empty(t, got, "what is over does not stand again")
+	require.Equal(t, int64(2), client.XLen(ctx, logKey).Val(), "the third, and that the log was opened")
 
 	revoke(t, store, "new")
-	require.Equal(t, int64(2), client.XLen(ctx, logKey).Val()) // the third, and the new one
 	got, _ = reasons(t, store, upToDate)
 	require.Equal(t, []string{"new"}, got)
-	_, _, err := store.Next(ctx, behind)
-	require.ErrorIs(t, err, tickets.ErrGap)
+	mark, _, _ := strings.Cut(upToDate, "/")
+	_, _, err := store.Next(ctx, mark+"/1-1/first")
+	require.ErrorIs(t, err, tickets.ErrGap, "who has read the first only has missed some")
 }
 
 func TestLogIsReadInPages(t *testing.T) {

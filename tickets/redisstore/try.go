@@ -52,10 +52,10 @@ func (s *Store) tryTicket(ctx context.Context) error {
 
 // tryLog writes into the log that a store was opened, and reads.
 func (s *Store) tryLog(ctx context.Context) error {
-	if err := s.append(ctx, nil); err != nil {
+	if _, err := s.append(ctx, nil); err != nil {
 		return fmt.Errorf("append: %w", err)
 	}
-	if _, _, err := s.page(ctx, cursor{}); err != nil {
+	if _, _, err := s.page(ctx, "-"); err != nil {
 		return fmt.Errorf("read the log: %w", err)
 	}
 	if err := s.wait(ctx, cursor{id: "0-0"}); err != nil {
