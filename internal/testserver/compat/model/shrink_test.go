@@ -117,6 +117,7 @@ func TestLives(t *testing.T) {
 // What breaks a promise is found, and made short.
 func TestBrokenLives(t *testing.T) {
 	rapidFlags(t)
+	require.NoError(t, flag.Set("rapid.checks", "500")) // it ends with the first that fails
 	for name, b := range broken {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
