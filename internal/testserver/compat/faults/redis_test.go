@@ -227,23 +227,11 @@ var redisFaults = []struct {
 	}},
 }
 
-// every does something again and again until end is called, which returns when nothing is left of it.
+// every is as the other, and ends what f has made of the connection.
 func (p *pair) every(d time.Duration, f func()) (end func()) {
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			f()
-			select {
-			case <-time.After(d):
-			case <-stop:
-				return
-			}
-		}
-	}()
+	stop := every(d, f)
 	return func() {
-		close(stop)
-		<-done
+		stop()
 		p.west.Pass()
 	}
 }
