@@ -49,7 +49,7 @@ type IssuerOptions struct {
 // from NewIssuer to Close.
 type Issuer struct {
 	store     Store
-	waits     bool // the store may look at its context
+	memory    *MemoryStore // the store, if it is one: half of the tickets' cost would be the interface
 	ttl       time.Duration
 	base      time.Time
 	shares    shares
@@ -107,8 +107,8 @@ func NewIssuer(store Store, opts *IssuerOptions) (*Issuer, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("new issuer: %w", err)
 	}
-	_, memory := store.(*MemoryStore)
-	i := &Issuer{store: store, waits: !memory, ttl: o.TTL, base: time.Now()}
+	memory, _ := store.(*MemoryStore)
+	i := &Issuer{store: store, memory: memory, ttl: o.TTL, base: time.Now()}
 	i.shares.init(o.TTL, o.MaxPerSession)
 	remember := min(o.RememberRevocations, longest) // beyond that a Duration overflows
 	if shared {
@@ -139,10 +139,10 @@ func (i *Issuer) Mint(ctx context.Context, g Grant) (Ticket, error) {
 	now := time.Now()
 	lifetime := i.lifetime(&g, now)
 	if lifetime <= 0 {
-		return "", &refusal{ErrExpired, "mint ticket: the session has expired"}
+		return "", &refusal{kind: ErrExpired, text: "mint ticket: the session has expired"}
 	}
 	if i.revoked.cover(&g) {
-		return "", &refusal{ErrRevoked, "mint ticket: the session was revoked"}
+		return "", &refusal{kind: ErrRevoked, text: "mint ticket: the session was revoked"}
 	}
 	var mint minted
 	if g.SessionID != "" {
@@ -153,11 +153,18 @@ func (i *Issuer) Mint(ctx context.Context, g Grant) (Ticket, error) {
 	}
 	g.MintedAt, g.ExpiresAt = now, now.Add(lifetime)
 	t, key := newTicket()
-	if err := i.store.Put(ctx, key, g); err != nil {
+	if err := i.put(ctx, &key, &g); err != nil {
 		i.shares.giveBack(mint)
 		return "", fmt.Errorf("mint ticket: %w", err)
 	}
 	return t, nil
+}
+
+func (i *Issuer) put(ctx context.Context, key *Key, g *Grant) error {
+	if i.memory != nil {
+		return i.memory.put(&key.id, g, true)
+	}
+	return i.store.Put(ctx, *key, *g)
 }
 
 // Lifetime returns how long a ticket for g would live if it were minted now: the TTL, or less where
@@ -182,7 +189,7 @@ func (i *Issuer) lifetime(g *Grant, now time.Time) time.Duration {
 // means that it could not be decided, and nobody may be let in: the store failed, the issuer is
 // closed, or (ErrDeaf) it has not caught up with the revocations of other nodes. Of the last two the
 // ticket is untouched.
-func (i *Issuer) Consume(ctx context.Context, t Ticket) (Grant, error) {
+func (i *Issuer) Consume(ctx context.Context, t Ticket) (g Grant, err error) {
 	if i.closed.Load() {
 		return Grant{}, fmt.Errorf("consume ticket: %w", ErrClosed)
 	}
@@ -194,10 +201,12 @@ func (i *Issuer) Consume(ctx context.Context, t Ticket) (Grant, error) {
 			return Grant{}, fmt.Errorf("consume ticket: %w", err)
 		}
 	}
-	if i.waits { // a MemoryStore looks at no context, and need not pay for one
-		ctx = context.WithoutCancel(ctx)
+	key := t.Key()
+	if i.memory != nil {
+		err = i.memory.take(&key.id, &g)
+	} else {
+		g, err = i.store.Take(context.WithoutCancel(ctx), key)
 	}
-	g, err := i.store.Take(ctx, t.Key())
 	if err != nil {
 		return Grant{}, refuse(t, err)
 	}
@@ -213,17 +222,32 @@ func (i *Issuer) Consume(ctx context.Context, t Ticket) (Grant, error) {
 
 // refuse gives a store's error the text that Consume promises for its kind.
 func refuse(t Ticket, err error) error {
-	switch {
-	case !errors.Is(err, ErrInvalid):
+	switch kindOf(err) {
+	case nil:
 		return fmt.Errorf("consume ticket: %w", err)
-	case errors.Is(err, ErrRevoked):
-		return &refusal{ErrRevoked, "ticket revoked"}
-	case errors.Is(err, ErrExpired):
-		return &refusal{ErrExpired, "ticket expired"}
-	case errors.Is(err, ErrUsed):
-		return &refusal{ErrUsed, "unknown ticket: " + t.hint()}
+	case ErrRevoked:
+		return &refusal{kind: ErrRevoked, text: "ticket revoked"}
+	case ErrExpired:
+		return &refusal{kind: ErrExpired, text: "ticket expired"}
+	case ErrUsed:
+		return &refusal{kind: ErrUsed, text: "unknown ticket: ", hint: t.hint()}
 	}
-	return &refusal{ErrUnknown, "unknown ticket: " + t.hint()}
+	return &refusal{kind: ErrUnknown, text: "unknown ticket: ", hint: t.hint()}
+}
+
+// kindOf returns which kind of ErrInvalid err is, or nil. A MemoryStore's needs no search.
+func kindOf(err error) error {
+	for _, kind := range []error{ErrUnknown, ErrUsed, ErrExpired, ErrRevoked} {
+		if err == kind {
+			return kind
+		}
+	}
+	for _, kind := range []error{ErrRevoked, ErrExpired, ErrUsed, ErrInvalid} {
+		if errors.Is(err, kind) {
+			return kind
+		}
+	}
+	return nil
 }
 
 // Health returns nil while this node hears the revocations of the others, or has no others to hear;

@@ -71,8 +71,10 @@ func TestEverythingIsDropped(t *testing.T) {
 				time.Sleep(time.Second)
 			}
 		}
-		held := func() (generations, sessions int) {
+		held := func() (generations, sessions int, counted int64) {
+			counted = m.count.Load()
 			for s := range m.shards {
+				counted -= m.shards[s].places
 				generations += len(m.shards[s].generations)
 				if i.shares.shards[s].cur != nil || i.shares.shards[s].prev != nil {
 					sessions++
@@ -80,16 +82,16 @@ func TestEverythingIsDropped(t *testing.T) {
 			}
 			return
 		}
-		generations, sessions := held()
+		generations, sessions, counted := held()
 		require.Greater(t, generations, shardCount)
 		require.Equal(t, shardCount, sessions)
-		require.EqualValues(t, 20000, m.count.Load())
+		require.EqualValues(t, 20000, counted)
 		time.Sleep(DefaultTTL + expiredMemory + widthOf(classOf(DefaultTTL)) + time.Millisecond)
 		mint(Grant{SessionID: "s"}) // one call, in one shard
-		generations, sessions = held()
+		generations, sessions, counted = held()
 		assert.Equal(t, 1, generations)
 		assert.Equal(t, 1, sessions)
-		assert.EqualValues(t, 1, m.count.Load())
+		assert.EqualValues(t, 1, counted)
 	})
 }
 
@@ -112,7 +114,7 @@ func TestLongTicketsHoldNoShortOnes(t *testing.T) {
 		held := 0
 		for s := range m.shards {
 			for _, gen := range m.shards[s].generations {
-				held += gen.index.n
+				held += gen.n
 			}
 		}
 		assert.Equal(t, 501, held)
@@ -185,7 +187,6 @@ func TestClassesOfLifetime(t *testing.T) {
 // The place where retire stopped may be the end of a chunk that has since been followed by another.
 func TestRetireGoesOnInTheNextChunk(t *testing.T) {
 	var gen generation
-	gen.index.clear()
 	large := Grant{SessionID: strings.Repeat("s", 8<<10)}
 	size := entrySize(&large)
 	for n := range 30 {
@@ -201,7 +202,6 @@ func TestRetireGoesOnInTheNextChunk(t *testing.T) {
 // What is expired to the last entry is passed to its end, and not beyond.
 func TestRetireEnds(t *testing.T) {
 	var gen generation
-	gen.index.clear()
 	g := Grant{SessionID: "s"}
 	for n := range 3 {
 		id := [32]byte{8: byte(n)}
@@ -290,6 +290,7 @@ func TestRetireBetweenClockAndLock(t *testing.T) {
 	for i := byte(10); i < 14; i++ {
 		put(key(1, i), time.Second)
 	}
+	m.giveBack()
 	m.max = m.count.Load()
 	at += 500 * time.Millisecond
 	accepted := 0
@@ -300,5 +301,18 @@ func TestRetireBetweenClockAndLock(t *testing.T) {
 	}
 	if accepted > 0 {
 		t.Fatalf("a full store (nothing expired) took %d more; count %d", accepted, m.count.Load())
+	}
+}
+
+// No shard gets more places than there are.
+func TestBoundHoldsInOneShard(t *testing.T) {
+	now := time.Now()
+	for _, most := range []int{1, 63, 64, 65, 5000} {
+		m := NewMemoryStore(&MemoryOptions{MaxOutstanding: most})
+		for n := range most + 1 {
+			key := Key{id: [32]byte{8: byte(n), 9: byte(n >> 8)}}
+			err := m.Put(t.Context(), key, Grant{MintedAt: now, ExpiresAt: now.Add(time.Minute)})
+			require.Equal(t, n == most, err != nil, "%d of %d: %v", n+1, most, err)
+		}
 	}
 }

@@ -86,6 +86,57 @@ func TestMemoryStoreIsBounded(t *testing.T) {
 	})
 }
 
+// Among many, in whatever order and however long after: each is found, once.
+func TestEveryOneOfManyIsFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := mustIssuer(t, tickets.NewMemoryStore(nil), nil)
+		all := make([]tickets.Ticket, 30_000)
+		user := func(n int) string { return strings.Repeat("u", n%100) }
+		for n := range all {
+			all[n] = mustMint(t, i, tickets.Grant{UserID: user(n)})
+			if n%1000 == 0 {
+				time.Sleep(time.Second - time.Nanosecond) // several generations
+			}
+		}
+		for _, n := range rand.Perm(len(all)) {
+			g, err := i.Consume(t.Context(), all[n])
+			require.NoError(t, err, n)
+			require.Equal(t, user(n), g.UserID)
+		}
+		for _, ticket := range all {
+			_, err := i.Consume(t.Context(), ticket)
+			require.ErrorIs(t, err, tickets.ErrUsed)
+		}
+	})
+}
+
+// Shards are given places many at a time, and yet the bound is exact, and reached.
+func TestBoundIsExactForMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most, minting = 3000, 4
+		i := mustIssuer(t, tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: most}), nil)
+		for range 30 {
+			var minted atomic.Int64
+			var wg sync.WaitGroup
+			for range minting {
+				wg.Go(func() {
+					for {
+						_, err := i.Mint(t.Context(), tickets.Grant{})
+						if err != nil {
+							assert.ErrorIs(t, err, tickets.ErrFull)
+							return
+						}
+						minted.Add(1)
+					}
+				})
+			}
+			wg.Wait()
+			require.EqualValues(t, most, minted.Load())
+			time.Sleep(tickets.DefaultTTL + time.Nanosecond)
+		}
+	})
+}
+
 // A refused mint at the store's bound takes nothing of the session's share.
 func TestFullTakesNoShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

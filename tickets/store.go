@@ -94,11 +94,13 @@ func (e *TooManyError) Error() string {
 // Unwrap returns ErrTooMany.
 func (e *TooManyError) Unwrap() error { return ErrTooMany }
 
-// refusal is an error whose text is promised and whose kind is one of ErrInvalid's.
+// refusal is an error whose text is promised and whose kind is one of ErrInvalid's. Of the ticket it has
+// no more than its text shows, which is put together only for those who look.
 type refusal struct {
 	kind error
 	text string
+	hint hint
 }
 
-func (r *refusal) Error() string { return r.text }
+func (r *refusal) Error() string { return r.text + string(r.hint.text[:r.hint.size]) }
 func (r *refusal) Unwrap() error { return r.kind }

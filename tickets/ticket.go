@@ -24,7 +24,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"strings"
 	"unsafe"
 )
 
@@ -112,25 +111,29 @@ func (t Ticket) LogValue() slog.Value { return slog.StringValue(redacted) }
 // meant to carry one carries string(t).
 func (t Ticket) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// hint returns the first 8 characters of a ticket where that is less than half of it, for the one
-// error that shows any. What is not printable ASCII becomes '?': the value is a stranger's.
-func (t Ticket) hint() string {
-	const shown = 8
-	var b strings.Builder
+// hint is the first 8 characters of a ticket where that is less than half of it, for the one error that
+// shows any. What is not printable ASCII is '?': the value is a stranger's.
+type hint struct {
+	text [8]byte
+	size int
+}
+
+func (t Ticket) hint() hint {
+	var h hint
 	n := 0
 	for _, r := range string(t) {
-		n++
-		switch {
-		case n > 2*shown:
-			return b.String()
-		case n > shown:
-		case r < ' ' || r > '~':
-			b.WriteByte('?')
-		default:
-			b.WriteRune(r)
+		if n < len(h.text) {
+			if r < ' ' || r > '~' {
+				r = '?'
+			}
+			h.text[n] = byte(r)
+		}
+		if n++; n > 2*len(h.text) {
+			h.size = len(h.text)
+			return h
 		}
 	}
-	return ""
+	return hint{}
 }
 
 // Key is what a store is handed instead of the ticket. It prints as its ID, 64 hexadecimal digits,

@@ -26,7 +26,7 @@ type mint struct {
 
 func newWindow(now time.Duration) *window {
 	w := &window{start: now, last: now}
-	w.index.clear()
+	w.index.clear(0)
 	return w
 }
 
@@ -101,8 +101,8 @@ func (w *window) add(hash uint64, l *mintList, now time.Duration) minted {
 	m := mint{at: uint32((max(now-w.start, 0)+time.Millisecond-1)/time.Millisecond) + 1}
 	w.last = max(w.last, now)
 	if l == nil {
-		if w.index.crowded() {
-			w.index.clear()
+		if w.index.crowded(1) {
+			w.index.clear(0)
 			for p := range w.lists.n {
 				w.index.add(w.lists.at(p).hash, p)
 			}
