@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"runtime"
 	"sync"
 	"time"
 )
@@ -39,6 +40,7 @@ func (g *group) add(line []byte) error {
 
 	if first {
 		g.commit.Lock()
+		runtime.Gosched() // those whose lines have just been written come along with their next
 		g.mu.Lock()
 		g.next = nil
 		g.mu.Unlock()
