@@ -104,14 +104,14 @@ func compare(b *testing.B, floor, f func(), unit string) {
 }
 
 func BenchmarkMintConsume(b *testing.B) {
-	e := newExchange(b, &tickets.IssuerOptions{TTL: time.Second, MaxPerSession: 1 << 20})
+	e := newExchange(b, &tickets.IssuerOptions{TTL: 8 * time.Second, MaxPerSession: 1 << 20})
 	e.settle()
 	compare(b, func() { sink.text, sink.hash = bareCrypto() }, e.mintAndConsume, "x-bare-crypto")
 }
 
 // The issuer is shared; what is compared with is two goroutines of bare crypto that share nothing.
 func BenchmarkMintConsumeInTwoGoroutines(b *testing.B) {
-	e := newExchange(b, &tickets.IssuerOptions{TTL: time.Second, MaxPerSession: 1 << 20})
+	e := newExchange(b, &tickets.IssuerOptions{TTL: 8 * time.Second, MaxPerSession: 1 << 20})
 	e.settle()
 	two := func(f func(worker int)) func() {
 		return func() {

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,11 +38,14 @@ type MemoryStore struct {
 	base   time.Time                                   // where mono begins
 	count  atomic.Int64                                // entries in all generations but the retired ones, and unused places
 	due    due
-	shards [shardCount]memoryShard
+	shards []memoryShard // a power of two
 }
 
-// Enough that two requests seldom meet in one, few enough that a visit to all of them is nothing.
-const shardCount = 64
+// shardCount is enough shards that two processors seldom meet in one, and no more: what a ticket touches of
+// a shard is in a processor's cache only if tickets come there often.
+func shardCount() int {
+	return min(max(16, 1<<bits.Len(uint(4*runtime.GOMAXPROCS(0)-1))), 256)
+}
 
 type memoryShard struct {
 	mu          sync.Mutex
@@ -68,7 +73,7 @@ var (
 
 // NewMemoryStore returns an empty store; nil options are the defaults.
 func NewMemoryStore(opts *MemoryOptions) *MemoryStore {
-	m := &MemoryStore{max: DefaultMaxOutstanding, base: time.Now()}
+	m := &MemoryStore{max: DefaultMaxOutstanding, base: time.Now(), shards: make([]memoryShard, shardCount())}
 	if opts != nil && opts.MaxOutstanding > 0 {
 		m.max = int64(opts.MaxOutstanding)
 	}
@@ -166,7 +171,9 @@ func (m *MemoryStore) take(id *[32]byte, g *Grant) error {
 }
 
 // The IDs are SHA-256: any bytes of them are evenly spread, and nobody can choose them.
-func (m *MemoryStore) shard(id *[32]byte) *memoryShard { return &m.shards[id[0]%shardCount] }
+func (m *MemoryStore) shard(id *[32]byte) *memoryShard {
+	return &m.shards[int(id[0])&(len(m.shards)-1)]
+}
 
 func hashOf(id *[32]byte) uint64 { return binary.LittleEndian.Uint64(id[8:]) }
 
@@ -178,7 +185,7 @@ func (m *MemoryStore) reserve(shard *memoryShard) bool {
 		if n >= m.max {
 			return false
 		}
-		got := min(max((m.max-n)/shardCount, 1), placesAtOnce)
+		got := min(max((m.max-n)/int64(len(m.shards)), 1), placesAtOnce)
 		if m.count.CompareAndSwap(n, n+got) {
 			shard.places = got
 			return true

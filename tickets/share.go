@@ -16,13 +16,13 @@ type shares struct {
 	max    int
 	seed   maphash.Seed // nobody can choose session ids that meet
 	due    due
-	shards [shardCount]shareShard
+	shards []shareShard // a power of two
 }
 
 type shareShard struct {
 	mu        sync.Mutex
-	cur, prev *window // nil: none
-	_         [40]byte
+	cur, prev *window   // nil: none
+	_         [104]byte // two cache lines to itself
 }
 
 // minted is one mint that holds a place, so that it can be given back. The zero value holds none.
@@ -35,6 +35,7 @@ type minted struct {
 
 func (s *shares) init(ttl time.Duration, limit int) {
 	s.ttl, s.max, s.seed = ttl, limit, maphash.MakeSeed()
+	s.shards = make([]shareShard, shardCount())
 	s.due.init()
 }
 
@@ -42,7 +43,7 @@ func (s *shares) init(ttl time.Duration, limit int) {
 func (s *shares) take(session string, now time.Duration) (minted, error) {
 	s.dropDead(now)
 	hash := maphash.String(s.seed, session)
-	shard := &s.shards[hash>>32%shardCount]
+	shard := &s.shards[int(hash>>32)&(len(s.shards)-1)]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	shard.turn(now, s.ttl)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -18,8 +19,9 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// held is what a rival keeps under a ticket. They are given less to do than ticketgate: the ticket
-// itself is the key, nothing is hashed, no session has a share and none can be revoked.
+// held is what a rival keeps under a ticket. They are given less to do than ticketgate: no session has a
+// share and none can be revoked. As they are commonly used, the ticket itself is the key; "hashed" means
+// that its SHA-256 is, as ticketgate's store has it, so that who reads the store has no tickets.
 type held struct {
 	SessionID, Provider, UserID string
 	StartedAt, SessionExpiresAt time.Time
@@ -57,16 +59,24 @@ const (
 	scsName = "scs v2.9.0 memstore"
 	jwtName = "golang-jwt v5.3.1 HS256, replay set"
 	mapName = "bare map"
+	hashed  = ", hashed"
 )
 
 // keepers by name; size is how many tickets there will be at most.
 var keepers = map[string]func(size int, ttl time.Duration) *keeper{
-	ours: newTicketgate, goScan: newScan, ttlName: newTTLCache, lruName: newLRU, otterIs: newOtter,
-	scsName: newMemstore, jwtName: newJWT, mapName: newMap,
+	ours: newTicketgate, goScan: newScan, scsName: newMemstore, jwtName: newJWT, mapName: newMap,
+	ttlName: newTTLCache(itself), lruName: newLRU(itself), otterIs: newOtter(itself),
+	ttlName + hashed: newTTLCache(hash), lruName + hashed: newLRU(hash), otterIs + hashed: newOtter(hash),
 }
 
-// rivals are those that forget what was never used.
-var rivals = []string{goScan, ttlName, lruName, otterIs, scsName, jwtName}
+// rivals are those that forget what was never used, and hashedRivals those of them that know no ticket.
+var (
+	rivals       = []string{goScan, ttlName, lruName, otterIs, scsName, jwtName}
+	hashedRivals = []string{ttlName + hashed, lruName + hashed, otterIs + hashed}
+)
+
+func itself(ticket string) string          { return ticket }
+func hash(ticket string) [sha256.Size]byte { return sha256.Sum256([]byte(ticket)) }
 
 func newTicketgate(size int, ttl time.Duration) *keeper {
 	store := tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: max(size, 1<<30)})
@@ -136,55 +146,62 @@ func mapKeeper(ttl time.Duration, scan bool) *keeper {
 	}
 }
 
-func newTTLCache(_ int, ttl time.Duration) *keeper {
-	c := ttlcache.New(ttlcache.WithTTL[string, held](ttl), ttlcache.WithDisableTouchOnHit[string, held]())
-	go c.Start()
-	return &keeper{
-		mint: func(g *tickets.Grant) string {
-			ticket := random()
-			c.Set(ticket, heldOf(g), ttlcache.DefaultTTL)
-			return ticket
-		},
-		take: func(ticket string) (string, bool) {
-			item, ok := c.GetAndDelete(ticket)
-			if !ok || item == nil || item.IsExpired() {
-				return "", false
-			}
-			return item.Value().UserID, true
-		},
-		close: c.Stop,
+func newTTLCache[K comparable](key func(ticket string) K) func(int, time.Duration) *keeper {
+	return func(_ int, ttl time.Duration) *keeper {
+		c := ttlcache.New(ttlcache.WithTTL[K, held](ttl), ttlcache.WithDisableTouchOnHit[K, held]())
+		go c.Start()
+		return &keeper{
+			mint: func(g *tickets.Grant) string {
+				ticket := random()
+				c.Set(key(ticket), heldOf(g), ttlcache.DefaultTTL)
+				return ticket
+			},
+			take: func(ticket string) (string, bool) {
+				item, ok := c.GetAndDelete(key(ticket))
+				if !ok || item == nil || item.IsExpired() {
+					return "", false
+				}
+				return item.Value().UserID, true
+			},
+			close: c.Stop,
+		}
 	}
 }
 
-func newLRU(size int, ttl time.Duration) *keeper {
-	c := expirable.NewLRU[string, held](size, nil, ttl)
-	return &keeper{
-		mint: func(g *tickets.Grant) string {
-			ticket := random()
-			c.Add(ticket, heldOf(g))
-			return ticket
-		},
-		take: func(ticket string) (string, bool) {
-			h, ok := c.Get(ticket)
-			return h.UserID, c.Remove(ticket) && ok // of two that get it, one removes it
-		},
-		close: c.Purge, // its goroutine goes on for good, and holds it
+func newLRU[K comparable](key func(ticket string) K) func(int, time.Duration) *keeper {
+	return func(size int, ttl time.Duration) *keeper {
+		c := expirable.NewLRU[K, held](size, nil, ttl)
+		return &keeper{
+			mint: func(g *tickets.Grant) string {
+				ticket := random()
+				c.Add(key(ticket), heldOf(g))
+				return ticket
+			},
+			take: func(ticket string) (string, bool) {
+				k := key(ticket)
+				h, ok := c.Get(k)
+				return h.UserID, c.Remove(k) && ok // of two that get it, one removes it
+			},
+			close: c.Purge, // its goroutine goes on for good, and holds it
+		}
 	}
 }
 
-func newOtter(size int, ttl time.Duration) *keeper {
-	c := must(otter.New(&otter.Options[string, held]{MaximumSize: size, ExpiryCalculator: otter.ExpiryWriting[string, held](ttl)}))
-	return &keeper{
-		mint: func(g *tickets.Grant) string {
-			ticket := random()
-			c.Set(ticket, heldOf(g))
-			return ticket
-		},
-		take: func(ticket string) (string, bool) {
-			h, ok := c.Invalidate(ticket)
-			return h.UserID, ok
-		},
-		close: func() { c.StopAllGoroutines() },
+func newOtter[K comparable](key func(ticket string) K) func(int, time.Duration) *keeper {
+	return func(size int, ttl time.Duration) *keeper {
+		c := must(otter.New(&otter.Options[K, held]{MaximumSize: size, ExpiryCalculator: otter.ExpiryWriting[K, held](ttl)}))
+		return &keeper{
+			mint: func(g *tickets.Grant) string {
+				ticket := random()
+				c.Set(key(ticket), heldOf(g))
+				return ticket
+			},
+			take: func(ticket string) (string, bool) {
+				h, ok := c.Invalidate(key(ticket))
+				return h.UserID, ok
+			},
+			close: func() { c.StopAllGoroutines() },
+		}
 	}
 }
 
