@@ -141,6 +141,7 @@ func (m *MemoryStore) put(id *[32]byte, g *Grant, fresh bool) error {
 	return nil
 }
 
+// take is Take. g is zero, and stays so where there is an error.
 func (m *MemoryStore) take(id *[32]byte, g *Grant) error {
 	now, wall := m.now()
 	m.dropDead(now)
@@ -158,15 +159,14 @@ func (m *MemoryStore) take(id *[32]byte, g *Grant) error {
 	if now > e.deadline() {
 		return ErrExpired
 	}
-	var found Grant
-	if err := found.decode(e.grant()); err != nil {
+	if err := g.decode(e.grant()); err != nil {
 		return err // not reached: add wrote it
 	}
-	if wall.After(found.ExpiresAt) { // which has no monotonic reading, so this compares wall clocks
+	if wall.After(g.ExpiresAt) { // which has no monotonic reading, so this compares wall clocks
+		*g = Grant{}
 		return ErrExpired
 	}
 	gen.use(position)
-	*g = found
 	return nil
 }
 
