@@ -19,7 +19,8 @@ import (
 )
 
 func benchGuard(tb testing.TB, opts middleware.GuardOptions) (*middleware.Guard, *tickets.Issuer) {
-	issuer := must(tickets.NewIssuer(tickets.NewMemoryStore(nil), nil))
+	store := tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: 1 << 30})
+	issuer := must(tickets.NewIssuer(store, &tickets.IssuerOptions{MaxPerSession: 1 << 20}))
 	opts.Audit = audit.New(slog.DiscardHandler)
 	return must(middleware.NewGuard(issuer, &opts)), issuer
 }

@@ -25,13 +25,15 @@ import (
 // seconds. But it is a credential until it is used.
 func ConcealTicket(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if stripped := stripURL(r, resemblesUpgrade(r)); stripped != r {
+		if c := findTickets(r, resemblesUpgrade(r)); c.any() {
+			ctx := r.Context()
 			// Once: an inner ConcealTicket sees a query that has lost it.
-			if _, ok := r.Context().Value(sentQueryKey{}).(*string); !ok {
+			if _, ok := ctx.Value(sentQueryKey{}).(*string); !ok {
 				query := r.URL.RawQuery
-				stripped = stripped.WithContext(context.WithValue(r.Context(), sentQueryKey{}, &query))
+				ctx = context.WithValue(ctx, sentQueryKey{}, &query)
 			}
-			r = stripped
+			r = r.WithContext(ctx)
+			c.apply(r, new(url.URL))
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -61,41 +63,52 @@ func looksMinted(value string) bool {
 	return true
 }
 
-// stripURL returns r itself if nothing about its URL, RequestURI or Referer has
-// to go, or else a shallow copy without it. With all, every ticket parameter
-// goes; without, those that look like one of ours.
-func stripURL(r *http.Request, all bool) *http.Request {
-	query, changed := stripQuery(r.URL.RawQuery, all)
-	uri, uriChanged := r.RequestURI, changed
-	if path, ok := strings.CutSuffix(uri, "?"+r.URL.RawQuery); !ok {
-		uri, uriChanged = stripURI(uri, all)
-	} else if changed {
-		uri = withQuery(path, query)
+// concealed is how a request's URL, RequestURI and Referer read without the
+// tickets that are in them.
+type concealed struct {
+	query, uri string
+	referers   []string
+
+	url, referer bool // which of them read differently
+}
+
+func (c *concealed) any() bool { return c.url || c.referer }
+
+// findTickets looks for what has to go from a request. With all, every ticket
+// parameter goes; without, those that look like one of ours.
+func findTickets(r *http.Request, all bool) (c concealed) {
+	sent := r.URL.RawQuery
+	c.query, c.url = stripQuery(sent, all)
+	c.uri = r.RequestURI
+	if path, ok := strings.CutSuffix(c.uri, sent); !ok || !strings.HasSuffix(path, "?") {
+		uri, changed := stripURI(c.uri, all)
+		c.uri, c.url = uri, c.url || changed
+	} else if c.url {
+		c.uri = withQuery(path[:len(path)-1], c.query)
 	}
-	referers := r.Header["Referer"]
-	refererChanged := false
-	for i, line := range referers {
-		if stripped, c := stripURI(line, all); c {
-			if !refererChanged {
-				referers, refererChanged = slices.Clone(referers), true
+	c.referers = r.Header["Referer"]
+	for i, line := range c.referers {
+		if stripped, changed := stripURI(line, all); changed {
+			if !c.referer {
+				c.referers, c.referer = slices.Clone(c.referers), true
 			}
-			referers[i] = stripped
+			c.referers[i] = stripped
 		}
 	}
-	if !changed && !uriChanged && !refererChanged {
-		return r
-	}
-	c := new(http.Request)
-	*c = *r
-	u := *r.URL
-	u.RawQuery, u.ForceQuery = query, false
-	c.URL, c.RequestURI = &u, uri
-	c.Form = nil // an outer ParseForm kept the ticket: parse anew
-	if refererChanged {
-		c.Header = r.Header.Clone() // others may hold on to the original
-		c.Header["Referer"] = referers
-	}
 	return c
+}
+
+// apply changes r, which is a shallow copy that is the caller's; its URL goes
+// into u.
+func (c *concealed) apply(r *http.Request, u *url.URL) {
+	*u = *r.URL
+	u.RawQuery, u.ForceQuery = c.query, false
+	r.URL, r.RequestURI = u, c.uri
+	r.Form = nil // an outer ParseForm kept the ticket: parse anew
+	if c.referer {
+		r.Header = r.Header.Clone() // others may hold on to the original
+		r.Header["Referer"] = c.referers
+	}
 }
 
 func stripURI(uri string, all bool) (kept string, changed bool) {
@@ -133,8 +146,8 @@ func stripQuery(query string, all bool) (kept string, changed bool) {
 	first := true
 	for pair := range strings.SplitSeq(query, "&") {
 		key, value, _ := strings.Cut(pair, "=")
-		key, _ = url.QueryUnescape(key)
-		value, _ = url.QueryUnescape(value)
+		key, _ = unescape(key)
+		value, _ = unescape(value)
 		if key == ticketParam && (all || looksMinted(value)) {
 			changed = true
 			continue

@@ -25,9 +25,8 @@ type frameConn struct {
 
 	in, sent atomic.Int64 // bytes
 
-	reading   sync.Mutex // held for the length of a Read
-	writing   sync.Mutex // held for the length of a Write; guards out, opened, told
-	deadlines sync.Mutex // orders the library's deadlines before ours
+	reading sync.Mutex // held for the length of a Read
+	writing sync.Mutex // held for the length of a Write; guards out, opened, told
 
 	out    frames
 	opened bool        // it has become a WebSocket
@@ -119,28 +118,27 @@ func (c *frameConn) Write(p []byte) (int, error) {
 }
 
 func (c *frameConn) send(p []byte) (int, error) {
+	after := c.out
+	end := after.next(p)
+	// The beginning of a frame, of a size that libraries buffer, and not its end:
+	// they hand it to writev with the rest where they can (net.Buffers), but
+	// through no other type than net's own.
+	begins := len(p) <= 8<<10 && c.out.boundary() && !after.boundary()
 	var n int
 	var err error
-	if tcp, ok := c.Conn.(*net.TCPConn); ok && c.begins(p) {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok && begins {
 		n, err = writeMore(tcp, p)
 	} else {
 		n, err = c.Conn.Write(p)
 	}
 	c.sent.Add(int64(n))
-	c.out.advance(p[:n])
-	return n, err
-}
-
-// begins reports whether p is the beginning of a frame, of a size that libraries
-// buffer, and not its end. They hand it to writev with the rest where they can
-// (net.Buffers), but through no other type than net's own.
-func (c *frameConn) begins(p []byte) bool {
-	if len(p) == 0 || len(p) > 8<<10 || !c.out.boundary() {
-		return false
+	if n == len(p) {
+		after.advance(p[end:])
+		c.out = after
+	} else {
+		c.out.advance(p[:n])
 	}
-	ahead := c.out
-	ahead.next(p)
-	return !ahead.boundary()
+	return n, err
 }
 
 // writeRest lets the rest of a frame, or of the HTTP response, through on a
@@ -200,8 +198,8 @@ func (c *frameConn) SetWriteDeadline(t time.Time) error {
 }
 
 func (c *frameConn) deadline(t time.Time, set func(time.Time) error) error {
-	c.deadlines.Lock()
-	defer c.deadlines.Unlock()
+	c.k.mu.Lock() // the library's come before ours
+	defer c.k.mu.Unlock()
 	if c.taken.Load() {
 		return nil
 	}
@@ -211,8 +209,8 @@ func (c *frameConn) deadline(t time.Time, set func(time.Time) error) error {
 // take takes the connection from the library: what it reads and writes from here
 // on fails, and what is blocked in reading wakes up.
 func (c *frameConn) take() {
-	c.deadlines.Lock()
-	defer c.deadlines.Unlock()
+	c.k.mu.Lock()
+	defer c.k.mu.Unlock()
 	c.taken.Store(true)
 	_ = c.Conn.SetWriteDeadline(time.Time{})
 	_ = c.Conn.SetReadDeadline(aLongTimeAgo)

@@ -1,5 +1,7 @@
 package middleware
 
+import "bytes"
+
 // frames follows what a server sends on a hijacked connection, only as far as
 // is needed to know where one WebSocket frame ends and the next may begin
 // (RFC 6455 section 5.2). Payloads are never looked at, but for the two bytes
@@ -29,6 +31,12 @@ const (
 )
 
 const opClose = 8
+
+// Where in its line the status of an HTTP response stands.
+const (
+	statusAt  = uint16(len("HTTP/1.1 "))
+	statusEnd = statusAt + 3
+)
 
 // begin decides what the first byte b starts. Some libraries write their HTTP
 // response through the connection they have hijacked, others before. An H
@@ -62,9 +70,16 @@ func (f *frames) next(p []byte) int {
 	}
 	switch f.phase {
 	case phaseResponse:
-		for i, b := range p {
-			if f.response(b) {
+		for i := 0; i < n; i++ {
+			if f.response(p[i]) {
 				return i + 1
+			}
+			if f.seen == statusEnd && f.line { // nothing more matters in this line
+				end := bytes.IndexByte(p[i:], '\n')
+				if end < 0 {
+					return n
+				}
+				i += end - 1
 			}
 		}
 		return n
@@ -83,8 +98,7 @@ func (f *frames) next(p []byte) int {
 // response follows one byte of the head of an HTTP response, and reports
 // whether it was the last.
 func (f *frames) response(b byte) bool {
-	const statusAt = len("HTTP/1.1 ")
-	if at := int(f.seen); at < statusAt+3 {
+	if at := f.seen; at < statusEnd {
 		if at >= statusAt {
 			f.status = f.status*10 + uint16(b-'0')
 		}

@@ -154,7 +154,7 @@ func hasSession(r *http.Request) bool {
 }
 
 func (g *Gate) reject(r *http.Request, err error) *Rejection {
-	var rej *Rejection
+	var rej Rejection
 	switch {
 	case errors.Is(err, ErrSessionExpired):
 		rej = newRejection(audit.SessionVerifyFailure, http.StatusUnauthorized, codeSessionExpired, reasonInvalidSession)
@@ -169,14 +169,14 @@ func (g *Gate) reject(r *http.Request, err error) *Rejection {
 	}
 	rej.Err = err
 	if rej.Status != http.StatusUnauthorized {
-		return rej
+		return &rej
 	}
 	rej.why = rej.Reason
 	if g.login != nil {
 		rej.loginURL = g.loginURL(r)
 		rej.redirect = g.isPageLoad(r)
 	}
-	return rej
+	return &rej
 }
 
 // isPageLoad reports whether a person is waiting for a page: only then does a

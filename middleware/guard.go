@@ -31,7 +31,7 @@ type Guard struct {
 	endpoint func(*http.Request) string
 	audit    *audit.Log
 	clientIP func(*http.Request) string
-	onReject func(http.ResponseWriter, *http.Request, *Rejection)
+	onReject func(http.ResponseWriter, *http.Request, *Rejection) // nil: Rejection.ServeHTTP
 }
 
 // GuardOptions configure a [Guard].
@@ -109,7 +109,8 @@ func NewGuard(issuer *tickets.Issuer, opts *GuardOptions) (*Guard, error) {
 		g.endpoint = sentPath
 	}
 	g.audit = o.Audit
-	g.clientIP, g.onReject = defaults(o.ClientIP, o.OnReject)
+	g.clientIP, _ = defaults(o.ClientIP, nil)
+	g.onReject = o.OnReject
 	g.sockets.follow(issuer, g.audit)
 	return g, nil
 }
@@ -141,17 +142,28 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		a, rej := g.Admit(r)
-		if rej != nil {
-			g.onReject(w, r, rej)
-			return
+		if k, r := g.letIn(w, r); k != nil {
+			defer k.release()
+			next.ServeHTTP(k.responseWriter(w), r)
 		}
-		// Not a.Release: a deferred Admission would keep its Request for as long as
-		// the socket lives.
-		k := a.socket
-		defer k.release()
-		next.ServeHTTP(k.responseWriter(w), a.Request)
 	})
+}
+
+// letIn returns the socket of a request that may come in, and the request for
+// its handler; or answers it, and returns nil. What it needed on the way is not
+// held for as long as the socket lives.
+func (g *Guard) letIn(w http.ResponseWriter, r *http.Request) (*socket, *http.Request) {
+	a := attempt{guard: g, r: r}
+	if k := g.admit(&a); k != nil {
+		return k, k.handlersRequest(r)
+	}
+	if g.onReject == nil {
+		a.rej.ServeHTTP(w, r)
+	} else {
+		rej := a.rej // whom it is handed to may keep it
+		g.onReject(w, r, &rej)
+	}
+	return nil, nil
 }
 
 // Admit is the guard's decision, for applications that do not use
@@ -161,15 +173,12 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 // WebSocket library is given [Admission.ResponseWriter]. PassOthers does not
 // count here.
 func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
-	ip := g.clientIP(r)
-	var id string
-	var who *Session
-	a, rej := g.admit(r, ip, &id, &who)
-	if rej != nil {
-		recordRejection(g.audit, r, rej, ip, id, who)
-		return nil, rej
+	a := attempt{guard: g, r: r}
+	if k := g.admit(&a); k != nil {
+		return &Admission{Session: k.session, Request: k.handlersRequest(r), socket: k}, nil
 	}
-	return a, nil
+	rej := a.rej
+	return nil, &rej
 }
 
 // isRequest reports whether r is a plain request with a ticket, which
@@ -179,95 +188,77 @@ func (g *Guard) isRequest(r *http.Request) bool {
 	if !g.opts.AdmitRequests || r.Method != http.MethodGet || resemblesUpgrade(r) {
 		return false
 	}
-	values, err := url.ParseQuery(sentQuery(r))
-	for _, v := range values[ticketParam] {
-		if !g.opts.PassOthers || looksMinted(v) {
-			return true
-		}
-	}
-	return err != nil && !g.opts.PassOthers
+	has := false
+	parses := ticketsIn(sentQuery(r), func(value string) {
+		has = has || !g.opts.PassOthers || looksMinted(value)
+	})
+	return has || !parses && !g.opts.PassOthers
 }
 
-// admit leaves in id and who what it found out before it refused.
-func (g *Guard) admit(r *http.Request, ip string, id *string, who **Session) (*Admission, *Rejection) {
-	query := sentQuery(r)
-	stream := g.isRequest(r)
-	check := checkUpgrade
-	if stream {
-		check = checkQueryAndBody
+// admit takes a place for a request that may come in. One that may not has been
+// audited.
+func (g *Guard) admit(a *attempt) *socket {
+	a.query = sentQuery(a.r)
+	a.ip = g.clientIP(a.r)
+	a.stream = g.isRequest(a.r)
+	if g.check(a) {
+		if k := g.take(a); k != nil {
+			return k
+		}
 	}
-	if rej := check(r, query); rej != nil {
-		return nil, rej
+	recordRejection(g.audit, a.r, &a.rej, a.ip, a.ticket, a.session)
+	return nil
+}
+
+// check is what costs nothing: steps 1 to 5.
+func (g *Guard) check(a *attempt) bool {
+	if a.stream && !a.checkQueryAndBody() || !a.stream && !a.checkUpgrade() {
+		return false
 	}
-	if !g.origins.allowed(r) {
-		return nil, refuse(http.StatusForbidden, codeForbidden, reasonOrigin)
+	if !g.origins.allowed(a.r) {
+		return a.refuse(http.StatusForbidden, codeForbidden, reasonOrigin)
 	}
-	t, rej := findTicket(r, query)
-	if rej != nil {
-		return nil, rej
-	}
-	*id = ticketID(t)
-	gaps, rej := g.sockets.full()
-	if rej != nil {
-		return nil, rej
-	}
-	grant, err := g.issuer.Consume(r.Context(), t)
+	return a.findTicket() && g.sockets.look(a)
+}
+
+// take is steps 6 and 7: the ticket is spent.
+func (g *Guard) take(a *attempt) *socket {
+	grant, err := g.issuer.Consume(a.r.Context(), a.ticket)
 	if err != nil {
-		return nil, consumeRejection(err)
+		a.refuseConsume(err)
+		return nil
 	}
-	*who = &Session{
+	if !g.checkGrant(a, &grant) {
+		return nil
+	}
+	return g.sockets.enter(a, &grant)
+}
+
+// checkGrant applies the part of step 7 that only the grant can answer.
+func (g *Guard) checkGrant(a *attempt, grant *tickets.Grant) bool {
+	granted := &Session{
 		ID: grant.SessionID, Provider: grant.Provider, UserID: grant.UserID,
 		StartedAt: grant.StartedAt, ExpiresAt: grant.SessionExpiresAt, Data: grant.Data,
 	}
-	s, rej := g.session(r, grant, *who)
-	if rej != nil {
-		return nil, rej
-	}
-	k, rej := g.sockets.enter(r.Context(), entry{
-		guard: g, session: s, grant: grant,
-		ip: ip, path: r.URL.Path, origin: r.Header.Get("Origin"), ticketID: *id,
-		stream: stream, gaps: gaps,
-	})
-	if rej != nil {
-		return nil, rej
-	}
-	return &Admission{Session: s, Request: stripTicket(r).WithContext(k.context()), socket: k}, nil
-}
-
-// session applies the part of step 7 that only the grant can answer. granted is
-// the session as the ticket tells it.
-func (g *Guard) session(r *http.Request, grant tickets.Grant, granted *Session) (*Session, *Rejection) {
-	if grant.Endpoint == "" && g.opts.RequireEndpoint || grant.Endpoint != "" && grant.Endpoint != g.endpoint(r) {
-		return nil, ticketRejection(http.StatusForbidden, codeForbidden, reasonEndpoint)
+	a.session = granted
+	if e := grant.Endpoint; e == "" && g.opts.RequireEndpoint || e != "" && e != g.endpoint(a.r) {
+		return a.refuseTicket(http.StatusForbidden, codeForbidden, reasonEndpoint, nil)
 	}
 	s := granted
-	if outer, ok := SessionFrom(r.Context()); ok {
+	if outer, ok := SessionFrom(a.r.Context()); ok {
 		if !outer.same(granted) {
-			return nil, ticketRejection(http.StatusForbidden, codeForbidden, reasonSession)
+			return a.refuseTicket(http.StatusForbidden, codeForbidden, reasonSession, nil)
 		}
 		s = outer // it may know more, and a later end
 	}
 	if g.opts.Restore != nil {
-		// The ticket is spent, which the client cannot take back by going away.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), restoreWait)
-		defer cancel()
-		restored, err := g.opts.Restore(ctx, s)
-		switch {
-		case err == nil && restored == nil, errors.Is(err, ErrNoSession), errors.Is(err, ErrSessionExpired):
-			return nil, sessionEnded(err)
-		case err != nil:
-			rej := ticketRejection(http.StatusServiceUnavailable, codeUnavailable, reasonSession)
-			rej.Err = withoutCredential(err, s.ID)
-			return nil, rej
-		case !restored.same(granted):
-			rej := ticketRejection(http.StatusServiceUnavailable, codeUnavailable, reasonSession)
-			rej.Err = errors.New("what Restore returned is a session of another ID, Provider or UserID than it was given")
-			return nil, rej
+		var ok bool
+		if s, ok = g.restore(a, s); !ok {
+			return false
 		}
-		s = restored
 	}
 	if s.over() {
-		return nil, sessionEnded(ErrSessionExpired)
+		return a.refuseTicket(http.StatusUnauthorized, codeTicketRejected, reasonSession, ErrSessionExpired)
 	}
 	if s != granted {
 		c := *s
@@ -277,35 +268,38 @@ func (g *Guard) session(r *http.Request, grant tickets.Grant, granted *Session) 
 		}
 		s = &c
 	}
-	return s, nil
+	a.session = s
+	return true
 }
 
-func sessionEnded(err error) *Rejection {
-	rej := ticketRejection(http.StatusUnauthorized, codeTicketRejected, reasonSession)
-	rej.Err = err
-	return rej
-}
-
-// consumeRejection answers everything that is wrong with a ticket alike, and
-// tells only the audit which it was.
-func consumeRejection(err error) *Rejection {
-	var rej *Rejection
-	if errors.Is(err, tickets.ErrInvalid) {
-		reason := reasonUnknown
-		switch {
-		case errors.Is(err, tickets.ErrUsed):
-			reason = reasonUsed
-		case errors.Is(err, tickets.ErrExpired):
-			reason = reasonExpired
-		case errors.Is(err, tickets.ErrRevoked):
-			reason = reasonRevoked
-		}
-		rej = ticketRejection(http.StatusUnauthorized, codeTicketRejected, reason)
-	} else {
-		rej = ticketRejection(http.StatusServiceUnavailable, codeUnavailable, reasonStore)
+// meanwhile tells what has happened since a ticket was taken that keeps its
+// session out.
+func (g *Guard) meanwhile(grant *tickets.Grant) error {
+	if err := g.issuer.Revoked(*grant); err != nil {
+		return err
 	}
-	rej.Err = err
-	return rej
+	if err := g.issuer.Health(); errors.Is(err, tickets.ErrDeaf) {
+		return err
+	}
+	return nil
+}
+
+// restore asks Restore whether s still stands.
+func (g *Guard) restore(a *attempt, s *Session) (*Session, bool) {
+	// The ticket is spent, which the client cannot take back by going away.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.r.Context()), restoreWait)
+	defer cancel()
+	restored, err := g.opts.Restore(ctx, s)
+	switch {
+	case err == nil && restored == nil, errors.Is(err, ErrNoSession), errors.Is(err, ErrSessionExpired):
+		return nil, a.refuseTicket(http.StatusUnauthorized, codeTicketRejected, reasonSession, err)
+	case err != nil:
+		return nil, a.refuseTicket(http.StatusServiceUnavailable, codeUnavailable, reasonSession, withoutCredential(err, s.ID))
+	case !restored.same(a.session):
+		return nil, a.refuseTicket(http.StatusServiceUnavailable, codeUnavailable, reasonSession,
+			errors.New("what Restore returned is a session of another ID, Provider or UserID than it was given"))
+	}
+	return restored, true
 }
 
 // sentPath is the path that the client asked for, whatever the handlers in

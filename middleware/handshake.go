@@ -6,8 +6,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-
-	"github.com/ticketgate/ticketgate/tickets"
 )
 
 const (
@@ -47,100 +45,35 @@ func isExtendedConnect(r *http.Request) bool {
 	return r.Method == http.MethodConnect && len(r.Header[":protocol"]) > 0
 }
 
-// checkUpgrade applies steps 1 and 2 to a request that is to become a socket.
-func checkUpgrade(r *http.Request, query string) *Rejection {
-	switch {
-	case isExtendedConnect(r):
-		return refuse(http.StatusNotImplemented, codeNotImplemented, reasonNotUpgrade)
-	case !isUpgrade(r):
-		return refuse(http.StatusUpgradeRequired, codeUpgradeRequired, reasonNotUpgrade)
-	case r.Method != http.MethodGet:
-		rej := refuse(http.StatusMethodNotAllowed, codeNotAllowed, reasonMethod)
-		rej.allow = http.MethodGet
-		return rej
-	case !r.ProtoAtLeast(1, 1): // RFC 9110 section 7.8: HTTP/1.0 cannot upgrade
-		return refuse(http.StatusHTTPVersionNotSupported, codeHTTPVersion, reasonVersion)
-	case !isOne(r.Header["Sec-Websocket-Version"], "13"):
-		return refuse(http.StatusUpgradeRequired, codeUpgradeRequired, reasonVersion)
-	}
-	if rej := checkQueryAndBody(r, query); rej != nil {
-		return rej
-	}
-	if !hasKey(r.Header["Sec-Websocket-Key"]) {
-		return refuse(http.StatusBadRequest, codeBadRequest, reasonKey)
-	}
-	return nil
-}
-
-// checkQueryAndBody is the part of step 2 that concerns plain requests too.
-func checkQueryAndBody(r *http.Request, query string) *Rejection {
-	if len(query) > maxQuery {
-		return refuse(http.StatusRequestURITooLong, codeURITooLong, reasonQuery)
-	}
-	if !parses(query) {
-		return refuse(http.StatusBadRequest, codeBadRequest, reasonQuery)
-	}
-	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
-		return refuse(http.StatusBadRequest, codeBadRequest, reasonBody)
-	}
-	return nil
-}
-
 // parses reports whether url.ParseQuery accepts a query. Nothing but an escape
 // or a semicolon can be wrong with a short one.
 func parses(query string) bool {
-	if len(query) <= maxQuery && !strings.ContainsAny(query, "%;") {
+	if len(query) <= maxQuery && strings.IndexByte(query, '%') < 0 && strings.IndexByte(query, ';') < 0 {
 		return true
 	}
 	_, err := url.ParseQuery(query)
 	return err == nil
 }
 
-// findTicket returns the one ticket that r carries, in its query or among its
-// subprotocols. Its value may be anything that a client can send.
-func findTicket(r *http.Request, query string) (tickets.Ticket, *Rejection) {
-	values, _ := url.ParseQuery(query)
-	found := values[ticketParam]
-	others := 0
-	protocols := r.Header[protocolHeader]
-	for _, p := range splitList(protocols) {
-		if value, ok := strings.CutPrefix(p, protocolPrefix); ok {
-			found = append(found, value)
-		} else {
-			others++
-		}
+// stripTicket takes every ticket out of r, a shallow copy that is the caller's,
+// so that none is left for a handler or its log. The URL that it gets goes into u.
+func stripTicket(r *http.Request, u *url.URL) {
+	if c := findTickets(r, true); c.any() {
+		c.apply(r, u)
 	}
-	switch {
-	case len(found) > 1:
-		return "", ticketRejection(http.StatusBadRequest, codeBadRequest, reasonTwoTickets)
-	case len(found) == 0 || found[0] == "":
-		return "", ticketRejection(http.StatusUnauthorized, codeTicketRejected, reasonNoTicket)
-	case len(values[ticketParam]) == 0 && others == 0:
-		// The server must choose one of the protocols offered or the browser
-		// drops the socket (RFC 6455 section 4.1), and it may not be the ticket.
-		return "", refuse(http.StatusBadRequest, codeBadRequest, reasonKey)
+	lines := r.Header[protocolHeader]
+	if len(lines) == 0 {
+		return
 	}
-	return tickets.Ticket(found[0]), nil
-}
-
-// stripTicket returns r, or a shallow copy, in which no ticket is left for a
-// handler or its log.
-func stripTicket(r *http.Request) *http.Request {
-	stripped := stripURL(r, true)
-	offered := splitList(r.Header[protocolHeader])
+	offered := splitList(lines)
 	kept := slices.DeleteFunc(slices.Clone(offered), isTicketProtocol)
 	if len(kept) == len(offered) {
-		return stripped
+		return
 	}
-	if stripped == r {
-		stripped = new(http.Request)
-		*stripped = *r
+	r.Header = r.Header.Clone() // others may hold on to the original
+	if r.Header.Del(protocolHeader); len(kept) > 0 {
+		r.Header.Set(protocolHeader, strings.Join(kept, ", "))
 	}
-	stripped.Header = stripped.Header.Clone() // others may hold on to the original
-	if stripped.Header.Del(protocolHeader); len(kept) > 0 {
-		stripped.Header.Set(protocolHeader, strings.Join(kept, ", "))
-	}
-	return stripped
 }
 
 func isTicketProtocol(p string) bool { return strings.HasPrefix(p, protocolPrefix) }
@@ -167,6 +100,9 @@ func isOne(lines []string, want string) bool {
 // token in it, in any case.
 func hasToken(lines []string, token string) bool {
 	for _, line := range lines {
+		if strings.EqualFold(line, token) { // nearly always
+			return true
+		}
 		for line != "" {
 			var t string
 			t, line, _ = strings.Cut(line, ",")

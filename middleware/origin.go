@@ -67,17 +67,43 @@ func (o *origins) check(r *http.Request) (origin string, ok bool) {
 	if o.listed != nil {
 		return origin, o.listed[origin]
 	}
-	scheme, _, _ := strings.Cut(origin, "://")
+	scheme, host, _ := strings.Cut(origin, "://")
 	if r.TLS != nil && scheme != "https" {
 		return origin, false
 	}
-	return origin, origin == scheme+"://"+canonicalHost(r.Host, scheme)
+	return origin, host == canonicalHost(r.Host, scheme)
 }
 
 // parseOrigin reads a serialized origin and returns it in canonical form:
 // scheme and host in lower case, the scheme's default port left out. "null",
 // wildcards and anything beyond scheme, host and port are errors.
 func parseOrigin(s string) (string, error) {
+	if isPlainOrigin(s) {
+		return s, nil
+	}
+	return parseAnyOrigin(s)
+}
+
+// isPlainOrigin reports whether s is already in canonical form, so that there is
+// nothing to parse: as nearly all are that browsers send.
+func isPlainOrigin(s string) bool {
+	scheme, hostport, _ := strings.Cut(s, "://")
+	if scheme != "https" && scheme != "http" {
+		return false
+	}
+	host, port, found := strings.Cut(hostport, ":")
+	if found && (!isPort(port) || port == "80" || port == "443") {
+		return false
+	}
+	for i := 0; i < len(host); i++ {
+		if c := host[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '-' {
+			return false
+		}
+	}
+	return host != ""
+}
+
+func parseAnyOrigin(s string) (string, error) {
 	const form = "want scheme, host and at most a port, such as https://app.example"
 	u, err := url.Parse(s)
 	if err != nil {

@@ -6,11 +6,16 @@ import (
 	"strings"
 
 	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/tickets"
 )
 
 // recordRejection writes the one audit line of a refusal, with the fields that
-// its event has. ticketID is "" and who is nil where they are not known.
-func recordRejection(l *audit.Log, r *http.Request, rej *Rejection, ip, ticketID string, who *Session) {
+// its event has. ticket is "" and who is nil where they are not known.
+func recordRejection(l *audit.Log, r *http.Request, rej *Rejection, ip string, ticket tickets.Ticket, who *Session) {
+	if !l.Enabled() {
+		l.Record(r.Context(), rej.event)
+		return
+	}
 	attrs := make([]slog.Attr, 0, 8)
 	if who != nil && rej.event == audit.SessionVerifyFailure {
 		attrs = append(attrs, slog.String("provider", who.Provider))
@@ -25,8 +30,8 @@ func recordRejection(l *audit.Log, r *http.Request, rej *Rejection, ip, ticketID
 			attrs = append(attrs, slog.String("origin", strings.Join(origin, ", ")))
 		}
 	case audit.TicketRejected:
-		if ticketID != "" {
-			attrs = append(attrs, slog.String("ticket_id", ticketID))
+		if ticket != "" {
+			attrs = append(attrs, slog.String("ticket_id", ticketID(ticket)))
 		}
 		if who != nil {
 			attrs = append(attrs, slog.String("provider", who.Provider), slog.String("user_id", who.UserID))

@@ -20,7 +20,7 @@ const rejectLinger = time.Second
 // session from a dead network. What is no well-formed handshake is refused in
 // HTTP all the same.
 func RejectByClosing(w http.ResponseWriter, r *http.Request, rej *Rejection) {
-	if rej.CloseCode == 0 || checkUpgrade(r, "") != nil {
+	if rej.CloseCode == 0 || !(&attempt{r: r}).checkUpgrade() {
 		rej.ServeHTTP(w, r)
 		return
 	}

@@ -83,16 +83,26 @@ const (
 
 // refuse makes the Rejection of a request that is wrong by itself.
 func refuse(status int, code, reason string) *Rejection {
-	return newRejection(audit.UpgradeRefused, status, code, reason)
+	rej := newRejection(audit.UpgradeRefused, status, code, reason)
+	return &rej
 }
 
 // ticketRejection makes the Rejection of a request for the sake of its ticket.
 func ticketRejection(status int, code, reason string) *Rejection {
-	return newRejection(audit.TicketRejected, status, code, reason)
+	rej := newRejection(audit.TicketRejected, status, code, reason)
+	return &rej
 }
 
-func newRejection(event audit.Event, status int, code, reason string) *Rejection {
-	rej := &Rejection{Status: status, Code: code, Reason: reason, event: event}
+func newRejection(event audit.Event, status int, code, reason string) Rejection {
+	var rej Rejection
+	rej.be(event, status, code, reason)
+	return rej
+}
+
+// be fills in a Rejection where it stands. Copies of what newRejection returns
+// would take a kilobyte of the stack under every upgrade.
+func (rej *Rejection) be(event audit.Event, status int, code, reason string) {
+	rej.event, rej.Status, rej.Code, rej.Reason = event, status, code, reason
 	switch status {
 	case http.StatusUnauthorized:
 		rej.CloseCode = closeUnauthorized
@@ -103,7 +113,6 @@ func newRejection(event audit.Event, status int, code, reason string) *Rejection
 	case http.StatusServiceUnavailable:
 		rej.CloseCode, rej.RetryAfter = closeTryAgain, retryAfter
 	}
-	return rej
 }
 
 // retryAfter is what a client is asked to wait when a store or a session

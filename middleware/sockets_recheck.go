@@ -272,10 +272,10 @@ func (s *Sockets) ask(ls *liveSession, k *socket, owed time.Time) (next *socket)
 // askRestore calls Restore, which is the application's: it may hang, or panic.
 // It returns a session that lives, or why not. It does not outlast k.
 func (k *socket) askRestore(asked *Session) (*Session, error) {
-	ctx, cancel := context.WithTimeout(k.inner, restoreWait)
+	ctx, cancel := context.WithTimeout(k.lifetime(), restoreWait)
 	defer cancel()
 	select {
-	case k.s.restoring <- struct{}{}: // until Restore has returned, however late
+	case k.guard.sockets.restoring <- struct{}{}: // until Restore has returned, however late
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -287,7 +287,7 @@ func (k *socket) askRestore(asked *Session) (*Session, error) {
 	go func() {
 		a := answer{err: errors.New("restore did not return")}
 		defer func() {
-			<-k.s.restoring
+			<-k.guard.sockets.restoring
 			if v := recover(); v != nil {
 				a.err = fmt.Errorf("restore panicked: %v", v)
 			}

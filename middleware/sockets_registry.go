@@ -1,10 +1,8 @@
 package middleware
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -12,16 +10,6 @@ import (
 
 	"github.com/ticketgate/ticketgate/tickets"
 )
-
-// entry is what the guard knows of a request that it lets in.
-type entry struct {
-	guard                      *Guard
-	session                    *Session
-	grant                      tickets.Grant
-	ip, path, origin, ticketID string
-	gaps                       uint64 // that had been found when the ticket was taken
-	stream                     bool   // AdmitRequests: no upgrade; live for as long as its handler
-}
 
 // sessionHash is the first half of a session id's SHA-256: the id itself may be
 // a cookie, and other nodes' revocations tell no more than the hash. userHash is
@@ -115,74 +103,67 @@ type liveUser struct {
 	hash userHash
 }
 
-// full looks whether one more could come in at all: nil if so. Nothing is taken.
-func (s *Sockets) full() (gaps uint64, rej *Rejection) {
+// look looks whether one more could come in at all. Nothing is taken.
+func (s *Sockets) look(a *attempt) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.gaps, s.refusal()
+	a.gaps = s.gaps
+	return s.vacant(a)
 }
 
-func (s *Sockets) refusal() *Rejection {
+func (s *Sockets) vacant(a *attempt) bool {
 	if s.shut {
-		rej := refuse(http.StatusServiceUnavailable, codeUnavailable, reasonGoingAway)
-		rej.CloseCode = closeGoingAway
-		return rej
+		a.refuse(http.StatusServiceUnavailable, codeUnavailable, reasonGoingAway)
+		a.rej.CloseCode = closeGoingAway
+		return false
 	}
 	if s.opts.Max > 0 && s.n >= s.opts.Max {
-		return tooMany()
+		return a.refuse(http.StatusTooManyRequests, codeTooMany, reasonTooMany)
 	}
-	return nil
+	return true
 }
 
-func tooMany() *Rejection {
-	return refuse(http.StatusTooManyRequests, codeTooMany, reasonTooMany)
-}
-
-// enter takes a place for what e describes, or says why there is none for it.
-// It asks about revocation only once the place is taken: one that comes later
-// finds the socket here.
-func (s *Sockets) enter(ctx context.Context, e entry) (*socket, *Rejection) {
-	k := newSocket(ctx, s, &e)
-	hash := hashSession(e.session.ID)
-	if e.session.ID == "" { // a session of its own, that nobody can name
+// enter takes a place for a, or says why there is none for it. It asks about
+// revocation only once the place is taken: one that comes later finds the
+// socket here.
+func (s *Sockets) enter(a *attempt, grant *tickets.Grant) *socket {
+	k := newSocket(a)
+	hash := hashSession(a.session.ID)
+	if a.session.ID == "" { // a session of its own, that nobody can name
 		binary.BigEndian.PutUint64(hash[:], rand.Uint64())
 		binary.BigEndian.PutUint64(hash[8:], rand.Uint64())
 	}
-	user := hashUser(User{e.session.Provider, e.session.UserID})
+	user := hashUser(User{a.session.Provider, a.session.UserID})
 
 	s.mu.Lock()
-	rej := s.refusal()
-	if rej == nil && !s.room(hash, user, e.session.UserID != "") {
-		rej = tooMany()
+	ok := s.vacant(a)
+	if ok && !s.room(hash, user, a.session.UserID != "") {
+		ok = a.refuse(http.StatusTooManyRequests, codeTooMany, reasonTooMany)
 	}
-	if rej != nil {
+	if !ok {
 		s.mu.Unlock()
-		k.cancel(nil)
-		return nil, rej
+		return nil
 	}
 	s.add(k, hash, user)
-	if s.gaps != e.gaps && k.ls.restorer() != nil { // found since: nobody has asked about this one
+	if s.gaps != a.gaps && k.ls.restorer() != nil { // found since: nobody has asked about this one
 		s.owe(k.ls)
 	}
 	var evicted []*socket
-	if e.stream {
+	if a.stream {
 		evicted = s.enliven(k)
 	}
 	s.mu.Unlock()
 
-	err := e.guard.issuer.Revoked(e.grant)
-	if health := e.guard.issuer.Health(); err == nil && errors.Is(health, tickets.ErrDeaf) {
-		err = health
-	}
-	if err != nil {
+	if err := a.guard.meanwhile(grant); err != nil {
 		k.withdraw()
-		return nil, consumeRejection(err)
+		a.refuseConsume(err)
+		return nil
 	}
 	s.end(evicted, causeEvicted)
-	if e.stream {
+	if a.stream {
 		k.recordOpened()
 	}
-	return k, nil
+	return k
 }
 
 // room reports whether a session and a person have room for one more. Where the

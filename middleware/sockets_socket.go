@@ -4,13 +4,13 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,14 +28,17 @@ import (
 type socket struct {
 	conn frameConn // from the hijack on
 
-	s        *Sockets
 	id       uint64
 	session  *Session
 	ip, path string
-	guard    *Guard // that let it in
-	inner    context.Context
-	cancel   context.CancelCauseFunc
+	guard    *Guard                  // that let it in
 	request  atomic.Pointer[request] // nil once it is open; a stream's, while its handler runs
+
+	mu    sync.Mutex              // guards the next three, and orders the connection's deadlines
+	own   atomic.Bool             // ctx is its own, and changes no more
+	ctx   context.Context         // until then, the request's
+	stop  context.CancelCauseFunc // ends its own
+	cause *CloseError             // why it has ended
 
 	// Guarded by Sockets.mu, as is conn.ending, which is set with ended where it
 	// does not end by itself.
@@ -60,6 +63,9 @@ type request struct {
 	attach sync.Once
 	detach func() bool // stops ctx from ending the socket's context; nil: not attached
 
+	url    url.URL // of the handler's request
+	writer socketWriter
+
 	mu sync.Mutex
 	w  http.ResponseWriter // a stream's, until its handler has returned
 }
@@ -67,68 +73,30 @@ type request struct {
 // ticketHash is the audit's ticket_id, decoded.
 type ticketHash [6]byte
 
-func newSocket(ctx context.Context, s *Sockets, e *entry) *socket {
+func newSocket(a *attempt) *socket {
 	k := &socket{
-		s: s, id: rand.Uint64(), session: e.session, ip: e.ip, path: e.path,
-		stream: e.stream, guard: e.guard,
+		id: rand.Uint64(), session: a.session, ip: a.ip, path: a.r.URL.Path,
+		stream: a.stream, guard: a.guard,
 	}
-	_, _ = hex.Decode(k.ticketID[:], []byte(e.ticketID))
+	id := a.ticket.Key().ID()
+	k.ticketID = ticketHash(id[:6])
 	k.conn.k = k
-	k.request.Store(&request{ctx: ctx, origin: e.origin})
-	if !e.stream {
+	ctx := a.r.Context()
+	k.request.Store(&request{ctx: ctx, origin: a.r.Header.Get("Origin")})
+	if !a.stream {
 		// net/http cancels the request's context when the handler returns, and
 		// there are libraries whose handlers return at once.
 		ctx = context.WithoutCancel(ctx)
 	}
-	k.inner, k.cancel = context.WithCancelCause(ctx)
+	k.ctx = ctx
 	return k
 }
 
-// context carries the values of the request's, outlives the handler, and ends
-// with the connection; its cause is a *CloseError. Until the connection is
-// hijacked it ends with the request as well; net/http watches it no longer then.
-func (k *socket) context() context.Context { return k }
-
-func (k *socket) Deadline() (time.Time, bool) { return k.inner.Deadline() }
-
-func (k *socket) Done() <-chan struct{} {
-	k.attach()
-	return k.inner.Done()
-}
-
-func (k *socket) Err() error {
-	k.attach()
-	return k.inner.Err()
-}
-
-func (k *socket) Value(key any) any {
-	if key == (sessionKey{}) {
-		return k.session
-	}
-	return k.inner.Value(key)
-}
-
-func (k *socket) String() string { return "socket " + k.socketID() }
-
-// attach makes the request's context end the socket's. That costs more than all
-// the rest of a socket, so it waits until someone looks; after the hijack there
-// is nothing to wait for.
-func (k *socket) attach() {
-	if req := k.request.Load(); req != nil && !k.stream {
-		req.attach.Do(func() {
-			req.detach = context.AfterFunc(req.ctx, func() { k.cancel(context.Cause(req.ctx)) })
-		})
-	}
-}
-
-// detach takes attach back, or sees to it that it does not happen any more.
-func (k *socket) detach() {
-	if req := k.request.Load(); req != nil {
-		req.attach.Do(func() {})
-		if req.detach != nil {
-			req.detach()
-		}
-	}
+// handlersRequest is r with k for its context, and without the ticket.
+func (k *socket) handlersRequest(r *http.Request) *http.Request {
+	r = r.WithContext(k)
+	stripTicket(r, &k.request.Load().url)
+	return r
 }
 
 // endsAt is when the session ends; zero: no known end.
@@ -150,12 +118,17 @@ func (k *socket) responseWriter(w http.ResponseWriter) http.ResponseWriter {
 	if !k.stream && !canHijack(w) {
 		return w // which tells the WebSocket library so, while it can still answer 501
 	}
+	if req := k.request.Load(); req != nil && req.writer.k == nil {
+		req.writer = socketWriter{ResponseWriter: w, k: k}
+		return &req.writer
+	}
 	return &socketWriter{ResponseWriter: w, k: k}
 }
 
 // hijack is called once net/http has given up the connection. switched: the 101
 // has gone out before.
 func (k *socket) hijack(conn net.Conn, rw *bufio.ReadWriter, switched bool) error {
+	s := k.guard.sockets
 	k.detach()
 	k.conn.Conn = conn
 	switch {
@@ -168,22 +141,23 @@ func (k *socket) hijack(conn net.Conn, rw *bufio.ReadWriter, switched bool) erro
 	if err := k.conn.lend(rw); err != nil {
 		return fmt.Errorf("hijacked connection: %w", err)
 	}
-	k.s.mu.Lock()
+	s.mu.Lock()
 	k.hijacked = true
-	k.openedAt = time.Now().UnixNano()
 	var evicted []*socket
 	ended := k.ended
-	if !ended && !k.live {
-		evicted = k.s.enliven(k)
+	if ended || k.live {
+		k.openedAt = time.Now().UnixNano()
+	} else {
+		evicted = s.enliven(k)
 	}
-	k.s.mu.Unlock()
+	s.mu.Unlock()
 	if ended && k.conn.ending == nil { // released: its last line is written
 		return fmt.Errorf("hijacked connection: the admission was released: %w", net.ErrClosed)
 	}
 	if switched && !k.stream {
 		k.recordOpened()
 	}
-	k.s.end(evicted, causeEvicted)
+	s.end(evicted, causeEvicted)
 	if ended { // while it was only admitted
 		k.conn.take()
 		go k.finish()
@@ -206,12 +180,13 @@ func (k *socket) terminate(hijacked bool) {
 
 // finish ends the connection, for the cause that is set.
 func (k *socket) finish() {
-	k.s.mu.Lock()
-	grace := k.s.opts.CloseGrace
-	if k.s.hard {
+	s := k.guard.sockets
+	s.mu.Lock()
+	grace := s.opts.CloseGrace
+	if s.hard {
 		grace = 0
 	}
-	k.s.mu.Unlock()
+	s.mu.Unlock()
 	k.conn.finish(grace)
 	opened, _, code := k.conn.outcome()
 	k.recordEnd(opened, k.conn.ending.cause.Reason, code)
@@ -239,13 +214,14 @@ func (k *socket) setWriter(w http.ResponseWriter) {
 
 // takeEnd reports whether k had not ended yet, and ends it: by itself.
 func (k *socket) takeEnd() bool {
-	k.s.mu.Lock()
-	defer k.s.mu.Unlock()
+	s := k.guard.sockets
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if k.ended {
 		return false
 	}
 	k.ended = true
-	k.s.remove(k)
+	s.remove(k)
 	return true
 }
 
@@ -262,9 +238,10 @@ func (k *socket) closedByHandler() {
 
 // cut closes the connection at once, if there is one.
 func (k *socket) cut() {
-	k.s.mu.Lock()
+	s := k.guard.sockets
+	s.mu.Lock()
 	hijacked := k.hijacked
-	k.s.mu.Unlock()
+	s.mu.Unlock()
 	if hijacked {
 		_ = k.conn.below().Close()
 	}
@@ -272,11 +249,12 @@ func (k *socket) cut() {
 
 // release tells that the handler has returned.
 func (k *socket) release() {
-	k.s.mu.Lock()
+	s := k.guard.sockets
+	s.mu.Lock()
 	again := k.released
 	k.released = true
 	hijacked := k.hijacked
-	k.s.mu.Unlock()
+	s.mu.Unlock()
 	if again {
 		return
 	}
@@ -313,35 +291,43 @@ func (k *socket) releaseStream() {
 // withdraw takes back what enter did, without a trace.
 func (k *socket) withdraw() {
 	k.takeEnd()
-	k.cancel(tickets.ErrRevoked)
-	k.s.gone(k)
+	k.cancel(causeRevoked)
+	k.guard.sockets.gone(k)
 }
 
 func (k *socket) recordOpened() {
 	if !k.stream {
 		k.request.Store(nil)
 	}
-	k.guard.audit.Record(k, audit.SocketOpened, k.facts(0)...)
+	if log := k.guard.audit; log.Enabled() {
+		log.Record(k, audit.SocketOpened, k.facts(0)...)
+	} else {
+		log.Record(k, audit.SocketOpened)
+	}
 }
 
 // recordEnd writes the last line of k, after which it is gone. A connection that
 // never became a WebSocket was no socket.
 func (k *socket) recordEnd(opened bool, reason string, code int) {
-	defer k.s.gone(k)
-	if !opened {
-		k.guard.audit.Record(k, audit.UpgradeRefused,
+	defer k.guard.sockets.gone(k)
+	log := k.guard.audit
+	switch {
+	case !opened:
+		log.Record(k, audit.UpgradeRefused,
 			slog.String("reason", reasonUpgradeFailed),
 			slog.String("ip", k.ip),
 			slog.String("path", k.path),
 			slog.String("origin", k.request.Load().origin))
-		return
+	case log.Enabled():
+		lived := max(0, time.Since(time.Unix(0, k.openedAt)))
+		seconds := math.Round(lived.Seconds()*1000) / 1000
+		log.Record(k, audit.SocketClosed, append(k.facts(3),
+			slog.String("reason", reason),
+			slog.Int("close_code", code),
+			slog.Float64("seconds", seconds))...)
+	default:
+		log.Record(k, audit.SocketClosed)
 	}
-	lived := max(0, time.Since(time.Unix(0, k.openedAt)))
-	seconds := math.Round(lived.Seconds()*1000) / 1000
-	k.guard.audit.Record(k, audit.SocketClosed, append(k.facts(3),
-		slog.String("reason", reason),
-		slog.Int("close_code", code),
-		slog.Float64("seconds", seconds))...)
 }
 
 func (k *socket) facts(more int) []slog.Attr {
