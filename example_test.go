@@ -149,25 +149,52 @@ func Example() {
 func Example_alice() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
 	check(err)
-	gate, err := middleware.NewGate(everybodyIs("ada"), &middleware.GateOptions{Audit: quiet})
+	var signedIn sync.Map // cookie → *middleware.Session: stands for your own session store
+	sessions := middleware.CookieSessions("session", func(_ context.Context, cookie string) (*middleware.Session, error) {
+		s, _ := signedIn.Load(cookie)
+		session, _ := s.(*middleware.Session)
+		return session, nil
+	})
+	gate, err := middleware.NewGate(sessions, &middleware.GateOptions{Audit: quiet})
 	check(err)
 	mint, err := middleware.NewMint(issuer, &middleware.MintOptions{Audit: quiet})
 	check(err)
 	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: quiet})
 	check(err)
 
+	form := alice.New(http.NewCrossOriginProtection().Handler)
 	page := alice.New(gate.Wrap)
 	socket := alice.New(middleware.ConcealTicket, accessLog, guard.Wrap)
 	mux := http.NewServeMux()
+	mux.Handle("POST /login", form.ThenFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := rand.Text()
+		signedIn.Store(id, &middleware.Session{ID: id, UserID: r.FormValue("user"), StartedAt: time.Now()})
+		http.SetCookie(w, &http.Cookie{Name: "session", Value: id, Path: "/", HttpOnly: true, Secure: true, SameSite: http.SameSiteLaxMode})
+	}))
 	mux.Handle("/api/auth/ws-ticket", page.Then(mint))
 	mux.Handle("/ws", socket.ThenFunc(hello))
-	server := httptest.NewServer(mux)
+	server := httptest.NewTLSServer(mux)
 	defer server.Close()
+	client := server.Client()
+	client.Jar, err = cookiejar.New(nil)
+	check(err)
 
-	fmt.Println(dial(server.URL + "/ws?ticket=" + mintAt(server.URL)))
+	response, err := client.PostForm(server.URL+"/login", url.Values{"user": {"ada"}})
+	check(err)
+	response.Body.Close()
+	response, err = client.Post(server.URL+"/api/auth/ws-ticket", "", nil)
+	check(err)
+	var minted struct{ Ticket string }
+	check(json.Unmarshal([]byte(text(response)), &minted))
+
+	withoutCookie := &http.Client{Transport: client.Transport}
+	fmt.Println(dial(withoutCookie, server.URL+"/ws?ticket="+minted.Ticket))
+	fmt.Println(dial(withoutCookie, server.URL+"/ws?ticket="+minted.Ticket))
 	// Output:
 	// access log: GET /ws
 	// hello ada
+	// access log: GET /ws
+	// refused: 401
 }
 
 // ConcealTicket stands before whatever writes URLs down. The guard behind it
@@ -182,7 +209,7 @@ func Example_accessLog() {
 
 	ticket, err := issuer.Mint(context.Background(), tickets.Grant{SessionID: "s1", UserID: "ada"})
 	check(err)
-	fmt.Println(dial(server.URL + "/ws?room=7&ticket=" + string(ticket)))
+	fmt.Println(dial(http.DefaultClient, server.URL+"/ws?room=7&ticket="+string(ticket)))
 	// Output:
 	// access log: GET /ws?room=7
 	// hello ada
@@ -219,7 +246,7 @@ func Example_wrongOrder() {
 	server := httptest.NewServer(guard.Wrap(http.HandlerFunc(hello)))
 	defer server.Close()
 	_, stolen, _ := strings.Cut(strings.TrimSpace(lines.String()), "ticket=")
-	fmt.Println("what the log's reader hears:", dial(server.URL+"/ws?ticket="+stolen))
+	fmt.Println("what the log's reader hears:", dial(http.DefaultClient, server.URL+"/ws?ticket="+stolen))
 	// Output:
 	// right order, a ticket in the log: false
 	// wrong order, a ticket in the log: true
@@ -269,13 +296,6 @@ func function(t *testing.T, source, name string) string {
 // quiet keeps the examples' audit out of their output.
 var quiet = audit.New(slog.DiscardHandler)
 
-// everybodyIs stands for a sign-in.
-func everybodyIs(user string) middleware.Authenticator {
-	return middleware.AuthenticatorFunc(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) {
-		return &middleware.Session{ID: "s1", UserID: user}, nil
-	})
-}
-
 // hello is a socket that greets whoever the guard let in.
 func hello(w http.ResponseWriter, r *http.Request) {
 	conn, err := websocket.Accept(w, r, nil)
@@ -295,17 +315,13 @@ func accessLog(next http.Handler) http.Handler {
 	})
 }
 
-func mintAt(server string) (ticket string) {
-	response, err := http.Post(server+"/api/auth/ws-ticket", "", nil)
-	check(err)
-	var minted struct{ Ticket string }
-	check(json.Unmarshal([]byte(text(response)), &minted))
-	return minted.Ticket
-}
-
-// dial opens a socket and returns the first message that comes.
-func dial(url string) string {
-	conn, _, err := websocket.Dial(context.Background(), url, nil)
+// dial opens a socket and returns the first message that comes, or how it was
+// refused.
+func dial(client *http.Client, url string) string {
+	conn, response, err := websocket.Dial(context.Background(), url, &websocket.DialOptions{HTTPClient: client})
+	if err != nil && response != nil {
+		return fmt.Sprint("refused: ", response.StatusCode)
+	}
 	check(err)
 	defer conn.CloseNow()
 	_, message, err := conn.Read(context.Background())

@@ -51,6 +51,7 @@ func TestGateAnswers(t *testing.T) {
 		location       string
 		audit          string
 		h1             bool // HTTP/2 has no such request
+		mux            int  // a ServeMux answers so itself, and asks no gate that is in it
 	}{
 		{name: "session", target: "/a", lines: []string{sid(goodCookie)}, status: 200, body: "ann /a"},
 		{name: "session, HEAD", method: "HEAD", target: "/a", lines: []string{sid(goodCookie)}, status: 200},
@@ -100,11 +101,11 @@ func TestGateAnswers(t *testing.T) {
 		{name: "method override", target: "/a", method: "POST", lines: []string{"X-HTTP-Method-Override: GET", html}, status: 401, body: bodyNone},
 
 		{name: "absolute form", source: "RFC 9112 section 3.2.2", target: "http://evil.example/a?b", lines: []string{html}, status: 302, location: "/login?next=%2Fa%3Fb", h1: true},
-		{name: "absolute form without a path", source: "RFC 9112 section 3.2.2", target: "http://evil.example", lines: []string{html}, status: 302, location: "/login?next=%2F", h1: true},
-		{name: "asterisk", source: "RFC 9112 section 3.2.4", target: "*", lines: []string{html}, status: 302, location: "/login"},
-		{name: "no way back to another host", source: "GHSA-j7px-6hwj-hpjg", target: "//evil.example/a", lines: []string{html}, status: 302, location: "/login"},
+		{name: "absolute form without a path", source: "RFC 9112 section 3.2.2", target: "http://evil.example", lines: []string{html}, status: 302, location: "/login?next=%2F", h1: true, mux: 307},
+		{name: "asterisk", source: "RFC 9112 section 3.2.4", target: "*", lines: []string{html}, status: 302, location: "/login", mux: 400},
+		{name: "no way back to another host", source: "GHSA-j7px-6hwj-hpjg", target: "//evil.example/a", lines: []string{html}, status: 302, location: "/login", mux: 307},
 		{name: "no way back through a backslash", source: "GHSA-j7px-6hwj-hpjg", target: `/\evil.example`, lines: []string{html}, status: 302, location: "/login"},
-		{name: "no way back up", target: "/a/../../b", lines: []string{html}, status: 302, location: "/login"},
+		{name: "no way back up", target: "/a/../../b", lines: []string{html}, status: 302, location: "/login", mux: 307},
 		{name: "no way back to what is too long", target: "/" + strings.Repeat("a", 2<<10), lines: []string{html}, status: 302, location: "/login"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -112,8 +113,24 @@ func TestGateAnswers(t *testing.T) {
 			if c.method == "" {
 				c.method = "GET"
 			}
-			for _, over := range overBoth(t, gate.Wrap(whoami)) {
-				if c.h1 && over.name == "h2" {
+			inMux, aroundMux := http.NewServeMux(), http.NewServeMux()
+			inMux.Handle("/", gate.Wrap(whoami))
+			aroundMux.Handle("/", whoami)
+			all := overBoth(t, gate.Wrap(whoami))
+			for _, over := range overBoth(t, gate.Wrap(aroundMux)) {
+				all = append(all, transport{over.name + ", around a ServeMux", over.send})
+			}
+			for _, over := range overBoth(t, inMux) {
+				if c.mux == 0 {
+					all = append(all, transport{over.name + ", in a ServeMux", over.send})
+				} else if !c.h1 || over.name == "h1" {
+					a := over.send(t, "GET", c.target, c.lines...)
+					assert.Equal(t, c.mux, a.Status, over.name)
+					assert.Empty(t, a.reached(), over.name)
+				}
+			}
+			for _, over := range all {
+				if c.h1 && strings.HasPrefix(over.name, "h2") {
 					continue
 				}
 				a := over.send(t, c.method, c.target, c.lines...)

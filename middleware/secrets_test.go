@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -27,6 +26,9 @@ type outlets struct {
 	mu   sync.Mutex
 	out  map[string]*strings.Builder
 	told map[string]bool // one report is enough for each place
+	logs map[string]*strings.Builder
+
+	handlers sync.WaitGroup
 }
 
 func (o *outlets) add(name, text string) {
@@ -69,12 +71,34 @@ func (o *outlets) search(t *testing.T, sent string, secrets ...string) {
 			}
 		}
 	}
+	for name := range o.logs { // a line may come when the next request is on its way
+		if o.out[name] != nil {
+			o.logs[name].WriteString(o.out[name].String())
+		}
+	}
 	clear(o.out)
 }
 
+// searchLogs is search of all that the logs have from the first request to the
+// end of the last handler.
+func (o *outlets) searchLogs(t *testing.T, secrets []string) {
+	t.Helper()
+	o.handlers.Wait()
+	o.search(t, "GET /the-end", secrets...)
+	o.mu.Lock()
+	for name, b := range o.logs {
+		require.NotEmpty(t, b.String(), name)
+		o.out[name] = b
+	}
+	clear(o.logs)
+	o.mu.Unlock()
+	o.search(t, "GET /any", secrets...)
+}
+
 // secretApp is every handler of this package in the order in which a request
-// meets them, and all that they say goes to outlets.
-func secretApp(t *testing.T, o *outlets) (*httptest.Server, *tickets.Issuer) {
+// meets them, over HTTP/1.1 and over HTTP/2, and all that they say goes to
+// outlets.
+func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *tickets.Issuer) {
 	show := func(name string, v any) { o.add(name, fmt.Sprintf("%v\n%+v\n%#v\n%s", v, v, v, v)) }
 	// All that a request shows of itself, but for the credentials that are the
 	// application's own to read.
@@ -101,7 +125,7 @@ func secretApp(t *testing.T, o *outlets) (*httptest.Server, *tickets.Issuer) {
 		_, _ = io.WriteString(w, "reached")
 	})
 	store := &watchedStore{Store: tickets.NewMemoryStore(nil)}
-	issuer := must(tickets.NewIssuer(store, &tickets.IssuerOptions{MaxPerSession: 1 << 16}))
+	issuer = must(tickets.NewIssuer(store, &tickets.IssuerOptions{MaxPerSession: 1 << 16}))
 	broken := must(tickets.NewIssuer(&watchedStore{Store: store, onPut: func() error { return errors.New("SET session:" + ann().ID + ": OOM") },
 		onTake: func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
 			_, _ = take()
@@ -155,14 +179,17 @@ func secretApp(t *testing.T, o *outlets) (*httptest.Server, *tickets.Issuer) {
 		saw(a.ResponseWriter(w), a.Request)
 	}))
 
-	srv := httptest.NewUnstartedServer(middleware.ConcealTicket(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	all := middleware.ConcealTicket(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		o.handlers.Add(1)
+		defer o.handlers.Done()
 		o.add("the access log", fmt.Sprintf("%s %s %s %s %s %v", r.Method, r.RequestURI, r.URL, r.URL.RawQuery, r.Referer(), r.Context()))
 		mux.ServeHTTP(w, r)
-	})))
-	srv.Config.ErrorLog = log.New(outlet{o, "ErrorLog"}, "", 0)
-	srv.Start()
-	t.Cleanup(srv.Close)
-	return srv, issuer
+	}))
+	h1, h2 = serve(t, all), serveTLS(t, all)
+	for _, srv := range []*httptest.Server{h1, h2} {
+		srv.Config.ErrorLog.SetOutput(outlet{o, "ErrorLog"})
+	}
+	return h1, h2, issuer
 }
 
 var errQuotes = errors.New("dial tcp: connection refused")
@@ -174,11 +201,12 @@ func quotes(_ context.Context, value string) (*middleware.Session, error) {
 }
 
 func TestNoSecretComesOut(t *testing.T) {
-	o := &outlets{out: make(map[string]*strings.Builder), told: make(map[string]bool)}
+	o := &outlets{out: make(map[string]*strings.Builder), told: make(map[string]bool),
+		logs: map[string]*strings.Builder{"the audit": {}, "slog.Default": {}, "ErrorLog": {}}}
 	before := slog.Default()
 	slog.SetDefault(slog.New(slog.NewJSONHandler(outlet{o, "slog.Default"}, nil)))
 	t.Cleanup(func() { slog.SetDefault(before) })
-	srv, issuer := secretApp(t, o)
+	h1, h2, issuer := secretApp(t, o)
 
 	// {T}: a ticket, minted for the one who asks. Everything else that is secret
 	// is marked.
@@ -227,22 +255,14 @@ func TestNoSecretComesOut(t *testing.T) {
 		}{name: "cookie " + cookie, suffix: "?ticket={T}", lines: []string{sid(cookie)}})
 	}
 	s := ann()
+	secrets := []string{secretMark}
 	for _, door := range doors {
 		for _, path := range []string{"/", "/quoting/", "/mint/", "/mint/broken", "/ws/", "/broken/", "/panic/", "/stream/", "/closing/", "/restoring/", "/admit/"} {
 			ticket := string(must(issuer.Mint(t.Context(), tickets.Grant{SessionID: s.ID, Provider: s.Provider, UserID: s.UserID})))
-			lines := append([]string{fmt.Sprintf("Content-Length: %d", len(door.body))}, door.lines...)
-			for _, request := range []string{
-				rawRequest("GET", path+door.suffix, append(door.lines, "Connection: close", "Accept: application/json")...),
-				rawRequest("POST", path+door.suffix, append(lines, "Connection: close")...) + door.body,
-				upgrade("GET", path+door.suffix, append(door.lines, "Connection: Upgrade, close")...),
-			} {
-				request = strings.ReplaceAll(request, "{T}", ticket)
-				conn := dial(t, srv)
-				_, err := io.WriteString(conn, request)
-				require.NoError(t, err)
-				raw, _ := io.ReadAll(conn)
-				require.NoError(t, conn.Close())
-				o.add("the answer", string(raw))
+			secrets = append(secrets, ticket[:9])
+			fill := func(text string) string { return strings.ReplaceAll(text, "{T}", ticket) }
+			sent := func(request, got string) {
+				o.add("the answer", got)
 				if door.quiet != "" {
 					o.mu.Lock()
 					for name := range o.out { // what reads or answers with the URL as it is
@@ -254,8 +274,47 @@ func TestNoSecretComesOut(t *testing.T) {
 				}
 				o.search(t, request, secretMark, ticket[:9])
 			}
+			lines := append([]string{fmt.Sprintf("Content-Length: %d", len(door.body))}, door.lines...)
+			for _, request := range []string{
+				rawRequest("GET", path+door.suffix, append(door.lines, "Connection: close", "Accept: application/json")...),
+				rawRequest("POST", path+door.suffix, append(lines, "Connection: close")...) + door.body,
+				upgrade("GET", path+door.suffix, append(door.lines, "Connection: Upgrade, close")...),
+			} {
+				request = fill(request)
+				conn := dial(t, h1)
+				_, err := io.WriteString(conn, request)
+				require.NoError(t, err)
+				raw, _ := io.ReadAll(conn)
+				require.NoError(t, conn.Close())
+				sent(request, string(raw))
+			}
+			for _, method := range []string{"GET", "POST"} {
+				target := fill(path + door.suffix)
+				sent(method+" "+target+" over h2", answerOverH2(t, h2, method, target, fill(door.body), door.lines, fill))
+			}
 		}
 	}
+	h1.Close()
+	h2.Close()
+	o.searchLogs(t, secrets)
+}
+
+// answerOverH2 is all of the answer, or why there is none: a handler that panics
+// resets its stream.
+func answerOverH2(t *testing.T, srv *httptest.Server, method, target, body string, lines []string, fill func(string) string) string {
+	r := must(http.NewRequestWithContext(t.Context(), method, srv.URL, strings.NewReader(body)))
+	r.URL.Opaque, r.Host = "//app.example"+target, "app.example"
+	for _, line := range lines {
+		field, value, _ := strings.Cut(fill(line), ": ")
+		r.Header.Add(field, value)
+	}
+	res, err := srv.Client().Transport.RoundTrip(r)
+	if err != nil {
+		return "" // what it says is the client's own
+	}
+	defer res.Body.Close()
+	got, _ := io.ReadAll(res.Body) // it may break off
+	return answer{res.Proto, res.StatusCode, res.Header, string(got)}.String()
 }
 
 // A session id may be the very cookie: printing who is there must not show it.

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -180,52 +179,6 @@ func TestRevokeBeforeHijack(t *testing.T) {
 		require.Equal(t, 1.0, app.audit.Events(t, audit.Revoke)[0]["sockets"])
 		require.Len(t, app.audit.Events(t, audit.SocketOpened), 1)
 	}
-}
-
-// Whichever comes first, the revocation or the admission: no socket is left.
-func TestRevokeRacesAdmission(t *testing.T) {
-	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
-	refused := 0
-	for i := range 400 {
-		g := annsGrant()
-		g.SessionID += strings.Repeat("x", i)
-		request := handshake(app.ticketFor(t, g))
-		var revoking sync.WaitGroup
-		revoking.Go(func() {
-			for range i % 40 * 500 { // a little later each time, up to some 10 µs
-			}
-			assert.NoError(t, app.issuer.Revoke(context.Background(), tickets.Revocation{SessionID: g.SessionID}))
-		})
-		p := app.send(t, request)
-		if p.status == http.StatusSwitchingProtocols {
-			requireClosed(t, p, 4401, "session_revoked")
-		} else {
-			require.Equal(t, http.StatusUnauthorized, p.status)
-			refused++
-		}
-		revoking.Wait()
-		p.Close()
-	}
-	require.Zero(t, app.sockets.Len())
-	t.Logf("%d of 400 were refused, the others closed", refused)
-	eventually(t, "the last line", func() bool {
-		return len(app.audit.Events(t, audit.SocketClosed)) == len(app.audit.Events(t, audit.SocketOpened))
-	})
-}
-
-// Between the ticket and the place: Restore happens to run just then.
-func TestRevokeAfterConsume(t *testing.T) {
-	var app *socketApp
-	app = newSocketApp(t, &echoes{}, socketAppOptions{tcp: true, guard: middleware.GuardOptions{
-		Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
-			return s, app.issuer.Revoke(ctx, tickets.Revocation{SessionID: s.ID})
-		},
-	}})
-	require.Equal(t, http.StatusUnauthorized, app.open(t, annsGrant()).status)
-	require.Zero(t, app.sockets.Len())
-	require.NoError(t, app.sockets.Shutdown(t.Context()), "nothing is left of it")
-	require.Equal(t, "revoked", app.audit.Events(t, audit.TicketRejected)[0]["reason"])
-	require.Len(t, app.audit.Lines(t), 2, "that, and the revocation")
 }
 
 // Inside a frame the close frame waits for the frame's end, and nothing else

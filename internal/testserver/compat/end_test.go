@@ -68,28 +68,37 @@ func TestRevokeIdle(t *testing.T) {
 	}
 }
 
-// Whichever comes first, the admission or the revocation: none stays.
+// Whichever comes first, the admission or the revocation: none stays. The time
+// between the two is led to where now one comes first, now the other.
 func TestRevokeRacesUpgrade(t *testing.T) {
+	const enough = 20
 	for _, lib := range libraries {
 		t.Run(lib.name, func(t *testing.T) {
 			a := newApp(t, lib.echo, appOptions{})
-			for i := range 100 {
+			var delay time.Duration
+			refused, closed := 0, 0
+			for end := time.Now().Add(patience); refused < enough || closed < enough; {
+				require.True(t, time.Now().Before(end), "%d were refused, %d closed: never enough of both", refused, closed)
 				session := a.session()
 				url := a.url(t, session, "u")
 				var revoking sync.WaitGroup
 				revoking.Go(func() {
-					for range i % 20 * 2000 { // a little later each time
+					for begun := time.Now(); time.Since(begun) < delay; {
 					}
 					a.revoke(t, tickets.Revocation{SessionID: session})
 				})
 				c, res, err := gorilla.DefaultDialer.Dial(url, nil)
+				revoking.Wait()
 				if err == nil {
 					requireClosed(t, c, 4401, "session_revoked")
+					closed++
+					delay -= delay/8 + time.Microsecond
 				} else {
 					require.NotNil(t, res, "%v", err)
 					require.Equal(t, http.StatusUnauthorized, res.StatusCode)
+					refused++
+					delay += delay/8 + 10*time.Microsecond
 				}
-				revoking.Wait()
 			}
 			require.Zero(t, a.sockets.Len())
 		})

@@ -42,6 +42,10 @@ func newChiDoors(t *testing.T, around bool) *chiDoors {
 			return &middleware.Session{ID: "ann's", Provider: "test", UserID: "ann"}, nil
 		case "down":
 			return nil, errors.New("connection refused")
+		case "slow":
+			return nil, context.DeadlineExceeded
+		case "panic":
+			panic(errBoom)
 		}
 		return nil, nil
 	})
@@ -79,6 +83,7 @@ func newChiDoors(t *testing.T, around bool) *chiDoors {
 	if around {
 		h = gate.Wrap(r)
 	}
+	h = recovers(h)
 	d.h1, d.h2 = httptest.NewServer(h), httptest.NewUnstartedServer(h)
 	d.h2.EnableHTTP2 = true
 	d.h2.StartTLS()
@@ -88,6 +93,20 @@ func newChiDoors(t *testing.T, around bool) *chiDoors {
 		assert.NoError(t, d.issuer.Close())
 	})
 	return d
+}
+
+var errBoom = errors.New("boom")
+
+// recovers is an application's own recovery, which answers 418 to what it knows.
+func recovers(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if recover() == any(errBoom) {
+				w.WriteHeader(http.StatusTeapot)
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
 }
 
 // raw sends bytes as they stand and returns the status and the rest of the answer.
@@ -111,19 +130,25 @@ func (d *chiDoors) raw(t *testing.T, request string) (int, http.Header, string) 
 	return res.StatusCode, res.Header, string(body)
 }
 
-// overH2 sends a GET whose path goes out as it stands.
-func (d *chiDoors) overH2(t *testing.T, target string, header http.Header) (int, http.Header) {
+// overH2 sends a request whose path goes out as it stands. Header lines are as in
+// request.
+func (d *chiDoors) overH2(t *testing.T, method, target string, lines ...string) (int, http.Header, string) {
 	t.Helper()
 	r := (&http.Request{
-		Method: "GET", Host: "app.example", Header: header,
+		Method: method, Host: "app.example", Header: make(http.Header),
 		URL: &url.URL{Scheme: "https", Host: d.h2.Listener.Addr().String(), Opaque: "//app.example" + target},
 	}).WithContext(t.Context())
+	for _, line := range lines {
+		field, value, _ := strings.Cut(line, ": ")
+		r.Header.Add(field, value)
+	}
 	res, err := d.h2.Client().Transport.RoundTrip(r)
 	require.NoError(t, err)
-	_, _ = io.Copy(io.Discard, res.Body)
-	require.NoError(t, res.Body.Close())
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
 	require.Equal(t, 2, res.ProtoMajor)
-	return res.StatusCode, res.Header
+	return res.StatusCode, res.Header, string(body)
 }
 
 // refusals are the reasons of all that the guard has refused so far.
@@ -183,7 +208,7 @@ func TestHostilePathsAndChi(t *testing.T) {
 			assert.Equal(t, tc.public, header.Get("X-Reached") != "", "around: %v, %s (%s): %d", around, tc.target, tc.source, status)
 			assert.NotContains(t, header, "X-Injected")
 			if !tc.h1 {
-				status, header = d.overH2(t, tc.target, http.Header{"X-Original-Url": {"/login"}})
+				status, header, _ = d.overH2(t, "GET", tc.target, "X-Original-Url: /login")
 				assert.Equal(t, tc.public, header.Get("X-Reached") != "", "around: %v, %s (%s) over h2: %d", around, tc.target, tc.source, status)
 			}
 		}
@@ -255,7 +280,7 @@ func TestHostileUpgradesAndChi(t *testing.T) {
 				assert.Equal(t, tc.reason, reasons[before], name)
 			}
 		}
-		status, _ := d.overH2(t, "/ws?ticket="+ticket(), http.Header{})
+		status, _, _ := d.overH2(t, "GET", "/ws?ticket="+ticket())
 		assert.Equal(t, 426, status)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -36,15 +37,16 @@ func TestRevokeMidstEcho(t *testing.T) {
 			}
 			t.Run(lib.name+"/"+mode.name, func(t *testing.T) {
 				a := newApp(t, mode.handler, appOptions{})
+				a.requireEchoes(t, mode.deflate)
 				for range runs {
 					a.echoUntilRevoked(t, mode.deflate)
 				}
-				eventually(t, "the last line", func() bool { return len(a.lines.of("ws_closed")) == runs })
-				for _, line := range a.lines.of("ws_closed") {
+				eventually(t, "the last line", func() bool { return len(a.lines.of("ws_closed")) == 1+runs })
+				for _, line := range a.lines.of("ws_closed")[1:] {
 					require.Equal(t, "session_revoked", line["reason"])
 					require.EqualValues(t, 4401, line["close_code"])
 				}
-				require.Len(t, a.lines.of("ws_opened"), runs)
+				require.Len(t, a.lines.of("ws_opened"), 1+runs)
 				require.Len(t, a.lines.of("revoke"), runs)
 			})
 		}
@@ -60,6 +62,27 @@ func TestRevokeMidstEchoTLS(t *testing.T) {
 			}
 		})
 	}
+}
+
+// requireEchoes fails unless a message comes back, and is compressed both ways
+// where it should be: what was only negotiated proves little.
+func (a *app) requireEchoes(t *testing.T, deflate bool) {
+	dialer := gorilla.Dialer{WriteBufferSize: 1 << 19, EnableCompression: deflate}
+	c, _, err := dialer.Dial(a.url(t, a.session(), "u"), nil)
+	require.NoError(t, err)
+	defer c.Close()
+	require.NoError(t, c.WriteMessage(gorilla.BinaryMessage, message()))
+	_, got, err := c.ReadMessage()
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(message(), got))
+	for info := range a.sockets.All() {
+		if deflate {
+			require.Less(t, info.BytesIn, int64(len(got)/2), "what the page sent")
+			require.Less(t, info.BytesOut, int64(len(got)/2), "what came back")
+		}
+	}
+	c.Close()
+	eventually(t, "its end", func() bool { return len(a.lines.of("ws_closed")) == 1 })
 }
 
 func (a *app) echoUntilRevoked(t *testing.T, deflate bool) {
@@ -80,9 +103,10 @@ func (a *app) echoUntilRevoked(t *testing.T, deflate bool) {
 			return count, err
 		},
 	}
-	c, _, err := dialer.Dial(a.url(t, session, "u"), nil)
+	c, res, err := dialer.Dial(a.url(t, session, "u"), nil)
 	require.NoError(t, err)
 	defer c.Close()
+	require.Equal(t, deflate, strings.HasPrefix(res.Header.Get("Sec-WebSocket-Extensions"), "permessage-deflate"), "RFC 7692 section 5")
 
 	revoked := make(chan struct{})
 	count.watch(at, func() {

@@ -59,6 +59,9 @@ func TestWalk(t *testing.T) {
 	ada.Wait(`document.getElementById("ticket").dataset.state === "fresh"`)
 	ticket := ada.String(`document.getElementById("ticket-value").textContent`)
 	require.Regexp(t, `^[\w-]{43}$`, ticket)
+	ada.Eval(`window.ringAt = () => parseFloat(document.getElementById("ring-run").style.strokeDashoffset); window.ringWas = ringAt()`, nil)
+	ada.Wait(`ringAt() > ringWas && ringAt() < 100`) // a hundredth is 0.3 s
+	ada.Wait(`Number(document.getElementById("ring-left").innerText) < 30`)
 	ada.Click("#ticket-use")
 	ada.WaitText("#ticket-said", "Let in.")
 	ada.WaitText(".socket .pill", "open")
@@ -120,6 +123,33 @@ func TestWalk(t *testing.T) {
 	}
 	assert.NotContains(t, log, ticket)
 	assert.NotRegexp(t, regexp.MustCompile(`ticket=[\w-]{43}`), log)
+}
+
+// A person who is signed in twice ends both, and nobody else's.
+func TestSignOutEverywhere(t *testing.T) {
+	app, base := demo(t, testserver.Options{})
+	desk, phone := signIn(browser.NewProfile(t), base, "ada"), signIn(browser.NewProfile(t), base, "ada")
+	bob := signIn(browser.NewProfile(t), base, "bob")
+	for _, page := range []*browser.Page{desk, phone, bob} {
+		page.Click("#open-ws")
+		page.WaitText(".socket .pill", "open")
+	}
+	phone.Expect("/api/sessions") // the table's timer may ask once more
+	desk.Click("#sign-out-all")
+	desk.WaitText("#notice", "You are signed out")
+	desk.WaitText("#notice", "2 sessions ended, 4 connections closed; each page was told 4401 session_revoked.")
+	desk.WaitText(".socket .pill", "closed 4401 session_revoked")
+	phone.WaitText(".socket .pill", "closed 4401 session_revoked")
+	phone.WaitText("#notice", "They were told 4401 session_revoked.")
+	bob.WaitText(".people .pill", "ended 4401 session_revoked")
+
+	bob.Type(".socket input", "still here"+kb.Enter)
+	bob.WaitText(".messages", "still here")
+	for info := range app.Sockets().All() {
+		require.Equal(t, "bob", info.UserID)
+	}
+	phone.Go(base + "/")
+	phone.WaitPath("/login?next=%2F")
 }
 
 // A ticket whose time is over, and every way to cheat that the page offers.
