@@ -51,7 +51,7 @@ func TestContextWhoeverLooksWhen(t *testing.T) {
 			for _, by := range []string{"handler", "revocation"} {
 				t.Run(name+"/"+when+"/"+by, func(t *testing.T) {
 					t.Parallel()
-					revoked, causes := make(chan struct{}), make(chan error, 1)
+					ready, revoked, causes := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 					app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						ctx := r.Context()
 						assert.NotNil(t, ctx.Value(http.ServerContextKey), "the request's own values")
@@ -66,10 +66,12 @@ func TestContextWhoeverLooksWhen(t *testing.T) {
 						if by == "handler" {
 							_ = conn.Close()
 						}
+						close(ready)
 						<-revoked
 						causes <- look(ctx)
 					}), socketAppOptions{})
 					app.live(t, annsGrant())
+					<-ready
 					require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
 					close(revoked)
 					var end *middleware.CloseError

@@ -10,8 +10,10 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -136,20 +138,28 @@ func ticks(causes chan<- error) http.Handler {
 }
 
 // A stream that AdmitRequests let in ends with its session, though its peer
-// reads nothing and its handler is blocked in Write.
+// reads nothing and its handler is blocked in Write. In HTTP/1.1 over TLS net/http
+// closes the connection in the Write that fails, and crypto/tls gives itself 5 s
+// to say goodbye to a peer that does not read: that is cut short as well.
 func TestRevokeEndsStreams(t *testing.T) {
-	for _, h2 := range []bool{false, true} {
+	for _, protocol := range []string{"h1", "h1 over TLS", "h2"} {
 		causes := make(chan error, 1)
 		app := newSocketApp(t, nil, socketAppOptions{guard: middleware.GuardOptions{AdmitRequests: true}})
-		srv := serve(t, app.guard.Wrap(ticks(causes)))
-		if h2 {
-			srv = serveTLS(t, app.guard.Wrap(ticks(causes)))
+		var ranOut atomic.Bool
+		srv := httptest.NewUnstartedServer(app.guard.Wrap(ticks(causes)))
+		srv.Listener = patienceListener{srv.Listener, &ranOut}
+		srv.EnableHTTP2 = protocol == "h2"
+		if protocol == "h1" {
+			srv.Start()
+		} else {
+			srv.StartTLS()
 		}
+		t.Cleanup(srv.Close)
 		client := srv.Client()
 		res, err := client.Get(srv.URL + app.ticketFor(t, annsGrant()))
 		require.NoError(t, err)
 		t.Cleanup(func() { res.Body.Close() })
-		require.Equal(t, h2, res.ProtoMajor == 2)
+		require.Equal(t, protocol == "h2", res.ProtoMajor == 2)
 		_, err = io.ReadFull(res.Body, make([]byte, 100))
 		require.NoError(t, err)
 		standstill(t, app)
@@ -171,7 +181,39 @@ func TestRevokeEndsStreams(t *testing.T) {
 		require.Len(t, app.audit.Events(t, audit.SocketOpened), 1)
 		require.Zero(t, app.sockets.Len())
 		require.NoError(t, app.sockets.Shutdown(t.Context()))
+		require.False(t, ranOut.Load(), "%s: a Write waited for as long as crypto/tls does", protocol)
 	}
+}
+
+// A patienceListener's connections tell when a Write that failed for its deadline
+// had one that lay ahead when it was set.
+type patienceListener struct {
+	net.Listener
+	ranOut *atomic.Bool
+}
+
+func (l patienceListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	return &patienceConn{Conn: conn, ranOut: l.ranOut}, err
+}
+
+type patienceConn struct {
+	net.Conn
+	ranOut *atomic.Bool
+	ahead  atomic.Bool
+}
+
+func (c *patienceConn) SetWriteDeadline(t time.Time) error {
+	c.ahead.Store(time.Now().Before(t))
+	return c.Conn.SetWriteDeadline(t)
+}
+
+func (c *patienceConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) && c.ahead.Load() {
+		c.ranOut.Store(true)
+	}
+	return n, err
 }
 
 // standstill waits until the handler of the only stream waits in a Write for its

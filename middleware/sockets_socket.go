@@ -193,14 +193,19 @@ func (k *socket) finish() {
 }
 
 // stopStream makes the writes of a stream's handler fail, unless it has
-// returned: the connection may serve another request then.
+// returned: the connection may serve another request then. It does so again as
+// long as the handler has not, since net/http closes a connection on which a
+// write failed, and crypto/tls allows itself 5 s more for that.
 func (k *socket) stopStream() {
 	req := k.request.Load()
 	req.mu.Lock()
 	defer req.mu.Unlock()
-	if req.w != nil {
-		// Not every ResponseWriter has deadlines; the context is done in any case.
-		_ = http.NewResponseController(req.w).SetWriteDeadline(aLongTimeAgo)
+	if req.w == nil {
+		return
+	}
+	// Not every ResponseWriter has deadlines; the context is done in any case.
+	if http.NewResponseController(req.w).SetWriteDeadline(aLongTimeAgo) == nil {
+		time.AfterFunc(max(k.guard.sockets.opts.CloseGrace/4, 10*time.Millisecond), k.stopStream)
 	}
 }
 
