@@ -20,70 +20,77 @@ func forgottenAfter(name string, ttl time.Duration) time.Duration {
 	return 1500 * time.Millisecond
 }
 
-// slowestRow looks for the slowest single mint while a million tickets expire. In turns with the
-// mints is the crypto alone: how long the machine itself keeps a goroutine waiting.
-func slowestRow(r *report) {
+// slowest is what the slowest of many calls took, by two clocks.
+type slowest struct {
+	cpu, wall float64 // ns
+	slow      int     // above 1 ms of the wall's time
+}
+
+func (s *slowest) call(f func()) {
+	began, used := time.Now(), threadCPU()
+	f()
+	cpu := float64(threadCPU() - used)
+	wall := float64(time.Since(began))
+	s.cpu, s.wall = max(s.cpu, cpu), max(s.wall, wall)
+	if wall > 1e6 {
+		s.slow++
+	}
+}
+
+// mintWhileExpiring is the slowest mint of a keeper in which a million tickets expire. In turns with
+// the mints is the crypto alone: how long the machine itself keeps a goroutine waiting.
+func mintWhileExpiring(r *report, name string) (mint, floor slowest) {
 	const ttl = 3 * time.Second
-	type trial struct {
-		name          string
-		worst, floor  float64 // ns
-		slow, slowest int     // above 1 ms
-	}
-	try := func(name string) trial {
-		grants := grantsOf(1 << 13)
-		res, n := trial{name: name}, 0
-		k := keeperWith(name, r.many(1_000_000), r.long(ttl), grants)
-		defer k.close()
-		runtime.GC()
-		for end := time.Now().Add(r.long(ttl + forgottenAfter(name, ttl))); ; n++ {
-			began := time.Now()
-			if began.After(end) {
-				return res
-			}
-			k.mint(&grants[n%len(grants)])
-			minted := time.Now()
-			bareCrypto(0)
-			ended := time.Now()
-			res.worst, res.floor = max(res.worst, float64(minted.Sub(began))), max(res.floor, float64(ended.Sub(minted)))
-			if minted.Sub(began) > time.Millisecond {
-				res.slow++
-			}
-			if ended.Sub(minted) > time.Millisecond {
-				res.slowest++
-			}
-			if n%64 == 0 {
-				time.Sleep(100 * time.Microsecond)
-			}
+	grants := grantsOf(1 << 13)
+	k := keeperWith(name, r.many(1_000_000), r.long(ttl), grants)
+	defer k.close()
+	runtime.GC()
+	end := time.Now().Add(r.long(ttl + forgottenAfter(name, ttl)))
+	for n := 0; n == 0 || time.Now().Before(end); n++ {
+		mint.call(func() { k.mint(&grants[n%len(grants)]) })
+		floor.call(func() { bareCrypto(0) })
+		if n%64 == 0 {
+			time.Sleep(100 * time.Microsecond)
 		}
 	}
+	return mint, floor
+}
+
+// slowestRow is judged by two clocks. In the CPU time of the thread nothing counts that other programs do,
+// but neither does waiting for a lock, which is how a mint waits for a goroutine that takes out what is over;
+// the wall's time has both.
+func slowestRow(r *report) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	const row = "slowest mint while a million expire"
-	var ratios, mine []float64
-	best := trial{worst: 1e18}
-	tell := func(t trial) {
-		r.line(row, t.name, nanoseconds(t.worst), fmt.Sprintf("%.2f (bare crypto: %s; above 1 ms: %d and %d)", t.worst/t.floor, nanoseconds(t.floor), t.slow, t.slowest))
-		r.bench(row, t.name, 1, t.worst, "worst-ns", t.floor, "bare-crypto-worst-ns")
+	try := func(name string) (mint, floor slowest) {
+		mint, floor = mintWhileExpiring(r, name)
+		r.line(row+", CPU of the thread", name, nanoseconds(mint.cpu), fmt.Sprintf("%.2f (bare crypto: %s)", mint.cpu/floor.cpu, nanoseconds(floor.cpu)))
+		r.line(row+", wall", name, nanoseconds(mint.wall), fmt.Sprintf("%.2f (bare crypto: %s; above 1 ms: %d and %d)", mint.wall/floor.wall, nanoseconds(floor.wall), mint.slow, floor.slow))
+		r.bench(row, name, 1, mint.cpu, "worst-cpu-ns", floor.cpu, "bare-crypto-worst-cpu-ns", mint.wall, "worst-ns", floor.wall, "bare-crypto-worst-ns")
+		return mint, floor
 	}
+	var byCPU, byWall, walls []float64
 	for range 3 {
-		t := try(ours)
-		tell(t)
-		ratios, mine = append(ratios, t.worst/t.floor), append(mine, t.worst)
+		mint, floor := try(ours)
+		byCPU, byWall, walls = append(byCPU, mint.cpu/floor.cpu), append(byWall, mint.wall/floor.wall), append(walls, mint.wall)
 	}
+	best, least := "", 0.0
 	for _, name := range []string{ttlName, otterIs, scsName, lruName} { // a scan at each mint would take all day
-		t := try(name)
-		tell(t)
-		if t.worst < best.worst {
-			best = t
+		if mint, _ := try(name); best == "" || mint.wall < least {
+			best, least = name, mint.wall
 		}
 	}
-	share := median(mine) / best.worst
-	if low, high := slices.Min(ratios), slices.Max(ratios); high > 3*low {
-		why := fmt.Sprintf("three trials gave %.1f to %.1f", low, high)
-		r.undecided(row+", against the slowest of the crypto alone", "≤ 3.0", fmt.Sprintf("%.1f", median(ratios)), why)
-		r.undecided(row+", against the best rival ("+best.name+")", "≤ 1/50", fmt.Sprintf("1/%.1f", 1/share), why)
-		return
+	r.atMost(row+", CPU of the thread, against the slowest of the crypto alone (median of 3)", median(byCPU), 3, "%.1f")
+	say := func(what, goal, measured string, met bool) { r.goal(row+", wall, "+what, goal, measured, met) }
+	if low, high := slices.Min(byWall), slices.Max(byWall); high > 3*low {
+		say = func(what, goal, measured string, _ bool) {
+			r.undecided(row+", wall, "+what, goal, measured, fmt.Sprintf("three trials gave %.1f to %.1f of the slowest of the crypto", low, high))
+		}
 	}
-	r.atMost(row+", against the slowest of the crypto alone (median of 3)", median(ratios), 3, "%.1f")
-	r.goal(row+", against the best rival ("+best.name+")", "≤ 1/50", fmt.Sprintf("1/%.1f", 1/share), share <= 1.0/50)
+	ratio, share := median(byWall), median(walls)/least
+	say("against the slowest of the crypto alone (median of 3)", "≤ 3.0", fmt.Sprintf("%.1f", ratio), ratio <= 3)
+	say("against the best rival ("+best+")", "≤ 1/50", fmt.Sprintf("1/%.1f", 1/share), share <= 1.0/50)
 }
 
 // heldRow fills each keeper with tickets of sessions of their own, and looks what they take of the
