@@ -46,9 +46,10 @@ func shortSessionID(id string) string {
 }
 
 // over reports whether the session has ended. It reads the clock only for
-// sessions that have a known end.
+// sessions that have a known end, and one clock only where that has a monotonic
+// reading.
 func (s *Session) over() bool {
-	return !s.ExpiresAt.IsZero() && !time.Now().Before(s.ExpiresAt)
+	return !s.ExpiresAt.IsZero() && time.Until(s.ExpiresAt) <= 0
 }
 
 // same reports whether both are the same sign-in of the same person.

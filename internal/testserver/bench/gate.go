@@ -164,12 +164,14 @@ func gateRow(r *report) {
 	}
 	all := doors()
 	floor := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { opaque.ServeHTTP(w, r.WithContext(ctx)) })
-	things := []thing{{name: copyName, do: calls(floor, all[0].cookie)}}
+	// A copy of a request is little but an allocation, of which the collection is half the cost: there are
+	// some in every turn of these two.
+	things := []thing{{name: copyName, batch: true, do: calls(floor, all[0].cookie)}}
 	for _, d := range all {
 		d.check()
-		things = append(things, thing{name: d.name, do: calls(d.wrap(next), d.cookie)})
+		things = append(things, thing{name: d.name, batch: d.name == ours, do: calls(d.wrap(next), d.cookie)})
 	}
-	t := r.inTurns(6*time.Second, r.many(block), things...)
+	t := r.inTurns(6*time.Second, r.many(50_000), things...)
 	t.print(r, "gate pass, in process")
 	r.atMost("gate pass with CookieSessions and a map look-up, in process, against a shallow copy of the request", t.ratio(ours, copyName), 2.5, "%.2f")
 	for _, name := range []string{jwtauthName, scsGateName} {
