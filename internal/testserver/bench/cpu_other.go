@@ -6,5 +6,6 @@ import "time"
 
 var began = time.Now()
 
-// cpuTime is the time that has passed: an upper bound, where nothing better is known.
-func cpuTime() time.Duration { return time.Since(began) }
+// The time that has passed is an upper bound, where nothing better is known.
+func processCPU() time.Duration { return time.Since(began) }
+func threadCPU() time.Duration  { return time.Since(began) }

@@ -174,13 +174,13 @@ func grantOf(i int) tickets.Grant {
 // forget waits until all tickets are over, makes one more call, and returns the CPU time of the
 // whole process meanwhile, with the garbage collection that gives the memory back.
 func forget(k *keeper, wait time.Duration) float64 {
-	began := cpuTime()
+	began := processCPU()
 	time.Sleep(wait)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // a second collector would count its waiting
 	g := grantOf(0)
 	k.mint(&g)
 	runtime.GC()
-	return float64(cpuTime() - began)
+	return float64(processCPU() - began)
 }
 
 func live() float64 {
