@@ -286,7 +286,12 @@ func (c *frameConn) below() net.Conn {
 func (c *frameConn) outcome() (opened, closed bool, code int) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	return c.opened, c.out.closed, c.out.closeCode()
+	opened = c.opened
+	c.opened = true // what is written from here on opens nothing
+	if c.k.stream { // there are no close codes in HTTP
+		return opened, c.out.closed, 0
+	}
+	return opened, c.out.closed, c.out.closeCode()
 }
 
 func drain(conn net.Conn) error {

@@ -10,10 +10,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"os"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -119,150 +116,31 @@ func TestShutdownBeforeHijack(t *testing.T) {
 	reading.Wait()
 }
 
-// ticks writes long lines, as fast as the page reads them, until its context ends.
-func ticks(causes chan<- error) http.Handler {
-	line := "data: " + strings.Repeat("tick ", 10_000) + "\n\n"
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		for r.Context().Err() == nil {
-			if _, err := io.WriteString(w, line); err != nil {
-				break
-			}
-			if http.NewResponseController(w).Flush() != nil {
-				break
-			}
-		}
-		<-r.Context().Done()
-		causes <- context.Cause(r.Context())
-	})
-}
-
-// A stream that AdmitRequests let in ends with its session, though its peer
-// reads nothing and its handler is blocked in Write. In HTTP/1.1 over TLS net/http
-// closes the connection in the Write that fails, and crypto/tls gives itself 5 s
-// to say goodbye to a peer that does not read: that is cut short as well.
-func TestRevokeEndsStreams(t *testing.T) {
-	for _, protocol := range []string{"h1", "h1 over TLS", "h2"} {
-		causes := make(chan error, 1)
-		app := newSocketApp(t, nil, socketAppOptions{guard: middleware.GuardOptions{AdmitRequests: true}})
-		var ranOut atomic.Bool
-		srv := httptest.NewUnstartedServer(app.guard.Wrap(ticks(causes)))
-		srv.Listener = patienceListener{srv.Listener, &ranOut}
-		srv.EnableHTTP2 = protocol == "h2"
-		if protocol == "h1" {
-			srv.Start()
-		} else {
-			srv.StartTLS()
-		}
-		t.Cleanup(srv.Close)
-		client := srv.Client()
-		res, err := client.Get(srv.URL + app.ticketFor(t, annsGrant()))
-		require.NoError(t, err)
-		t.Cleanup(func() { res.Body.Close() })
-		require.Equal(t, protocol == "h2", res.ProtoMajor == 2)
-		_, err = io.ReadFull(res.Body, make([]byte, 100))
-		require.NoError(t, err)
-		standstill(t, app)
-
-		info := onlySocket(t, app.sockets)
-		require.True(t, info.Stream)
-		require.Positive(t, info.BytesOut)
-		require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
-		eventually(t, "the end of the handler", func() bool { return len(causes) == 1 })
-		require.ErrorIs(t, <-causes, tickets.ErrRevoked)
-		_, err = io.Copy(io.Discard, res.Body)
-		require.Error(t, err, "a stream that is cut must not look whole")
-		res.Body.Close()
-		client.CloseIdleConnections()
-		eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == 1 })
-		line := app.audit.Events(t, audit.SocketClosed)[0]
-		require.Equal(t, "session_revoked", line["reason"])
-		require.Equal(t, 0.0, line["close_code"], "there are no close codes in HTTP")
-		require.Len(t, app.audit.Events(t, audit.SocketOpened), 1)
-		require.Zero(t, app.sockets.Len())
-		require.NoError(t, app.sockets.Shutdown(t.Context()))
-		require.False(t, ranOut.Load(), "%s: a Write waited for as long as crypto/tls does", protocol)
-	}
-}
-
-// A patienceListener's connections tell when a Write that failed for its deadline
-// had one that lay ahead when it was set.
-type patienceListener struct {
-	net.Listener
-	ranOut *atomic.Bool
-}
-
-func (l patienceListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	return &patienceConn{Conn: conn, ranOut: l.ranOut}, err
-}
-
-type patienceConn struct {
-	net.Conn
-	ranOut *atomic.Bool
-	ahead  atomic.Bool
-}
-
-func (c *patienceConn) SetWriteDeadline(t time.Time) error {
-	c.ahead.Store(time.Now().Before(t))
-	return c.Conn.SetWriteDeadline(t)
-}
-
-func (c *patienceConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	if errors.Is(err, os.ErrDeadlineExceeded) && c.ahead.Load() {
-		c.ranOut.Store(true)
-	}
-	return n, err
-}
-
-// standstill waits until the handler of the only stream waits in a Write for its
-// peer to read.
-func standstill(t testing.TB, app *socketApp) {
-	t.Helper()
-	blocked := func() bool {
-		for stack := range strings.SplitSeq(allStacks(), "\n\n") {
-			state, calls, _ := strings.Cut(stack, "\n")
-			if strings.Contains(calls, "middleware.(*socketWriter).") && (strings.Contains(state, "[IO wait") || strings.Contains(state, "[select")) {
-				return true
-			}
-		}
-		return false
-	}
-	out, still := int64(0), 0
-	eventually(t, "the standstill", func() bool {
-		if sent := onlySocket(t, app.sockets).BytesOut; sent == out && blocked() {
-			still++
-		} else {
-			out, still = sent, 0
-		}
-		return still == 10 // the kernel may still have been moving what was written
-	})
-}
-
-// A stream's end by itself, and the next request on the same connection.
-func TestStreamEndsByItself(t *testing.T) {
+// A handler that writes its first bytes when its socket is over opens nothing any
+// more: the last line of a socket is its last.
+func TestNothingOpensAfterTheEnd(t *testing.T) {
+	hijacked, goOn, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.Copy(w, &io.LimitedReader{R: zeros{}, N: 100_000})
-	}), socketAppOptions{tcp: true, guard: middleware.GuardOptions{AdmitRequests: true}, sockets: middleware.SocketsOptions{MaxPerUser: 1}})
-	client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return app.dial() }}}
-	defer client.CloseIdleConnections()
-	for i := range 3 {
-		res, err := client.Get("http://app.example" + app.ticketFor(t, annsGrant()))
-		require.NoError(t, err)
-		require.Equal(t, http.StatusOK, res.StatusCode)
-		body, err := io.ReadAll(res.Body)
-		require.NoError(t, err)
-		require.Len(t, body, 100_000)
-		res.Body.Close()
-		eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == i+1 })
-		require.Equal(t, "closed", app.audit.Events(t, audit.SocketClosed)[i]["reason"])
-	}
+		defer close(done)
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if assert.NoError(t, err) {
+			close(hijacked)
+			<-goOn
+			_, _ = conn.Write(wire(1, "x"))
+		}
+	}), socketAppOptions{tcp: true, sockets: middleware.SocketsOptions{CloseGrace: 20 * time.Millisecond}})
+	conn, err := app.dial()
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = io.WriteString(conn, handshake(app.ticketFor(t, annsGrant())))
+	require.NoError(t, err)
+	<-hijacked
+	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+	eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.UpgradeRefused)) == 1 })
+	close(goOn)
+	<-done
+	require.Empty(t, app.audit.Events(t, audit.SocketOpened))
 }
-
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
 // Bytes that a client sends right behind its handshake stay where a library
 // looks for them.

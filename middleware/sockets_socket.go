@@ -34,9 +34,9 @@ type socket struct {
 	guard    *Guard                  // that let it in
 	request  atomic.Pointer[request] // nil once it is open; a stream's, while its handler runs
 
-	mu    sync.Mutex              // guards the next three, and orders the connection's deadlines
 	own   atomic.Bool             // ctx is its own, and changes no more
-	ctx   context.Context         // until then, the request's
+	mu    sync.Mutex              // guards the next three, and orders the connection's deadlines
+	ctx   context.Context         // until then, the request's, which only a stream's ends with
 	stop  context.CancelCauseFunc // ends its own
 	cause *CloseError             // why it has ended
 
@@ -60,6 +60,7 @@ type socket struct {
 type request struct {
 	ctx    context.Context
 	origin string
+	http1  bool
 	attach sync.Once
 	detach func() bool // stops ctx from ending the socket's context; nil: not attached
 
@@ -82,7 +83,7 @@ func newSocket(a *attempt) *socket {
 	k.ticketID = ticketHash(id[:6])
 	k.conn.k = k
 	ctx := a.r.Context()
-	k.request.Store(&request{ctx: ctx, origin: a.r.Header.Get("Origin")})
+	k.request.Store(&request{ctx: ctx, origin: a.r.Header.Get("Origin"), http1: a.r.ProtoMajor == 1})
 	if !a.stream {
 		// net/http cancels the request's context when the handler returns, and
 		// there are libraries whose handlers return at once.
@@ -134,6 +135,7 @@ func (k *socket) hijack(conn net.Conn, rw *bufio.ReadWriter, switched bool) erro
 	switch {
 	case k.stream:
 		k.conn.out.phase = phaseOther
+		k.conn.opened = true
 	case switched:
 		k.conn.out.phase = phaseFrames
 		k.conn.opened = true
@@ -193,9 +195,10 @@ func (k *socket) finish() {
 }
 
 // stopStream makes the writes of a stream's handler fail, unless it has
-// returned: the connection may serve another request then. It does so again as
-// long as the handler has not, since net/http closes a connection on which a
-// write failed, and crypto/tls allows itself 5 s more for that.
+// returned: the connection may serve another request then. In HTTP/1 it does so
+// again as long as the handler has not, since net/http closes a connection on
+// which a write failed, and crypto/tls allows itself 5 s more for that. In HTTP/2
+// each time would be one more RST_STREAM (RFC 9113 section 5.4.2).
 func (k *socket) stopStream() {
 	req := k.request.Load()
 	req.mu.Lock()
@@ -204,7 +207,7 @@ func (k *socket) stopStream() {
 		return
 	}
 	// Not every ResponseWriter has deadlines; the context is done in any case.
-	if http.NewResponseController(req.w).SetWriteDeadline(aLongTimeAgo) == nil {
+	if http.NewResponseController(req.w).SetWriteDeadline(aLongTimeAgo) == nil && req.http1 {
 		time.AfterFunc(max(k.guard.sockets.opts.CloseGrace/4, 10*time.Millisecond), k.stopStream)
 	}
 }

@@ -97,8 +97,9 @@ func (m *MemoryStore) Take(_ context.Context, key Key) (g Grant, err error) {
 	return g, err
 }
 
-// put is Put. An ID that is fresh is that of a ticket that was made for this one call: nobody can
-// have put it before, and to look for it would cost as much as all the rest.
+// put is Put. An ID that is fresh is that of a ticket that was made for this one call: as long as
+// crypto/rand does not repeat itself nobody can have put it before, and to look for it would cost as
+// much as all the rest.
 func (m *MemoryStore) put(id *[32]byte, g *Grant, fresh bool) error {
 	size := entrySize(g)
 	if size >= chunkSize {
@@ -120,7 +121,7 @@ func (m *MemoryStore) put(id *[32]byte, g *Grant, fresh bool) error {
 	shard.mu.Lock()
 	for shard.places == 0 && !m.reserve(shard) {
 		shard.mu.Unlock()
-		if !m.giveBack() && !m.retire(shard) {
+		if !m.giveBack() && !m.retire(shard) && m.count.Load() >= m.max {
 			return ErrFull
 		}
 		shard.mu.Lock()
@@ -196,16 +197,16 @@ func (m *MemoryStore) reserve(shard *memoryShard) bool {
 // giveBack takes from all shards the places that they have not used, and reports whether there were
 // any.
 func (m *MemoryStore) giveBack() bool {
-	unused := int64(0)
+	any := false
 	for i := range m.shards {
 		s := &m.shards[i]
 		s.mu.Lock()
-		unused += s.places
+		any = any || s.places > 0
+		m.count.Add(-s.places)
 		s.places = 0
 		s.mu.Unlock()
 	}
-	m.count.Add(-unused)
-	return unused > 0
+	return any
 }
 
 // retire takes expired entries off the count, beginning with the shard that wants to grow, and
