@@ -136,7 +136,7 @@ func stripQuery(query string, all bool) (kept string, changed bool) {
 	if !named && !all {
 		return query, false
 	}
-	if !parses(query) {
+	if !ticketsIn(query, func(string) {}) {
 		return "", true
 	}
 	if !named {

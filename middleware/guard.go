@@ -109,7 +109,9 @@ func NewGuard(issuer *tickets.Issuer, opts *GuardOptions) (*Guard, error) {
 		g.endpoint = sentPath
 	}
 	g.audit = o.Audit
-	g.clientIP, _ = defaults(o.ClientIP, nil)
+	if g.clientIP = o.ClientIP; g.clientIP == nil {
+		g.clientIP = remoteHost
+	}
 	g.onReject = o.OnReject
 	g.sockets.follow(issuer, g.audit)
 	return g, nil

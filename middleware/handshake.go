@@ -45,16 +45,6 @@ func isExtendedConnect(r *http.Request) bool {
 	return r.Method == http.MethodConnect && len(r.Header[":protocol"]) > 0
 }
 
-// parses reports whether url.ParseQuery accepts a query. Nothing but an escape
-// or a semicolon can be wrong with a short one.
-func parses(query string) bool {
-	if len(query) <= maxQuery && strings.IndexByte(query, '%') < 0 && strings.IndexByte(query, ';') < 0 {
-		return true
-	}
-	_, err := url.ParseQuery(query)
-	return err == nil
-}
-
 // stripTicket takes every ticket out of r, a shallow copy that is the caller's,
 // so that none is left for a handler or its log. The URL that it gets goes into u.
 func stripTicket(r *http.Request, u *url.URL) {

@@ -98,8 +98,8 @@ func (m *MemoryStore) Take(_ context.Context, key Key) (g Grant, err error) {
 }
 
 // put is Put. An ID that is fresh is that of a ticket that was made for this one call: as long as
-// crypto/rand does not repeat itself nobody can have put it before, and to look for it would cost as
-// much as all the rest.
+// crypto/rand does not repeat itself nobody can have put it before, and to look for it in every
+// generation is what costs the most where many lie unused.
 func (m *MemoryStore) put(id *[32]byte, g *Grant, fresh bool) error {
 	size := entrySize(g)
 	if size >= chunkSize {
