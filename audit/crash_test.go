@@ -91,7 +91,10 @@ func TestKilled(t *testing.T) {
 			t.Errorf("torn line: %s", rec.Line)
 		}
 	}
-	assert.Equal(t, skipped, own["torn"], "fragments skipped and fragments healed")
+	// A fragment that lacked nothing but its newline is a line once it is healed, and was not acknowledged.
+	whole := own["torn"] - skipped
+	assert.GreaterOrEqual(t, whole, 0, "fragments healed, less those skipped")
+	assert.LessOrEqual(t, whole, len(ids)-len(acknowledged)-1, "lines that were not acknowledged")
 	assert.Equal(t, 1, ids["last"])
 	t.Logf("%d kills: %d lines acknowledged, %d more written, %d files, %d fragments healed",
 		kills, len(acknowledged), len(ids)-len(acknowledged)-1, len(logFiles(t, path)), skipped)
