@@ -280,7 +280,7 @@ func (g *Guard) meanwhile(grant *tickets.Grant) error {
 	if err := g.issuer.Revoked(*grant); err != nil {
 		return err
 	}
-	if err := g.issuer.Health(); errors.Is(err, tickets.ErrDeaf) {
+	if err := g.issuer.Health(); errors.Is(err, tickets.ErrStale) {
 		return err
 	}
 	return nil

@@ -95,7 +95,7 @@ type CloseError struct {
 	Code   int    // the close code; of one that ended by itself, what its handler sent, or 1006
 	Reason string // "session_revoked", "session_expired", "too_many", "unavailable", "going_away", the application's, "closed" or "dropped"
 	// Err says more: [tickets.ErrRevoked], [ErrSessionExpired], [ErrEvicted],
-	// [tickets.ErrDeaf] (IssuerOptions.MaxDeaf), [http.ErrServerClosed] in Shutdown. It is nil for CloseSession and
+	// [tickets.ErrStale] (IssuerOptions.MaxStaleness), [http.ErrServerClosed] in Shutdown. It is nil for CloseSession and
 	// CloseUser, and net.ErrClosed where the connection ended by itself.
 	Err error
 }
@@ -115,7 +115,7 @@ var (
 	causeRevoked   = &CloseError{Code: closeUnauthorized, Reason: reasonSessionRevoked, Err: tickets.ErrRevoked}
 	causeExpired   = &CloseError{Code: closeUnauthorized, Reason: codeSessionExpired, Err: ErrSessionExpired}
 	causeEvicted   = &CloseError{Code: closeTooMany, Reason: reasonTooMany, Err: ErrEvicted}
-	causeDeaf      = &CloseError{Code: closeTryAgain, Reason: codeUnavailable, Err: tickets.ErrDeaf}
+	causeStale     = &CloseError{Code: closeTryAgain, Reason: codeUnavailable, Err: tickets.ErrStale}
 	causeGoingAway = &CloseError{Code: closeGoingAway, Reason: reasonGoingAway, Err: http.ErrServerClosed}
 )
 

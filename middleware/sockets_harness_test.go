@@ -34,11 +34,11 @@ type socketApp struct {
 }
 
 type socketAppOptions struct {
-	guard   middleware.GuardOptions
-	sockets middleware.SocketsOptions
-	tcp     bool          // a real listener in place of the pipes
-	store   tickets.Store // a MemoryStore, if nil
-	maxDeaf time.Duration
+	guard        middleware.GuardOptions
+	sockets      middleware.SocketsOptions
+	tcp          bool          // a real listener in place of the pipes
+	store        tickets.Store // a MemoryStore, if nil
+	maxStaleness time.Duration
 }
 
 func newSocketApp(t testing.TB, h http.Handler, o socketAppOptions) *socketApp {
@@ -48,7 +48,7 @@ func newSocketApp(t testing.TB, h http.Handler, o socketAppOptions) *socketApp {
 	if o.store == nil {
 		o.store = tickets.NewMemoryStore(nil)
 	}
-	app.issuer, err = tickets.NewIssuer(o.store, &tickets.IssuerOptions{MaxPerSession: 1 << 16, MaxDeaf: o.maxDeaf})
+	app.issuer, err = tickets.NewIssuer(o.store, &tickets.IssuerOptions{MaxPerSession: 1 << 16, MaxStaleness: o.maxStaleness})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = app.issuer.Close() })
 	app.sockets, err = middleware.NewSockets(&o.sockets)

@@ -150,17 +150,17 @@ func TestGapAsksRestoreWhereIssuersShareSockets(t *testing.T) {
 	}
 }
 
-func TestMaxDeafEndsSockets(t *testing.T) {
+func TestMaxStalenessEndsSockets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &echoes{}
-		server, here, _ := twoNodes(t, h, socketAppOptions{maxDeaf: 10 * time.Second})
+		server, here, _ := twoNodes(t, h, socketAppOptions{maxStaleness: 10 * time.Second})
 		p := here.live(t, annsGrant())
 		synctest.Wait()
 		server.Fail(errors.New("connection refused"))
 		began := time.Now()
 		requireClosed(t, p, 1013, "unavailable")
 		require.InDelta(t, 10, time.Since(began).Seconds(), 1.1)
-		require.ErrorIs(t, h.ended(t, 1)[0], tickets.ErrDeaf)
+		require.ErrorIs(t, h.ended(t, 1)[0], tickets.ErrStale)
 		server.Fail(nil)
 		time.Sleep(2 * time.Second) // until it is heard again
 		require.Equal(t, http.StatusSwitchingProtocols, here.open(t, annsGrant()).status)
@@ -171,11 +171,11 @@ func TestMaxDeafEndsSockets(t *testing.T) {
 }
 
 // One that slips in while the node goes deaf is refused: the sockets have been ended already.
-func TestGoesDeafDuringAdmission(t *testing.T) {
+func TestGoesStaleDuringAdmission(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var server *sharedstore.Server
 		down := func() {}
-		o := socketAppOptions{maxDeaf: 3 * time.Second, guard: middleware.GuardOptions{
+		o := socketAppOptions{maxStaleness: 3 * time.Second, guard: middleware.GuardOptions{
 			Restore: func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
 				down()
 				return s, nil

@@ -92,8 +92,8 @@ func (f *follower) missed(issuer *tickets.Issuer, err error) {
 	sockets := slices.Clone(f.sockets)
 	f.mu.Unlock()
 	for _, s := range sockets {
-		if errors.Is(err, tickets.ErrDeaf) {
-			s.end(s.ofIssuer(issuer), causeDeaf)
+		if errors.Is(err, tickets.ErrStale) {
+			s.end(s.ofIssuer(issuer), causeStale)
 		} else {
 			s.recheck(issuer)
 		}

@@ -37,10 +37,10 @@ type IssuerOptions struct {
 	// refused for it says that its session ends later than that, it stands until then.
 	// Default: DefaultRememberRevocations, 1 h, or the TTL if that is longer.
 	RememberRevocations time.Duration
-	// MaxDeaf is how long a node whose store is a RevocationLog may go on without hearing it: then
+	// MaxStaleness is how long a node whose store is a RevocationLog may go on without hearing it: then
 	// Consume lets nobody in, and guards end their sockets (1013), until it is heard again. At least
 	// 3 s. Default 0: for ever; Health tells.
-	MaxDeaf time.Duration
+	MaxStaleness time.Duration
 }
 
 // Issuer mints and consumes tickets, and revokes what they stand for. It is safe for concurrent use.
@@ -95,10 +95,10 @@ func NewIssuer(store Store, opts *IssuerOptions) (*Issuer, error) {
 	}
 	log, shared := store.(RevocationLog)
 	switch {
-	case o.MaxDeaf != 0 && store != nil && !shared:
-		errs = append(errs, fmt.Errorf("MaxDeaf is %v, but %T is no RevocationLog: there is nothing to hear", o.MaxDeaf, store))
-	case o.MaxDeaf != 0 && o.MaxDeaf < deafAfter:
-		errs = append(errs, fmt.Errorf("MaxDeaf is %v, want at least %v, or 0 for no limit", o.MaxDeaf, deafAfter))
+	case o.MaxStaleness != 0 && store != nil && !shared:
+		errs = append(errs, fmt.Errorf("MaxStaleness is %v, but %T is no RevocationLog: there is nothing to hear", o.MaxStaleness, store))
+	case o.MaxStaleness != 0 && o.MaxStaleness < deafAfter:
+		errs = append(errs, fmt.Errorf("MaxStaleness is %v, want at least %v, or 0 for no limit", o.MaxStaleness, deafAfter))
 	}
 	if k, ok := store.(interface{ KeepsRevocations() time.Duration }); ok && len(errs) == 0 && k.KeepsRevocations() < o.RememberRevocations {
 		errs = append(errs, fmt.Errorf("RememberRevocations is %v, but the store keeps revocations for %v: a node that starts later would let the revoked in",
@@ -116,7 +116,7 @@ func NewIssuer(store Store, opts *IssuerOptions) (*Issuer, error) {
 	}
 	i.revoked.init(remember)
 	if shared {
-		i.nodes = newNodes(i, log, o.MaxDeaf)
+		i.nodes = newNodes(i, log, o.MaxStaleness)
 	}
 	return i, nil
 }
@@ -187,7 +187,7 @@ func (i *Issuer) lifetime(g *Grant, now time.Time) time.Duration {
 // one that is unknown or used; it contains "expired" or "revoked" for the others, and nothing of
 // the ticket. What cannot be a ticket is unknown without the store being asked. Any other error
 // means that it could not be decided, and nobody may be let in: the store failed, the issuer is
-// closed, or (ErrDeaf) it has not caught up with the revocations of other nodes. Of the last two the
+// closed, or (ErrStale) it has not caught up with the revocations of other nodes. Of the last two the
 // ticket is untouched.
 func (i *Issuer) Consume(ctx context.Context, t Ticket) (g Grant, err error) {
 	if i.closed.Load() {
@@ -251,10 +251,10 @@ func kindOf(err error) error {
 }
 
 // Health returns nil while this node hears the revocations of the others, or has no others to hear;
-// else an error that says why not and since when, and is ErrDeaf where Consume lets nobody in for it; or
+// else an error that says why not and since when, and is ErrStale where Consume lets nobody in for it; or
 // ErrClosed. It is an error too when the others can't be told. It asks nobody.
 //
-// A readiness probe should ask for ErrDeaf: a store that is down makes every node unhealthy at once, and
+// A readiness probe should ask for ErrStale: a store that is down makes every node unhealthy at once, and
 // their other pages need it not. Any other error is an alert.
 func (i *Issuer) Health() error {
 	switch {
@@ -268,16 +268,16 @@ func (i *Issuer) Health() error {
 
 // OnGap has fn called when revocations may have been missed. With ErrGap: the log had lost its place,
 // and what is in it now is in force; every node appends again what it remembers, but somebody may have
-// been revoked whom no node remembers. With ErrDeaf: nothing was heard for IssuerOptions.MaxDeaf. Guards
+// been revoked whom no node remembers. With ErrStale: nothing was heard for IssuerOptions.MaxStaleness. Guards
 // listen here: after ErrGap those that have a GuardOptions.Restore ask it about every session that has
-// sockets; after ErrDeaf they end their sockets.
+// sockets; after ErrStale they end their sockets.
 //
 // fn may call anything of the issuer but Close. After stop, which may be called again, it is called no
 // more.
 func (i *Issuer) OnGap(fn func(error)) (stop func()) { return i.gaps.add(fn) }
 
 // Close ends the issuer: from then on Mint and Consume fail with ErrClosed, and no other node is heard.
-// Revoke and Revoked go on, because sockets may outlive the issuer; but MaxDeaf is over, and what Revoke
+// Revoke and Revoked go on, because sockets may outlive the issuer; but MaxStaleness is over, and what Revoke
 // could not tell is not told later. It does not close the store. It waits for a call of the store's Next,
 // which it cancels, and tries once more to tell what other nodes have not been told: the error says of how
 // many revocations that failed. Calling it again is safe.

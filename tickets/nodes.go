@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// ErrDeaf is in the error of Consume, and of Health, while nobody is let in because this node has not
-// caught up with the revocations of the others, or has heard nothing for IssuerOptions.MaxDeaf.
-var ErrDeaf = errors.New("nobody is let in")
+// ErrStale is in the error of Consume, and of Health, while nobody is let in because this node has not
+// caught up with the revocations of the others, or has heard nothing for IssuerOptions.MaxStaleness.
+var ErrStale = errors.New("nobody is let in")
 
 // The log's heartbeat is 1 s; three of them missed is no accident.
 const deafAfter = 3 * time.Second
@@ -37,32 +37,32 @@ const tellFor = 200 * time.Millisecond
 
 // nodes is what an Issuer has to do with those on other machines, through a RevocationLog.
 type nodes struct {
-	issuer  *Issuer
-	log     RevocationLog
-	maxDeaf time.Duration
-	cancel  context.CancelFunc
-	done    chan struct{}
-	current atomic.Bool // has caught up, and missed nothing since
+	issuer       *Issuer
+	log          RevocationLog
+	maxStaleness time.Duration
+	cancel       context.CancelFunc
+	done         chan struct{}
+	current      atomic.Bool // has caught up, and missed nothing since
 
 	mu     sync.Mutex
 	heard  time.Time // when the log last answered
 	err    error     // what it answered, unless all was well
 	untold map[hash]Revocation
-	deaf   bool  // heard nothing for maxDeaf
+	deaf   bool  // heard nothing for maxStaleness
 	warned bool  // that nothing is heard
 	mute   error // why Append fails, and since when
 	muted  time.Time
-	timer  *time.Timer // nil without a maxDeaf
+	timer  *time.Timer // nil without a maxStaleness
 }
 
-func newNodes(i *Issuer, log RevocationLog, maxDeaf time.Duration) *nodes {
+func newNodes(i *Issuer, log RevocationLog, maxStaleness time.Duration) *nodes {
 	ctx, cancel := context.WithCancel(context.Background())
 	n := &nodes{
-		issuer: i, log: log, maxDeaf: maxDeaf, cancel: cancel, done: make(chan struct{}),
+		issuer: i, log: log, maxStaleness: maxStaleness, cancel: cancel, done: make(chan struct{}),
 		heard: time.Now(), err: errors.New("the log has not answered yet"), untold: make(map[hash]Revocation),
 	}
-	if maxDeaf > 0 {
-		n.timer = time.AfterFunc(maxDeaf, n.goDeaf)
+	if maxStaleness > 0 {
+		n.timer = time.AfterFunc(maxStaleness, n.goStale)
 	}
 	go n.listen(ctx)
 	return n
@@ -176,7 +176,7 @@ func (n *nodes) succeed() {
 	n.heard, n.err, n.deaf, n.warned = time.Now(), nil, false, false
 	n.current.Store(true)
 	if n.timer != nil {
-		n.timer.Reset(n.maxDeaf)
+		n.timer.Reset(n.maxStaleness)
 	}
 	n.mu.Unlock()
 	if warned {
@@ -196,23 +196,23 @@ func (n *nodes) fail(err error) {
 	}
 }
 
-// goDeaf is the end of hoping: it runs when nothing was heard for maxDeaf.
-func (n *nodes) goDeaf() {
+// goStale is the end of hoping: it runs when nothing was heard for maxStaleness.
+func (n *nodes) goStale() {
 	n.mu.Lock()
-	deaf := time.Since(n.heard) >= n.maxDeaf // else it was heard just now
+	deaf := time.Since(n.heard) >= n.maxStaleness // else it was heard just now
 	n.deaf = deaf
 	n.mu.Unlock()
 	if deaf {
-		safely(func() { n.issuer.gaps.tell(ErrDeaf) })
+		safely(func() { n.issuer.gaps.tell(ErrStale) })
 	}
 }
 
 // admits returns nil, or why nobody may come in.
 func (n *nodes) admits() error {
-	if n.current.Load() && n.maxDeaf == 0 {
+	if n.current.Load() && n.maxStaleness == 0 {
 		return nil
 	}
-	if err := n.health(); errors.Is(err, ErrDeaf) {
+	if err := n.health(); errors.Is(err, ErrStale) {
 		return err
 	}
 	return nil
@@ -234,7 +234,7 @@ func (n *nodes) health() error {
 		err = errors.New("the log does not answer")
 	}
 	if !current {
-		err = fmt.Errorf("%w: %w", ErrDeaf, err)
+		err = fmt.Errorf("%w: %w", ErrStale, err)
 	}
 	return fmt.Errorf("no revocations heard for %v: %w", silent.Round(time.Millisecond), err)
 }

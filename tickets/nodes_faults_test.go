@@ -52,7 +52,7 @@ func (f *faulty) KeepsRevocations() time.Duration { return max(f.keeps, time.Hou
 func TestHearsWhileTellingAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(sharedstore.Server)
-		slow := newNode(t, &faulty{Node: server.Node(), slow: 40 * time.Millisecond}, &tickets.IssuerOptions{MaxDeaf: 3 * time.Second})
+		slow := newNode(t, &faulty{Node: server.Node(), slow: 40 * time.Millisecond}, &tickets.IssuerOptions{MaxStaleness: 3 * time.Second})
 		other := newNode(t, server.Node(), nil)
 		settle()
 		for k := range 200 {
@@ -70,7 +70,7 @@ func TestHearsWhileTellingAgain(t *testing.T) {
 		require.Less(t, time.Since(began), time.Second)
 		time.Sleep(time.Minute)
 		_, gaps := slow.told()
-		require.NotContains(t, gaps, tickets.ErrDeaf)
+		require.NotContains(t, gaps, tickets.ErrStale)
 		require.LessOrEqual(t, len(server.Log()), 2*201, "what is in the log is not told again by every node")
 	})
 }
@@ -174,7 +174,7 @@ func TestHealthOfOneWhoCannotTell(t *testing.T) {
 		require.NoError(t, i.Health(), "it may be over in a moment")
 		time.Sleep(5 * time.Second)
 		require.ErrorIs(t, i.Health(), full)
-		require.NotErrorIs(t, i.Health(), tickets.ErrDeaf)
+		require.NotErrorIs(t, i.Health(), tickets.ErrStale)
 		require.Error(t, i.Close())
 	})
 }

@@ -112,12 +112,12 @@ func TestNodeCatchesUp(t *testing.T) {
 		server.Fail(cut)
 		b := newNode(t, server.Node(), nil)
 		settle()
-		require.ErrorIs(t, b.Health(), tickets.ErrDeaf)
+		require.ErrorIs(t, b.Health(), tickets.ErrStale)
 		require.ErrorIs(t, b.Health(), cut)
 		server.Fail(nil)
 		out := mustMint(t, b.Issuer, tickets.Grant{SessionID: "s2"})
 		_, err := b.Consume(t.Context(), out)
-		require.ErrorIs(t, err, tickets.ErrDeaf, "Mint works before it has caught up, Consume does not")
+		require.ErrorIs(t, err, tickets.ErrStale, "Mint works before it has caught up, Consume does not")
 		require.NotErrorIs(t, err, tickets.ErrInvalid)
 		time.Sleep(time.Second)
 		require.NoError(t, b.Health())
@@ -140,7 +140,7 @@ func TestNodeCatchesUp(t *testing.T) {
 		time.Sleep(time.Hour / 2)
 		require.NoError(t, b.Revoked(tickets.Grant{SessionID: "s3"}))
 		require.ErrorIs(t, b.Health(), cut)
-		require.NotErrorIs(t, b.Health(), tickets.ErrDeaf, "it lets people in: nothing says that it must not")
+		require.NotErrorIs(t, b.Health(), tickets.ErrStale, "it lets people in: nothing says that it must not")
 		server.Fail(nil)
 		time.Sleep(2 * time.Second)
 		require.ErrorIs(t, b.Revoked(tickets.Grant{SessionID: "s3"}), tickets.ErrRevoked)
@@ -250,7 +250,7 @@ func TestNobodyComesInDuringGap(t *testing.T) {
 		log.shut(errors.New("still loading"))
 		time.Sleep(3 * time.Second)
 		_, err := i.Consume(t.Context(), out)
-		require.ErrorIs(t, err, tickets.ErrDeaf)
+		require.ErrorIs(t, err, tickets.ErrStale)
 		require.ErrorContains(t, i.Health(), "still loading")
 		_, gaps := i.told()
 		require.Empty(t, gaps, "it has not heard yet what there is now")
@@ -286,11 +286,11 @@ func (g *gate) Next(ctx context.Context, after string) ([]tickets.Revocation, st
 	return g.Node.Next(ctx, after)
 }
 
-func TestMaxDeaf(t *testing.T) {
+func TestMaxStaleness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(sharedstore.Server)
 		log := &hung{Node: server.Node()}
-		i := newNode(t, log, &tickets.IssuerOptions{MaxDeaf: 10 * time.Second})
+		i := newNode(t, log, &tickets.IssuerOptions{MaxStaleness: 10 * time.Second})
 		time.Sleep(time.Minute)
 		require.NoError(t, i.Health())
 		_, gaps := i.told()
@@ -299,16 +299,16 @@ func TestMaxDeaf(t *testing.T) {
 		log.hang(true)
 		time.Sleep(5 * time.Second)
 		require.ErrorContains(t, i.Health(), "no revocations heard for")
-		require.NotErrorIs(t, i.Health(), tickets.ErrDeaf)
+		require.NotErrorIs(t, i.Health(), tickets.ErrStale)
 		_, err := i.Consume(t.Context(), mustMint(t, i.Issuer, tickets.Grant{SessionID: "s1"}))
 		require.NoError(t, err)
 		time.Sleep(7 * time.Second)
-		require.ErrorIs(t, i.Health(), tickets.ErrDeaf)
+		require.ErrorIs(t, i.Health(), tickets.ErrStale)
 		out := mustMint(t, i.Issuer, tickets.Grant{SessionID: "s1"})
 		_, err = i.Consume(t.Context(), out)
-		require.ErrorIs(t, err, tickets.ErrDeaf)
+		require.ErrorIs(t, err, tickets.ErrStale)
 		_, gaps = i.told()
-		require.Equal(t, []error{tickets.ErrDeaf}, gaps)
+		require.Equal(t, []error{tickets.ErrStale}, gaps)
 		time.Sleep(time.Second)
 		log.hang(false)
 		time.Sleep(2 * time.Second)
@@ -432,7 +432,7 @@ func TestStrangeRevocations(t *testing.T) {
 func TestClosedNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(sharedstore.Server)
-		a, b := newNode(t, server.Node(), &tickets.IssuerOptions{MaxDeaf: time.Minute}), newNode(t, server.Node(), nil)
+		a, b := newNode(t, server.Node(), &tickets.IssuerOptions{MaxStaleness: time.Minute}), newNode(t, server.Node(), nil)
 		settle()
 		require.NoError(t, a.Close())
 		require.NoError(t, a.Close())
@@ -446,12 +446,12 @@ func TestClosedNode(t *testing.T) {
 	})
 }
 
-func TestMaxDeafOptions(t *testing.T) {
-	_, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxDeaf: time.Minute})
+func TestMaxStalenessOptions(t *testing.T) {
+	_, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxStaleness: time.Minute})
 	require.ErrorContains(t, err, "no RevocationLog")
-	_, err = tickets.NewIssuer(new(sharedstore.Server).Node(), &tickets.IssuerOptions{MaxDeaf: time.Second})
+	_, err = tickets.NewIssuer(new(sharedstore.Server).Node(), &tickets.IssuerOptions{MaxStaleness: time.Second})
 	require.ErrorContains(t, err, "at least 3s")
-	least := mustIssuer(t, new(sharedstore.Server).Node(), &tickets.IssuerOptions{MaxDeaf: 3 * time.Second})
+	least := mustIssuer(t, new(sharedstore.Server).Node(), &tickets.IssuerOptions{MaxStaleness: 3 * time.Second})
 	require.NoError(t, least.Close())
 	i := mustIssuer(t, nil, nil)
 	require.NoError(t, i.Health(), "nobody else is there to be heard")

@@ -104,7 +104,7 @@ func ExampleNew() {
 	if err != nil {
 		log.Fatal(err) // says what is missing, or what the role must be granted
 	}
-	issuer, err := tickets.NewIssuer(store, &tickets.IssuerOptions{MaxDeaf: time.Minute})
+	issuer, err := tickets.NewIssuer(store, &tickets.IssuerOptions{MaxStaleness: time.Minute})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -77,7 +77,7 @@ func ExampleNew() {
 	if err != nil {
 		log.Fatal(err) // says what is wrong with the servers, or what the user must be granted
 	}
-	issuer, err := tickets.NewIssuer(store, &tickets.IssuerOptions{MaxDeaf: time.Minute})
+	issuer, err := tickets.NewIssuer(store, &tickets.IssuerOptions{MaxStaleness: time.Minute})
 	if err != nil {
 		log.Fatal(err)
 	}
