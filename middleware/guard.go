@@ -60,16 +60,11 @@ type GuardOptions struct {
 	// too: EventSource, <img> and downloads cannot set headers either. The
 	// ticket is spent by the request, so each attempt needs a fresh one.
 	AdmitRequests bool
-	// Restore is asked when a ticket has been taken whether its session still
-	// stands, and may return it with a Value and a later ExpiresAt; it must be of
-	// the same ID, Provider and UserID. Errors are as in [Authenticator]. It is
-	// asked again when the session ends, and every SocketsOptions.RecheckEvery.
-	// Its context ends after 5 s. Default: what the ticket says stands.
-	Restore func(ctx context.Context, s *Session) (*Session, error)
-	// Sockets keeps the connections that come in; guards may share one.
-	// Default: its own, without limits.
+	// Sockets owns the connections that are admitted; guards may share one. It is
+	// made for the same issuer. Default: its own, with this Audit and no limits.
 	Sockets *Sockets
-	// Audit receives every admission and every refusal. Default: slog.Default().
+	// Audit receives every refusal. Default: the one of Sockets; another one
+	// beside it is an error.
 	Audit *audit.Log
 	// ClientIP is the client's address for the audit; see [ForwardedFor].
 	// Default: the host of RemoteAddr.
@@ -94,27 +89,38 @@ func NewGuard(issuer *tickets.Issuer, opts *GuardOptions) (*Guard, error) {
 	if g.origins, err = newOrigins(o.Origins, o.RequireOrigin); err != nil {
 		errs = append(errs, err)
 	}
-	if o.Sockets != nil && o.Sockets.sessions == nil {
-		errs = append(errs, errors.New("the Sockets is a zero value: make it with NewSockets"))
-	}
+	errs = append(errs, checkSockets(issuer, o))
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("middleware: NewGuard: %w", err)
 	}
 	if g.sockets = o.Sockets; g.sockets == nil {
-		if g.sockets, err = NewSockets(nil); err != nil {
+		if g.sockets, err = NewSockets(issuer, &SocketsOptions{Audit: o.Audit}); err != nil {
 			return nil, fmt.Errorf("middleware: NewGuard: %w", err)
 		}
 	}
 	if g.endpoint = o.Endpoint; g.endpoint == nil {
 		g.endpoint = sentPath
 	}
-	g.audit = o.Audit
+	g.audit = g.sockets.opts.Audit
 	if g.clientIP = o.ClientIP; g.clientIP == nil {
 		g.clientIP = remoteHost
 	}
 	g.onReject = o.OnReject
-	g.sockets.follow(issuer, g.audit)
 	return g, nil
+}
+
+func checkSockets(issuer *tickets.Issuer, o *GuardOptions) error {
+	switch s := o.Sockets; {
+	case s == nil:
+		return nil
+	case s.issuer == nil:
+		return errors.New("the Sockets is a zero value: make it with NewSockets")
+	case s.issuer != issuer && issuer != nil:
+		return errors.New("the Sockets was made for another issuer: pass NewSockets and NewGuard the same one")
+	case o.Audit != nil && o.Audit != s.opts.Audit:
+		return errors.New("Audit is another one than the Sockets': set it in SocketsOptions, and leave it out here")
+	}
+	return nil
 }
 
 // Sockets returns the connections that this guard has let in.
@@ -133,9 +139,17 @@ func (a *Admission) ResponseWriter(w http.ResponseWriter) http.ResponseWriter {
 	return a.socket.responseWriter(w)
 }
 
-// Release says that the handler is done. It is for a deferred call; a second
-// one does nothing. A connection that was hijacked goes on until it is closed.
-func (a *Admission) Release() { a.socket.release() }
+// Release marks the handler as finished. Defer it as it is: if the handler panics,
+// Release closes the socket (1011, "panic"), and panics again. Later calls do
+// nothing. A connection that was hijacked goes on until it is closed.
+func (a *Admission) Release() {
+	if v := recover(); v != nil {
+		a.socket.handlerPanicked()
+		a.socket.handlerReturned()
+		panic(v)
+	}
+	a.socket.handlerReturned()
+}
 
 // Wrap returns a handler that passes on to next what may come in.
 func (g *Guard) Wrap(next http.Handler) http.Handler {
@@ -145,7 +159,7 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 			return
 		}
 		if k, r := g.letIn(w, r); k != nil {
-			defer k.release()
+			defer (&Admission{socket: k}).Release()
 			next.ServeHTTP(k.responseWriter(w), r)
 		}
 	})
@@ -157,7 +171,7 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 func (g *Guard) letIn(w http.ResponseWriter, r *http.Request) (*socket, *http.Request) {
 	a := attempt{guard: g, r: r}
 	if k := g.admit(&a); k != nil {
-		return k, k.handlersRequest(r)
+		return k, handlersRequest(k, r)
 	}
 	if g.onReject == nil {
 		a.rej.ServeHTTP(w, r)
@@ -177,7 +191,7 @@ func (g *Guard) letIn(w http.ResponseWriter, r *http.Request) (*socket, *http.Re
 func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
 	a := attempt{guard: g, r: r}
 	if k := g.admit(&a); k != nil {
-		return &Admission{Session: k.session, Request: k.handlersRequest(r), socket: k}, nil
+		return &Admission{Session: k.session.Load(), Request: handlersRequest(k, r), socket: k}, nil
 	}
 	rej := a.rej
 	return nil, &rej
@@ -220,7 +234,14 @@ func (g *Guard) check(a *attempt) bool {
 	if !g.origins.allowed(a.r) {
 		return a.refuse(http.StatusForbidden, codeForbidden, reasonOrigin)
 	}
-	return a.findTicket() && g.sockets.look(a)
+	if !a.findTicket() {
+		return false
+	}
+	gaps, rej := g.sockets.hasRoom()
+	if a.gaps = gaps; rej != nil {
+		a.rej = *rej
+	}
+	return rej == nil
 }
 
 // take is steps 6 and 7: the ticket is spent.
@@ -233,7 +254,15 @@ func (g *Guard) take(a *attempt) *socket {
 	if !g.checkGrant(a, &grant) {
 		return nil
 	}
-	return g.sockets.enter(a, &grant)
+	k, rej := g.sockets.admit(&candidate{
+		request: a.r, grant: grant, session: a.session,
+		ip: a.ip, path: a.r.URL.Path, origin: a.r.Header.Get("Origin"),
+		ticketID: ticketID(a.ticket), stream: a.stream, gaps: a.gaps,
+	})
+	if rej != nil {
+		a.rej = *rej
+	}
+	return k
 }
 
 // checkGrant applies the part of step 7 that only the grant can answer.
@@ -253,7 +282,7 @@ func (g *Guard) checkGrant(a *attempt, grant *tickets.Grant) bool {
 		}
 		s = outer // it may know more, and a later end
 	}
-	if g.opts.Restore != nil {
+	if g.sockets.opts.Restore != nil {
 		var ok bool
 		if s, ok = g.restore(a, s); !ok {
 			return false
@@ -263,10 +292,10 @@ func (g *Guard) checkGrant(a *attempt, grant *tickets.Grant) bool {
 		return a.refuseTicket(http.StatusUnauthorized, codeTicketRejected, reasonSession, ErrSessionExpired)
 	}
 	if s != granted {
-		c := *s
-		c.StartedAt, c.Data = granted.StartedAt, granted.Data
-		if c.ExpiresAt.IsZero() { // it does not say: what the ticket says stands
-			c.ExpiresAt = granted.ExpiresAt
+		c := *granted
+		c.Value = s.Value
+		if !s.ExpiresAt.IsZero() { // else what the ticket says stands
+			c.ExpiresAt = s.ExpiresAt
 		}
 		s = &c
 	}
@@ -274,34 +303,26 @@ func (g *Guard) checkGrant(a *attempt, grant *tickets.Grant) bool {
 	return true
 }
 
-// meanwhile tells what has happened since a ticket was taken that keeps its
-// session out.
-func (g *Guard) meanwhile(grant *tickets.Grant) error {
-	if err := g.issuer.Revoked(*grant); err != nil {
-		return err
-	}
-	if err := g.issuer.Health(); errors.Is(err, tickets.ErrStale) {
-		return err
-	}
-	return nil
-}
-
-// restore asks Restore whether s still stands.
+// restore calls Restore for a session whose ticket is consumed.
 func (g *Guard) restore(a *attempt, s *Session) (*Session, bool) {
 	// The ticket is spent, which the client cannot take back by going away.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.r.Context()), restoreWait)
 	defer cancel()
-	restored, err := g.opts.Restore(ctx, s)
+	restored, err := g.sockets.restore(ctx, s)
 	switch {
-	case err == nil && restored == nil, errors.Is(err, ErrNoSession), errors.Is(err, ErrSessionExpired):
+	case errors.Is(err, ErrNoSession), errors.Is(err, ErrSessionExpired):
 		return nil, a.refuseTicket(http.StatusUnauthorized, codeTicketRejected, reasonSession, err)
 	case err != nil:
-		return nil, a.refuseTicket(http.StatusServiceUnavailable, codeUnavailable, reasonSession, withoutCredential(err, s.ID))
-	case !restored.same(a.session):
-		return nil, a.refuseTicket(http.StatusServiceUnavailable, codeUnavailable, reasonSession,
-			errors.New("what Restore returned is a session of another ID, Provider or UserID than it was given"))
+		return nil, a.refuseTicket(http.StatusServiceUnavailable, codeUnavailable, reasonSession, err)
 	}
 	return restored, true
+}
+
+// handlersRequest is r as the handler of k sees it.
+func handlersRequest(k *socket, r *http.Request) *http.Request {
+	r = r.WithContext(k.ctx)
+	stripTicket(r, new(url.URL))
+	return r
 }
 
 // sentPath is the path that the client asked for, whatever the handlers in

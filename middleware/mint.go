@@ -258,11 +258,9 @@ func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
 // ticketID joins the audit's lines of one ticket, and opens no door.
 func ticketID(t tickets.Ticket) string {
 	id := t.Key().ID()
-	return shortHex(id[:6])
+	return shortHex(id[:])
 }
 
-// shortHex is the hexadecimal of at most 8 bytes, for one allocation.
-func shortHex(b []byte) string {
-	var text [16]byte
-	return string(text[:hex.Encode(text[:], b)])
-}
+// shortHex is the hexadecimal of the first 6 bytes of a hash, as the audit shows
+// them.
+func shortHex(hash []byte) string { return hex.EncodeToString(hash[:6]) }

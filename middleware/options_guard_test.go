@@ -30,8 +30,8 @@ func TestGuardWeighsTheGrant(t *testing.T) {
 			})
 		}
 	}
-	restores := func(s *middleware.Session, err error) middleware.GuardOptions {
-		return middleware.GuardOptions{Restore: func(context.Context, *middleware.Session) (*middleware.Session, error) { return s, err }}
+	restores := func(s *middleware.Session, err error) middleware.SocketsOptions {
+		return middleware.SocketsOptions{Restore: func(context.Context, *middleware.Session) (*middleware.Session, error) { return s, err }}
 	}
 	with := func(change func(*middleware.Session)) *middleware.Session {
 		s := ann()
@@ -43,6 +43,7 @@ func TestGuardWeighsTheGrant(t *testing.T) {
 	for _, tc := range []struct {
 		name, source string
 		opts         middleware.GuardOptions
+		sockets      middleware.SocketsOptions
 		outer        func(http.Handler) http.Handler
 		grant        func(*tickets.Grant)
 		target       string // /ws
@@ -78,17 +79,17 @@ func TestGuardWeighsTheGrant(t *testing.T) {
 		{name: "another provider around", source: "CWE-384", outer: inside(func(s *middleware.Session) { s.Provider = "saml" }), status: forbidden, reason: "session"},
 		{name: "session around is over", source: "CWE-613", outer: inside(func(s *middleware.Session) { s.ExpiresAt = time.Now().Add(-1) }), status: rejected, reason: "session"},
 
-		{name: "restored", opts: restores(ann(), nil), status: in},
-		{name: "gone", source: "pomerium#1279", opts: restores(nil, middleware.ErrNoSession), status: rejected, reason: "session"},
-		{name: "neither session nor error", opts: restores(nil, nil), status: rejected, reason: "session"},
-		{name: "expired, wrapped", source: "errors.Is", opts: restores(nil, fmt.Errorf("redis: %w", middleware.ErrSessionExpired)), status: rejected, reason: "session"},
-		{name: "restored to its end", source: "CWE-613", opts: restores(with(func(s *middleware.Session) { s.ExpiresAt = time.Now() }), nil), status: rejected, reason: "session"},
-		{name: "session backend away", opts: restores(nil, errDown), status: unavailable, reason: "session"},
-		{name: "session beside an error", opts: restores(ann(), errDown), status: unavailable, reason: "session"},
-		{name: "restored as another", source: "CWE-384", opts: restores(with(func(s *middleware.Session) { s.ID = "other" }), nil), status: unavailable, reason: "session"},
+		{name: "restored", sockets: restores(ann(), nil), status: in},
+		{name: "gone", source: "pomerium#1279", sockets: restores(nil, middleware.ErrNoSession), status: rejected, reason: "session"},
+		{name: "neither session nor error", sockets: restores(nil, nil), status: rejected, reason: "session"},
+		{name: "expired, wrapped", source: "errors.Is", sockets: restores(nil, fmt.Errorf("redis: %w", middleware.ErrSessionExpired)), status: rejected, reason: "session"},
+		{name: "restored to its end", source: "CWE-613", sockets: restores(with(func(s *middleware.Session) { s.ExpiresAt = time.Now() }), nil), status: rejected, reason: "session"},
+		{name: "session backend away", sockets: restores(nil, errDown), status: unavailable, reason: "session"},
+		{name: "session beside an error", sockets: restores(ann(), errDown), status: unavailable, reason: "session"},
+		{name: "restored as another", source: "CWE-384", sockets: restores(with(func(s *middleware.Session) { s.ID = "other" }), nil), status: unavailable, reason: "session"},
 	} {
 		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
-			b := newBed(t, tc.opts)
+			b := newBed(t, tc.opts, tc.sockets)
 			h := b.guard.Wrap(accepts)
 			if tc.outer != nil {
 				h = tc.outer(h)
@@ -160,9 +161,7 @@ func TestGuardWithoutRoom(t *testing.T) {
 		{"of the session", middleware.SocketsOptions{MaxPerSession: 1}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			sockets, err := middleware.NewSockets(&tc.limits)
-			require.NoError(t, err)
-			b := newBed(t, middleware.GuardOptions{Sockets: sockets})
+			b := newBed(t, middleware.GuardOptions{}, tc.limits)
 			srv := serve(t, b.guard.Wrap(guardedEcho))
 			c, _, err := websocket.Dial(t.Context(), srv.URL+"/ws?ticket="+b.mint(t), nil)
 			require.NoError(t, err)

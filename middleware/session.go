@@ -8,7 +8,10 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"github.com/ticketgate/ticketgate/tickets"
 )
 
 // Session is who is there: what an [Authenticator] found, what [SessionFrom]
@@ -41,8 +44,8 @@ func shortSessionID(id string) string {
 	if id == "" {
 		return "-"
 	}
-	h := hashSession(id)
-	return shortHash(h[:])
+	h := tickets.HashSession(id)
+	return shortHex(h[:])
 }
 
 // over reports whether the session has ended. It reads the clock only for
@@ -62,7 +65,13 @@ type sessionKey struct{}
 // SessionFrom returns the session that a Gate or Guard put into the context of
 // a request.
 func SessionFrom(ctx context.Context) (*Session, bool) {
-	s, _ := ctx.Value(sessionKey{}).(*Session)
+	var s *Session
+	switch v := ctx.Value(sessionKey{}).(type) {
+	case *Session:
+		s = v
+	case *atomic.Pointer[Session]: // of a live socket
+		s = v.Load()
+	}
 	return s, s != nil
 }
 

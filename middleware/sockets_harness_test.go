@@ -51,10 +51,10 @@ func newSocketApp(t testing.TB, h http.Handler, o socketAppOptions) *socketApp {
 	app.issuer, err = tickets.NewIssuer(o.store, &tickets.IssuerOptions{MaxPerSession: 1 << 16, MaxStaleness: o.maxStaleness})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = app.issuer.Close() })
-	app.sockets, err = middleware.NewSockets(&o.sockets)
+	o.sockets.Audit, app.audit = newAudit()
+	app.sockets, err = middleware.NewSockets(app.issuer, &o.sockets)
 	require.NoError(t, err)
 	o.guard.Sockets = app.sockets
-	o.guard.Audit, app.audit = newAudit()
 	app.guard, err = middleware.NewGuard(app.issuer, &o.guard)
 	require.NoError(t, err)
 	if h != nil {

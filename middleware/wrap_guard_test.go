@@ -210,7 +210,7 @@ func TestGuardContextOutlivesTheHandler(t *testing.T) {
 func TestGuardRestores(t *testing.T) {
 	type cart struct{ items int }
 	end := time.Now().Add(time.Hour).Round(0)
-	b := newBed(t, middleware.GuardOptions{Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+	b := newBed(t, middleware.GuardOptions{}, middleware.SocketsOptions{Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
 		assert.NoError(t, ctx.Err())
 		got := *s
 		assert.Equal(t, "room 7", s.Data)

@@ -48,10 +48,10 @@ func newApp(tb testing.TB, next http.Handler, o appOptions) *app {
 	var err error
 	a.issuer, err = tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
 	require.NoError(tb, err)
-	a.sockets, err = middleware.NewSockets(&o.sockets)
+	o.sockets.Audit = audit.New(a.lines)
+	a.sockets, err = middleware.NewSockets(a.issuer, &o.sockets)
 	require.NoError(tb, err)
 	o.guard.Sockets = a.sockets
-	o.guard.Audit = audit.New(a.lines)
 	guard, err := middleware.NewGuard(a.issuer, &o.guard)
 	require.NoError(tb, err)
 	a.server = httptest.NewUnstartedServer(guard.Wrap(next))

@@ -147,13 +147,10 @@ func oidcParts(issuer *tickets.Issuer) (neighbour, *provider) {
 	rp := newRelyingParty(p)
 	return neighbour{
 		sessions: rp,
-		guard: middleware.GuardOptions{
-			Restore: rp.restore,
-			Sockets: must(middleware.NewSockets(&middleware.SocketsOptions{RecheckEvery: 20 * time.Millisecond})),
-		},
-		routes:  map[string]http.HandlerFunc{"GET /login": rp.signIn, "GET /callback": rp.callback},
-		signOut: func(_ http.ResponseWriter, r *http.Request) error { return rp.signOut(issuer, r) },
-		started: func(base string) { rp.oauth2.RedirectURL = base + "/callback" },
+		sockets:  middleware.SocketsOptions{Restore: rp.restore, RecheckEvery: 20 * time.Millisecond},
+		routes:   map[string]http.HandlerFunc{"GET /login": rp.signIn, "GET /callback": rp.callback},
+		signOut:  func(_ http.ResponseWriter, r *http.Request) error { return rp.signOut(issuer, r) },
+		started:  func(base string) { rp.oauth2.RedirectURL = base + "/callback" },
 		enter: func(v *visitor, user string) {
 			p.set(func() { p.user = user })
 			if page := v.follow("/login?next=%2Fhello%2Fbob"); page.text != user+" greets bob" {

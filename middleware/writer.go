@@ -16,6 +16,19 @@ type socketWriter struct {
 	switched bool // 101 was written before the hijack
 }
 
+// responseWriter returns what the handler must be given in place of w.
+func (k *socket) responseWriter(w http.ResponseWriter) http.ResponseWriter {
+	k.sockets.mu.Lock()
+	st, isStream := k.link.(*stream)
+	k.sockets.mu.Unlock()
+	if isStream {
+		st.use(w)
+	} else if !canHijack(w) {
+		return w // the WebSocket library finds out while it can still answer 501
+	}
+	return &socketWriter{ResponseWriter: w, k: k}
+}
+
 // canHijack reports whether w, or what it wraps, says that it can be hijacked.
 func canHijack(w http.ResponseWriter) bool {
 	for {
@@ -63,13 +76,13 @@ func (w *socketWriter) CloseNotify() <-chan bool {
 
 func (w *socketWriter) Write(p []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(p)
-	w.k.conn.sent.Add(int64(n))
+	w.k.written.Add(int64(n))
 	return n, err
 }
 
 func (w *socketWriter) ReadFrom(r io.Reader) (int64, error) {
 	n, err := io.Copy(w.ResponseWriter, r) // which finds its ReadFrom, if it has one
-	w.k.conn.sent.Add(n)
+	w.k.written.Add(n)
 	return n, err
 }
 
@@ -84,9 +97,10 @@ func (w *socketWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := w.k.hijack(conn, rw, w.switched); err != nil {
+	c, err := w.k.hijacked(conn, rw, w.switched)
+	if err != nil {
 		_ = conn.Close()
 		return nil, nil, err
 	}
-	return &w.k.conn, rw, nil
+	return c, rw, nil
 }

@@ -1,4 +1,4 @@
-package middleware
+package wsconn
 
 import (
 	"bytes"
