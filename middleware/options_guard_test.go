@@ -234,6 +234,7 @@ func TestGuardPassesOthers(t *testing.T) {
 		{name: "a header to come", source: "RFC 6455 11.3", request: get("/page", "Sec-WebSocket-Next:"), status: 426},
 		{name: "POST", source: "RFC 6455 4.1", request: upgrade("POST", "/page"), status: 405},
 		{name: "CONNECT", source: "RFC 9110 9.3.6", request: rawRequest("CONNECT", "/page"), status: 426},
+		{name: "the preface of HTTP/2", source: "HOSTILE W31, RFC 9113 3.4: to an h2c handler, a tunnel", request: "PRI * HTTP/2.0\r\n\r\n", status: 426},
 		{name: "key alone, POST", source: "RFC 6455 11.3.1", request: rawRequest("POST", "/page", "Sec-WebSocket-Key: x"), status: 426},
 
 		{name: "stream", admits: true, request: get("/page?ticket={T}"), status: 200, reached: "ann"},
