@@ -242,7 +242,7 @@ func FuzzForwardedFor(f *testing.F) {
 		if ap, e := netip.ParseAddrPort(s); e == nil {
 			a, err = ap.Addr(), nil
 		}
-		return a.Unmap(), err == nil && a.Zone() == ""
+		return a.Unmap(), err == nil && a.Zone() == "" && !a.Unmap().IsUnspecified()
 	}
 	f.Fuzz(func(t *testing.T, peer, header string) {
 		addr, err := netip.ParseAddrPort(peer)
