@@ -125,6 +125,9 @@ func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *
 		}
 		ended, rej = s, g.reject(r, err)
 	}
+	if resemblesUpgrade(r) || hasToken(r.Header["Connection"], "upgrade") {
+		rej.hangUpOn(r)
+	}
 	if rej.event != "" {
 		recordRejection(g.audit, r, rej, g.clientIP(r), "", ended)
 	}
@@ -139,6 +142,7 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 		case rej != nil && rej.gone:
 			rej.ServeHTTP(w, r)
 		case rej != nil:
+			rej.prepare(w.Header())
 			g.onReject(w, r, rej)
 		case s != nil:
 			next.ServeHTTP(w, r.WithContext(WithSession(r.Context(), s)))

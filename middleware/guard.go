@@ -164,6 +164,7 @@ func (g *Guard) letIn(w http.ResponseWriter, r *http.Request) (*socket, *http.Re
 	if g.onReject == nil {
 		a.rej.ServeHTTP(w, r)
 	} else {
+		a.rej.prepare(w.Header())
 		rej := a.rej // whom it is handed to may keep it
 		g.onReject(w, r, &rej)
 	}
@@ -210,6 +211,7 @@ func (g *Guard) admit(a *attempt) *socket {
 			return k
 		}
 	}
+	a.rej.hangUpOn(a.r)
 	recordRejection(g.audit, a.r, &a.rej, a.ip, a.ticket, a.session)
 	return nil
 }
