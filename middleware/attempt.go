@@ -85,6 +85,8 @@ func (a *attempt) checkUpgrade() bool {
 		return false
 	case !hasKey(r.Header["Sec-Websocket-Key"]):
 		return a.refuse(http.StatusBadRequest, codeBadRequest, reasonKey)
+	case !isWebSocketOnly(r):
+		return a.refuse(http.StatusBadRequest, codeBadRequest, reasonNotUpgrade)
 	}
 	return true
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // ConcealTicket takes the ticket out of the URL before next sees the request:
@@ -15,10 +16,11 @@ import (
 // sent.
 //
 // It acts on every request that resembles a WebSocket upgrade, and on any other
-// whose query has a parameter called ticket that looks like one of ours: an
-// application's own "?ticket=ST-1" stays. The value goes from URL.RawQuery,
-// RequestURI and Referer; a query that does not parse, and may hide one, goes
-// whole. A ticket that travels in Sec-WebSocket-Protocol, a header
+// whose query has a parameter that looks like one of ours: 43 characters of
+// base64url under a name that contains ticket, in any case (?TICKET=, ?ticket[]=,
+// ??ticket=). An application's own "?ticket=ST-1" stays. The parameter goes from
+// URL.RawQuery, RequestURI and every URL in Referer; a query that does not parse,
+// and may hide one, goes whole. A ticket that travels in Sec-WebSocket-Protocol, a header
 // that nobody logs, stays where it is for the Guard.
 //
 // A ticket that a log has caught is worth little: it is good once, and for
@@ -56,7 +58,7 @@ func looksMinted(value string) bool {
 		return false
 	}
 	for i := 0; i < len(value); i++ {
-		if c := value[i]; !isAlnum(c) && c != '-' && c != '_' {
+		if !isBase64URL(value[i]) {
 			return false
 		}
 	}
@@ -132,7 +134,8 @@ func stripQuery(query string, all bool) (kept string, changed bool) {
 	if query == "" {
 		return "", false
 	}
-	named := strings.Contains(unescapeValid(query), ticketParam)
+	decoded := unescapeTwice(query)
+	named := strings.Contains(decoded, ticketParam) || strings.Contains(strings.ToLower(decoded), ticketParam)
 	if !named && !all {
 		return query, false
 	}
@@ -142,27 +145,39 @@ func stripQuery(query string, all bool) (kept string, changed bool) {
 	if !named {
 		return query, false
 	}
-	var b strings.Builder
-	first := true
+	var left []string
 	for pair := range strings.SplitSeq(query, "&") {
-		key, value, _ := strings.Cut(pair, "=")
-		key, _ = unescape(key)
-		value, _ = unescape(value)
-		if key == ticketParam && (all || looksMinted(value)) {
-			changed = true
+		if !holdsTicket(pair, all) {
+			left = append(left, pair)
 			continue
 		}
-		if !first {
-			b.WriteByte('&')
+		changed = true
+		// A second ? begins no query, but pages write it.
+		if before := pair[:max(0, strings.IndexAny(pair, "?#"))]; before != "" && !holdsTicket(before, all) {
+			left = append(left, before)
 		}
-		first = false
-		b.WriteString(pair)
 	}
-	if !changed {
-		return query, false
-	}
-	return b.String(), true
+	return strings.Join(left, "&"), changed
 }
+
+// holdsTicket reports whether a pair is a ticket's, or looks like one: 43
+// characters of base64url under a name that contains ticket, in any case. With
+// all, whatever is called ticket is one.
+func holdsTicket(pair string, all bool) bool {
+	if name, _, _ := strings.Cut(pair, "="); all && unescapeValid(name) == ticketParam {
+		return true
+	}
+	_, rest, named := strings.Cut(strings.ToLower(unescapeTwice(pair)), ticketParam)
+	_, value, _ := strings.Cut(rest, "=")
+	return named && slices.ContainsFunc(strings.FieldsFunc(value, func(c rune) bool {
+		return c >= utf8.RuneSelf || !isBase64URL(byte(c))
+	}), looksMinted)
+}
+
+func isBase64URL(c byte) bool { return isAlnum(c) || c == '-' || c == '_' }
+
+// unescapeTwice decodes a URL in a URL, too.
+func unescapeTwice(s string) string { return unescapeValid(unescapeValid(s)) }
 
 // unescapeValid decodes what is a valid escape and keeps what is not, so that
 // no broken escape elsewhere in a query hides a parameter's name.

@@ -39,8 +39,9 @@
 //	session_verify_failure  invalid_or_expired_session; unavailable; recheck: Restore could not decide
 //	ws_ticket_rejected      no_ticket, two_tickets; unknown, used, expired, revoked; endpoint: made out
 //	                        for another path; session: it ended, or is another one; store: it failed
-//	ws_upgrade_refused      not_upgrade, method, version, key (or a subprotocol), body, query, origin,
-//	                        too_many; upgrade_failed: admitted, and the handler never took the connection
+//	ws_upgrade_refused      not_upgrade (or not only to a WebSocket), method, version, key (or a
+//	                        subprotocol), body, query, origin, too_many; upgrade_failed: admitted, and
+//	                        the handler never took the connection
 //	ws_closed               session_revoked, session_expired, too_many, unavailable, going_away, closed
 //	                        (by the handler), dropped, or the application's own
 //	revoke                  the application's own; one line on every node

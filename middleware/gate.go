@@ -36,7 +36,9 @@ type GateOptions struct {
 	// session, such as "/static/" or "GET /healthz". A session that is recognised
 	// is put into the context there too. They are matched as a ServeMux at this
 	// place would; a path that is not clean (/public/../admin, //login, %2e, %2f)
-	// is never public. Name a guarded socket's path too where the Gate stands
+	// is never public, nor one with a needless escape that matches only when it is
+	// decoded (/st%61tic/). A wildcard matches any segment: "/{lang}/about" opens
+	// /admin/about too. Name a guarded socket's path too where the Gate stands
 	// around a whole router: there a ticket is all that is asked for.
 	// Default: none but the path of LoginURL.
 	Public []string
@@ -123,6 +125,9 @@ func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *
 		}
 		ended, rej = s, g.reject(r, err)
 	}
+	if resemblesUpgrade(r) || hasToken(r.Header["Connection"], "upgrade") {
+		rej.hangUpOn(r)
+	}
 	if rej.event != "" {
 		recordRejection(g.audit, r, rej, g.clientIP(r), "", ended)
 	}
@@ -137,6 +142,7 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 		case rej != nil && rej.gone:
 			rej.ServeHTTP(w, r)
 		case rej != nil:
+			rej.prepare(w.Header())
 			g.onReject(w, r, rej)
 		case s != nil:
 			next.ServeHTTP(w, r.WithContext(WithSession(r.Context(), s)))
@@ -242,6 +248,10 @@ func parseLoginURL(s string) (*url.URL, error) {
 	case u.Query().Has("next"):
 		return nil, fmt.Errorf("%s; without next, which the way back is put into", form)
 	case u.Scheme == "" && u.Host == "" && isLocal(s) && isClean(u):
+		if !oneSpelling(u) { // it would not be public, and redirect to itself
+			plain := url.URL{Path: u.Path}
+			return nil, fmt.Errorf("%s; without needless escapes, as in %s", form, plain.EscapedPath())
+		}
 		return u, nil
 	case (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "":
 		return u, nil

@@ -659,6 +659,7 @@ func TestNewGateRefuses(t *testing.T) {
 		{"LoginURL of a script", cookies(), middleware.GateOptions{LoginURL: "javascript:alert(1)"}, "LoginURL"},
 		{"LoginURL with a user", cookies(), middleware.GateOptions{LoginURL: "https://u:p@sso.example/"}, "LoginURL"},
 		{"LoginURL that is not clean", cookies(), middleware.GateOptions{LoginURL: "/a/../login"}, "LoginURL"},
+		{"LoginURL with a needless escape", cookies(), middleware.GateOptions{LoginURL: "/log%69n"}, "as in /login"},
 		{"LoginURL with a newline", cookies(), middleware.GateOptions{LoginURL: "/login\n"}, "LoginURL"},
 		{"LoginURL without a host", cookies(), middleware.GateOptions{LoginURL: "https://:443/"}, "LoginURL"},
 		{"LoginURL that has a way back already", cookies(), middleware.GateOptions{LoginURL: "/login?next=/home"}, "next"},

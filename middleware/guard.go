@@ -48,8 +48,10 @@ type GuardOptions struct {
 	// RequireEndpoint refuses tickets that were minted for any path.
 	RequireEndpoint bool
 	// Endpoint is the path that a ticket's endpoint must be equal to.
-	// Default: the path as the client sent it, decoded, if it is clean; it does
-	// not see what http.StripPrefix did, nor a prefix that a proxy took off.
+	// Default: the path as the client sent it, decoded, if it is clean and escapes
+	// nothing that needs no escape (/ws/ch%61t is refused: routers differ on what
+	// it names); it does not see what http.StripPrefix did, nor a prefix that a
+	// proxy took off.
 	Endpoint func(*http.Request) string
 	// PassOthers passes on what is no upgrade and resembles none, without a
 	// session, for a Guard around a whole router. A "Connection: upgrade" alone
@@ -176,6 +178,7 @@ func (g *Guard) letIn(w http.ResponseWriter, r *http.Request) (*socket, *http.Re
 	if g.onReject == nil {
 		a.rej.ServeHTTP(w, r)
 	} else {
+		a.rej.prepare(w.Header())
 		rej := a.rej // whom it is handed to may keep it
 		g.onReject(w, r, &rej)
 	}
@@ -222,6 +225,7 @@ func (g *Guard) admit(a *attempt) *socket {
 			return k
 		}
 	}
+	a.rej.hangUpOn(a.r)
 	recordRejection(g.audit, a.r, &a.rej, a.ip, a.ticket, a.session)
 	return nil
 }
@@ -325,18 +329,19 @@ func handlersRequest(k *socket, r *http.Request) *http.Request {
 	return r
 }
 
-// sentPath is the path that the client asked for, whatever the handlers in
-// between have made of URL.Path. It is "", which is nobody's path, for one that
-// not every router would read alike.
+// sentPath returns the path that the client asked for, whatever the handlers in
+// between have made of URL.Path. It returns "", which is no endpoint and no
+// sign-in page, for a path that not every router reads alike.
 func sentPath(r *http.Request) string {
-	if path, _, _ := strings.Cut(r.RequestURI, "?"); strings.HasPrefix(path, "/") && !strings.Contains(path, "%") {
+	path, _, _ := strings.Cut(r.RequestURI, "?")
+	if strings.HasPrefix(path, "/") && !strings.Contains(path, "%") {
 		return path
 	}
 	u, err := url.ParseRequestURI(r.RequestURI)
 	if err != nil {
 		u = r.URL
 	}
-	if !isClean(u) {
+	if !isClean(u) || !oneSpelling(u) {
 		return ""
 	}
 	return u.Path

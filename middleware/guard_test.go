@@ -186,8 +186,8 @@ func TestGuardTellsNobodyWhy(t *testing.T) {
 		require.Equal(t, "in", reason)
 		want, reason := try(fresh)
 		require.Equal(t, "used", reason)
-		require.Equal(t, "HTTP/1.1 401 Unauthorized\r\nCache-Control: no-store\r\nContent-Type: application/json; charset=utf-8\r\n"+
-			"Vary: Cookie\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 51\r\nConnection: close\r\n\r\n"+
+		require.Equal(t, "HTTP/1.1 401 Unauthorized\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Type: application/json; charset=utf-8\r\n"+
+			"Vary: Cookie\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 51\r\n\r\n"+
 			`{"error":"ticket_rejected","detail":"Unauthorized"}`, want)
 		same := func(ticket, why string) {
 			t.Helper()

@@ -15,6 +15,11 @@ const (
 	ticketParam    = "ticket"
 	protocolHeader = "Sec-Websocket-Protocol"
 	protocolPrefix = ticketParam + "." // in a list of subprotocols: ticket.<value>
+
+	// methodPreface begins the client's preface of HTTP/2 (RFC 9113 section 3.4),
+	// which net/http hands to the handler: one that speaks h2c takes the
+	// connection, and whatever comes over it passes no guard.
+	methodPreface = "PRI"
 )
 
 // resemblesUpgrade reports whether anything about r could make a WebSocket
@@ -22,7 +27,7 @@ const (
 // 101 to "Connection: not-upgrade": what resembles an upgrade must never get
 // past a guard without a ticket.
 func resemblesUpgrade(r *http.Request) bool {
-	if r.Method == http.MethodConnect || len(r.Header["Upgrade"]) > 0 {
+	if r.Method == http.MethodConnect || r.Method == methodPreface || len(r.Header["Upgrade"]) > 0 {
 		return true
 	}
 	for name := range r.Header {
@@ -37,6 +42,15 @@ func resemblesUpgrade(r *http.Request) bool {
 // items 3 and 4).
 func isUpgrade(r *http.Request) bool {
 	return hasToken(r.Header["Connection"], "upgrade") && hasToken(r.Header["Upgrade"], "websocket")
+}
+
+// isWebSocketOnly reports whether a WebSocket is all that r asks for. A handler
+// that speaks h2c as well would take an "Upgrade: websocket, h2c" for HTTP/2, and
+// one ticket would be a tunnel to every path.
+func isWebSocketOnly(r *http.Request) bool {
+	_, h2c := r.Header["Http2-Settings"] // RFC 7540 section 3.2.1
+	lines := r.Header["Upgrade"]
+	return !h2c && len(lines) == 1 && strings.EqualFold(strings.Trim(lines[0], ", \t"), "websocket")
 }
 
 // isExtendedConnect reports whether r is a WebSocket over HTTP/2 (RFC 8441),

@@ -85,6 +85,11 @@ func NewMint(issuer *tickets.Issuer, opts *MintOptions) (*Mint, error) {
 			errs = append(errs, m.csrf.AddTrustedOrigin(origin))
 		}
 	}
+	if issuer != nil {
+		if ttl := issuer.Lifetime(tickets.Grant{}); ttl < time.Second {
+			errs = append(errs, fmt.Errorf("the issuer's TTL is %v: it must be at least 1s, as ttl_seconds counts whole seconds", ttl))
+		}
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("middleware: NewMint: %w", err)
 	}
@@ -175,8 +180,12 @@ func (m *Mint) sameSite(r *http.Request) bool {
 		return false
 	}
 	c := &http.Request{Method: r.Method, URL: r.URL, Host: r.Host, Header: http.Header{}}
-	if site, ok := r.Header["Sec-Fetch-Site"]; ok {
+	switch site := r.Header["Sec-Fetch-Site"]; len(site) {
+	case 0:
+	case 1:
 		c.Header["Sec-Fetch-Site"] = site
+	default: // Check reads the first line only
+		return false
 	}
 	if origin != "" {
 		scheme, host, _ := strings.Cut(origin, "://")
@@ -232,27 +241,45 @@ func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
 	case len(body) == 0:
 		return "", nil
 	}
-	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
+	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || mediaType != "application/json" || len(r.Header["Content-Type"]) > 1 {
 		return bad(http.StatusUnsupportedMediaType, codeMediaType)
 	}
-	var asked struct {
-		Endpoint string `json:"endpoint"`
+	var asked *struct { // nil after null
+		Endpoint oneString `json:"endpoint"`
 	}
 	// A misspelt field would make a ticket for any path out of one for a single
 	// path: refuse what is not understood.
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
-	if d.Decode(&asked) != nil || d.Decode(&struct{}{}) != io.EOF {
+	if d.Decode(&asked) != nil || d.Decode(&struct{}{}) != io.EOF || asked == nil {
 		return bad(http.StatusBadRequest, codeBadRequest)
 	}
-	if asked.Endpoint == "" {
+	endpoint := asked.Endpoint.value
+	if endpoint == "" {
 		return "", nil
 	}
-	u, err := url.Parse(asked.Endpoint)
-	if err != nil || !isLocal(asked.Endpoint) || strings.ContainsAny(asked.Endpoint, "?#") || !isClean(u) {
+	u, err := url.Parse(endpoint)
+	if err != nil || !isLocal(endpoint) || strings.ContainsAny(endpoint, "?#") || !isClean(u) {
 		return bad(http.StatusBadRequest, codeBadRequest)
 	}
 	return u.Path, nil
+}
+
+// oneString is a JSON member that is a string and occurs once. Without it, null
+// and the second of two members change what the first one asks for.
+type oneString struct {
+	value string
+	set   bool
+}
+
+// UnmarshalJSON is called for null, too.
+func (s *oneString) UnmarshalJSON(text []byte) error {
+	if s.set || text[0] != '"' {
+		return errors.New("not one string")
+	}
+	s.set = true
+	return json.Unmarshal(text, &s.value)
 }
 
 // ticketID joins the audit's lines of one ticket, and opens no door.

@@ -51,7 +51,9 @@ func TestGuardWeighsTheGrant(t *testing.T) {
 		reason       string
 	}{
 		{name: "its endpoint", grant: endpoint("/ws"), status: in},
-		{name: "its endpoint, escaped", source: "RFC 3986 6.2.2.2", grant: endpoint("/ws"), target: "/%77s", status: in},
+		{name: "its endpoint, needlessly escaped", source: "HOSTILE W30: routers that match RawPath", grant: endpoint("/ws"), target: "/%77s", status: forbidden, reason: "endpoint"},
+		{name: "its endpoint, outside ASCII", source: "RFC 3987 3.1", grant: endpoint("/über"), target: "/%C3%BCber", status: in},
+		{name: "its endpoint, in lower-case hex", source: "HOSTILE W30: routers that match RawPath", grant: endpoint("/über"), target: "/%c3%bcber", status: forbidden, reason: "endpoint"},
 		{name: "another endpoint", source: "CWE-863", grant: endpoint("/ws/pty"), status: forbidden, reason: "endpoint"},
 		{name: "endpoint in capitals", source: "RFC 3986 6.2.2.1", grant: endpoint("/WS"), status: forbidden, reason: "endpoint"},
 		{name: "below its endpoint", source: "CWE-863: prefixes", grant: endpoint("/ws"), target: "/ws/pty", status: forbidden, reason: "endpoint"},
@@ -60,10 +62,12 @@ func TestGuardWeighsTheGrant(t *testing.T) {
 		{name: "dot segments", source: "GHSA-xf64-8mw2-4gr2", grant: endpoint("/ws"), target: "/x/../ws", status: forbidden, reason: "endpoint"},
 		{name: "escaped slash", source: "GHSA-gm3x-23wp-hc2c: a router takes it for one segment", grant: endpoint("/ws/pty"), target: "/ws%2Fpty", status: forbidden, reason: "endpoint"},
 		{name: "escaped slash, minted as a percent sign", source: "CWE-174: a router that decodes takes it for /ws/pty", grant: endpoint("/ws%2Fpty"), target: "/ws%2Fpty", status: forbidden, reason: "endpoint"},
-		{name: "a percent sign", source: "RFC 3986 2.4", grant: endpoint("/ws%2Fpty"), target: "/ws%252Fpty", status: in},
+		{name: "escaped twice", source: "HOSTILE G26", grant: endpoint("/ws%2Fpty"), target: "/ws%252Fpty", status: forbidden, reason: "endpoint"},
+		{name: "a percent sign", source: "RFC 3986 2.4", grant: endpoint("/ws/100%"), target: "/ws/100%25", status: in},
 		{name: "endpoint in the query", source: "GHSA-7rh7-c77v-6434", grant: endpoint("/ws"), target: "/x?endpoint=/ws&x=/ws", status: forbidden, reason: "endpoint"},
 		{name: "a prefix taken off", source: "http.StripPrefix", grant: endpoint("/api/ws"), target: "/api/ws", outer: strip("/api"), status: in},
-		{name: "a prefix taken off, escaped", source: "http.StripPrefix", grant: endpoint("/api/ws"), target: "/api/%77s", outer: strip("/api"), status: in},
+		{name: "a prefix taken off, escaped", source: "HOSTILE W30", grant: endpoint("/api/ws"), target: "/api/%77s", outer: strip("/api"), status: forbidden, reason: "endpoint"},
+		{name: "no RequestURI, needlessly escaped", source: "HOSTILE W30", grant: endpoint("/ws"), target: "/%77s", outer: noRequestURI, status: forbidden, reason: "endpoint"},
 		{name: "no RequestURI", source: "not every server fills it in", grant: endpoint("/ws"), outer: noRequestURI, status: in},
 		{name: "no RequestURI, escaped slash", source: "GHSA-gm3x-23wp-hc2c", grant: endpoint("/ws/pty"), target: "/ws%2Fpty", outer: noRequestURI, status: forbidden, reason: "endpoint"},
 		{name: "what a prefix left", source: "http.StripPrefix", grant: endpoint("/ws"), target: "/api/ws", outer: strip("/api"), status: forbidden, reason: "endpoint"},
@@ -229,6 +233,7 @@ func TestGuardPassesOthers(t *testing.T) {
 		{name: "a header to come", source: "RFC 6455 11.3", request: get("/page", "Sec-WebSocket-Next:"), status: 426},
 		{name: "POST", source: "RFC 6455 4.1", request: upgrade("POST", "/page"), status: 405},
 		{name: "CONNECT", source: "RFC 9110 9.3.6", request: rawRequest("CONNECT", "/page"), status: 426},
+		{name: "the preface of HTTP/2", source: "HOSTILE W31, RFC 9113 3.4: to an h2c handler, a tunnel", request: "PRI * HTTP/2.0\r\n\r\n", status: 426},
 		{name: "key alone, POST", source: "RFC 6455 11.3.1", request: rawRequest("POST", "/page", "Sec-WebSocket-Key: x"), status: 426},
 
 		{name: "stream", admits: true, request: get("/page?ticket={T}"), status: 200, reached: "ann"},

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/tickets"
@@ -23,11 +24,11 @@ func recordRejection(l *audit.Log, r *http.Request, rej *Rejection, ip string, t
 	attrs = append(attrs,
 		slog.String("reason", rej.Reason),
 		slog.String("ip", ip),
-		slog.String("path", r.URL.Path))
+		slog.String("path", cutField(r.URL.Path)))
 	switch rej.event {
 	case audit.UpgradeRefused:
 		if origin := r.Header["Origin"]; len(origin) > 0 {
-			attrs = append(attrs, slog.String("origin", strings.Join(origin, ", ")))
+			attrs = append(attrs, slog.String("origin", cutField(strings.Join(origin, ", "))))
 		}
 	case audit.TicketRejected:
 		if ticket != "" {
@@ -43,4 +44,19 @@ func recordRejection(l *audit.Log, r *http.Request, rej *Rejection, ip string, t
 		attrs = append(attrs, slog.String("error", rej.Err.Error()))
 	}
 	l.Record(r.Context(), rej.event, attrs...)
+}
+
+// maxField bounds what a stranger's path and Origin take of a line: it bounds
+// the cost of redaction, and how fast refusals fill the log's files.
+const maxField = 1 << 10
+
+func cutField(s string) string {
+	if len(s) <= maxField {
+		return s
+	}
+	n := maxField
+	for n > maxField-utf8.UTFMax && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }

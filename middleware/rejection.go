@@ -26,6 +26,7 @@ type Rejection struct {
 	redirect bool   // a page load: 302 to loginURL in place of a body
 	allow    string // the Allow header that a 405 must have
 	gone     bool   // the client has gone: there is nobody to tell more than the status
+	hangUp   bool   // the connection is closed behind the answer
 }
 
 // Codes of a [Rejection], as the client reads them.
@@ -120,6 +121,20 @@ func (rej *Rejection) be(event audit.Event, status int, code, reason string) {
 // page comes back by itself.
 const retryAfter = 2 * time.Second
 
+// hangUpOn makes the answer the last one on the connection of r, which resembles
+// an upgrade: a proxy may forward what comes behind one without waiting for the
+// 101, and nothing of that may be served. HTTP/2 has no such connections.
+func (rej *Rejection) hangUpOn(r *http.Request) {
+	rej.hangUp = r.ProtoMajor == 1
+}
+
+// prepare sets what every answer needs, also that of an OnReject.
+func (rej *Rejection) prepare(h http.Header) {
+	if rej.hangUp {
+		h.Set("Connection", "close")
+	}
+}
+
 // ServeHTTP answers the request with the rejection: a JSON body that names Code,
 // or the redirect to sign-in for a page load. Applications that call
 // [Gate.Authenticate] or [Guard.Admit] themselves call it when there is a
@@ -130,6 +145,7 @@ func (rej *Rejection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		status = http.StatusInternalServerError
 	}
 	h := w.Header()
+	rej.prepare(h)
 	h.Set("Cache-Control", "no-store")
 	if rej.gone { // or half gone, and still reading: an empty answer would be 200
 		w.WriteHeader(status)
@@ -151,7 +167,8 @@ func (rej *Rejection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Set("Sec-WebSocket-Version", "13") // RFC 6455 section 4.4
 	}
 	if status == http.StatusUpgradeRequired && r.ProtoMajor == 1 { // HTTP/2 has no such fields (RFC 9113 section 8.2.2)
-		h.Set("Connection", "Upgrade")
+		// net/http closes only where the first line is exactly "close".
+		h["Connection"] = []string{"close", "Upgrade"}
 		h.Set("Upgrade", "websocket")
 	}
 	// Strings cannot fail to encode.
