@@ -47,7 +47,15 @@ func newEnding(cause *CloseError) *ending {
 	return &ending{cause: cause, settled: make(chan struct{})}
 }
 
-func (e *ending) settle() { e.once.Do(func() { close(e.settled) }) }
+// settle ends the socket's context and then what waits in Read and Write: the
+// close frame is out, or will never be. The context is not ended any sooner, for
+// handlers act on it: a reverse proxy closes its backend in the middle of a frame.
+func (c *frameConn) settle() {
+	c.ending.once.Do(func() {
+		c.k.cancel(c.ending.cause)
+		close(c.ending.settled)
+	})
+}
 
 // aLongTimeAgo is a deadline that ends whatever is blocked.
 var aLongTimeAgo = time.Unix(1, 0)
@@ -113,6 +121,9 @@ func (c *frameConn) Write(p []byte) (int, error) {
 	// Whoever lets go of the lock looks again: the end may have come meanwhile.
 	if c.taken.Load() {
 		c.tell()
+		if err != nil {
+			<-c.ending.settled
+		}
 	}
 	return n, err
 }
@@ -221,6 +232,7 @@ func (c *frameConn) take() {
 // TCP reset, and a reset destroys the close frame on its way (RFC 1122 section
 // 4.2.2.13). It returns when the connection is closed.
 func (c *frameConn) finish(grace time.Duration) {
+	defer c.settle() // on every path: a reader that nobody wakes is a leak
 	limit := time.AfterFunc(grace, c.cut)
 	defer limit.Stop()
 	// Not here: a peer that writes before it reads takes the close frame only
@@ -263,13 +275,13 @@ func (c *frameConn) tell() {
 			_ = half.CloseWrite()
 		}
 	}
-	c.ending.settle()
+	c.settle()
 }
 
 // cut closes the connection at once, whoever may be blocked in it.
 func (c *frameConn) cut() {
 	_ = c.below().Close()
-	c.ending.settle()
+	c.settle()
 }
 
 // below is the connection that carries the bytes. TLS would wait for its own

@@ -70,9 +70,13 @@ func TestContextWhoeverLooksWhen(t *testing.T) {
 						<-revoked
 						causes <- look(ctx)
 					}), socketAppOptions{})
-					app.live(t, annsGrant())
+					p := app.live(t, annsGrant())
 					<-ready
 					require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+					if by == "revocation" { // the context ends when the close frame is out
+						requireClosed(t, p, 4401, "session_revoked")
+					}
+					require.NoError(t, app.sockets.Shutdown(t.Context()))
 					close(revoked)
 					var end *middleware.CloseError
 					require.ErrorAs(t, <-causes, &end)

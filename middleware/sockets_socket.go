@@ -170,7 +170,9 @@ func (k *socket) hijack(conn net.Conn, rw *bufio.ReadWriter, switched bool) erro
 // terminate begins to end k, for the cause that is set. One that is hijacked only
 // afterwards is finished there.
 func (k *socket) terminate(hijacked bool) {
-	k.cancel(k.conn.ending.cause)
+	if !hijacked || k.stream { // there is no close frame for the context to wait for
+		k.cancel(k.conn.ending.cause)
+	}
 	switch {
 	case hijacked:
 		k.conn.take()
