@@ -134,10 +134,20 @@ func (a *Admission) ResponseWriter(w http.ResponseWriter) http.ResponseWriter {
 }
 
 // Release says that the handler is done. It is for a deferred call; a second
-// one does nothing. A connection that was hijacked goes on until it is closed.
-func (a *Admission) Release() { a.socket.release() }
+// one does nothing. A connection that was hijacked goes on until it is closed,
+// unless the handler has panicked: as a deferred call, Release closes it with
+// 1011, "panic", and the panic passes on.
+func (a *Admission) Release() {
+	if v := recover(); v != nil {
+		a.socket.panicked()
+		defer panic(v)
+	}
+	a.socket.release()
+}
 
-// Wrap returns a handler that passes on to next what may come in.
+// Wrap returns a handler that passes on to next what may come in. A handler that
+// returns without closing keeps its socket. One that panics loses it: the socket
+// is closed with 1011, "panic", and the panic passes on.
 func (g *Guard) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if g.opts.PassOthers && !resemblesUpgrade(r) && !hasToken(r.Header["Connection"], "upgrade") && !g.isRequest(r) {
@@ -145,8 +155,15 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 			return
 		}
 		if k, r := g.letIn(w, r); k != nil {
-			defer k.release()
+			returned := false
+			defer func() {
+				if !returned {
+					k.panicked()
+				}
+				k.release()
+			}()
 			next.ServeHTTP(k.responseWriter(w), r)
+			returned = true
 		}
 	})
 }

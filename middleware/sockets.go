@@ -70,12 +70,15 @@ type SocketsOptions struct {
 const (
 	defaultCloseGrace = time.Second
 	maxCloseReason    = 123 // RFC 6455 section 5.5: 125 bytes, two of them the code
+
+	closeInternalError = 1011 // RFC 6455 section 7.4.1
 )
 
 // Reasons that are told in a close frame, and recorded with it.
 const (
 	reasonSessionRevoked = "session_revoked"
 	reasonGoingAway      = "going_away"
+	reasonPanic          = "panic"
 	reasonClosed         = "closed"
 	reasonDropped        = "dropped"
 	reasonUpgradeFailed  = "upgrade_failed"
@@ -93,7 +96,7 @@ var ErrEvicted = errors.New("evicted by a newer socket")
 // errors.Is.
 type CloseError struct {
 	Code   int    // the close code; of one that ended by itself, what its handler sent, or 1006
-	Reason string // "session_revoked", "session_expired", "too_many", "unavailable", "going_away", the application's, "closed" or "dropped"
+	Reason string // "session_revoked", "session_expired", "too_many", "unavailable", "going_away", "panic", the application's, "closed" or "dropped"
 	// Err says more: [tickets.ErrRevoked], [ErrSessionExpired], [ErrEvicted],
 	// [tickets.ErrStale] (IssuerOptions.MaxStaleness), [http.ErrServerClosed] in Shutdown. It is nil for CloseSession and
 	// CloseUser, and net.ErrClosed where the connection ended by itself.
@@ -117,6 +120,7 @@ var (
 	causeEvicted   = &CloseError{Code: closeTooMany, Reason: reasonTooMany, Err: ErrEvicted}
 	causeStale     = &CloseError{Code: closeTryAgain, Reason: codeUnavailable, Err: tickets.ErrStale}
 	causeGoingAway = &CloseError{Code: closeGoingAway, Reason: reasonGoingAway, Err: http.ErrServerClosed}
+	causePanic     = &CloseError{Code: closeInternalError, Reason: reasonPanic}
 )
 
 // NewSockets returns a Sockets without any. Its error tells all that is wrong

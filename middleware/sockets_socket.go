@@ -42,6 +42,7 @@ type socket struct {
 
 	// Guarded by Sockets.mu, as is conn.ending, which is set with ended where it
 	// does not end by itself.
+	claimed  bool // by the one Hijack that there may be
 	hijacked bool
 	live     bool
 	ended    bool
@@ -126,10 +127,20 @@ func (k *socket) responseWriter(w http.ResponseWriter) http.ResponseWriter {
 	return &socketWriter{ResponseWriter: w, k: k}
 }
 
+var errHijackRefused = fmt.Errorf(
+	"hijacked connection: the admission was released, or has a connection already: %w", net.ErrClosed)
+
 // hijack is called once net/http has given up the connection. switched: the 101
 // has gone out before.
 func (k *socket) hijack(conn net.Conn, rw *bufio.ReadWriter, switched bool) error {
 	s := k.guard.sockets
+	s.mu.Lock()
+	refused := k.claimed || k.released
+	k.claimed = true
+	s.mu.Unlock()
+	if refused {
+		return errHijackRefused
+	}
 	k.detach()
 	k.conn.Conn = conn
 	switch {
@@ -144,6 +155,10 @@ func (k *socket) hijack(conn net.Conn, rw *bufio.ReadWriter, switched bool) erro
 		return fmt.Errorf("hijacked connection: %w", err)
 	}
 	s.mu.Lock()
+	if k.released { // its last line is written
+		s.mu.Unlock()
+		return errHijackRefused
+	}
 	k.hijacked = true
 	var evicted []*socket
 	ended := k.ended
@@ -153,9 +168,6 @@ func (k *socket) hijack(conn net.Conn, rw *bufio.ReadWriter, switched bool) erro
 		evicted = s.enliven(k)
 	}
 	s.mu.Unlock()
-	if ended && k.conn.ending == nil { // released: its last line is written
-		return fmt.Errorf("hijacked connection: the admission was released: %w", net.ErrClosed)
-	}
 	if switched && !k.stream {
 		k.recordOpened()
 	}
@@ -254,6 +266,17 @@ func (k *socket) cut() {
 	s.mu.Unlock()
 	if hijacked {
 		_ = k.conn.below().Close()
+	}
+}
+
+// panicked closes the connection of a handler that has panicked, if it has one.
+func (k *socket) panicked() {
+	s := k.guard.sockets
+	s.mu.Lock()
+	hijacked := k.hijacked && !k.released
+	s.mu.Unlock()
+	if hijacked {
+		s.end([]*socket{k}, causePanic)
 	}
 }
 
