@@ -153,7 +153,9 @@ func (a *Admission) Release() {
 	a.socket.handlerReturned()
 }
 
-// Wrap returns a handler that passes on to next what may come in.
+// Wrap returns a handler that passes on to next what may come in. A handler that
+// returns without closing keeps its socket. One that panics loses it: the socket
+// is closed with 1011, "panic", and the panic passes on.
 func (g *Guard) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if g.opts.PassOthers && !resemblesUpgrade(r) && !hasToken(r.Header["Connection"], "upgrade") && !g.isRequest(r) {
@@ -161,8 +163,15 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 			return
 		}
 		if k, r := g.letIn(w, r); k != nil {
-			defer (&Admission{socket: k}).Release()
+			returned := false
+			defer func() {
+				if !returned {
+					k.handlerPanicked()
+				}
+				k.handlerReturned()
+			}()
 			next.ServeHTTP(k.responseWriter(w), r)
+			returned = true
 		}
 	})
 }

@@ -68,15 +68,15 @@ func TestContext_HasTheSameCauseInEveryWayToAsk(t *testing.T) {
 						}
 						close(ready)
 						<-revoked
-						if when == "late" || by == "revocation" {
-							<-ctx.Done() // after the close frame
-						}
 						causes <- look(ctx)
 					}), socketAppOptions{})
 					p := app.live(t, annsGrant())
-					go func() { _, _ = p.frames() }()
 					<-ready
 					require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+					if by == "revocation" { // the context ends when the close frame is out
+						requireClosed(t, p, 4401, "session_revoked")
+					}
+					require.NoError(t, app.sockets.Shutdown(t.Context()))
 					close(revoked)
 					var end *middleware.CloseError
 					require.ErrorAs(t, <-causes, &end)
