@@ -59,9 +59,9 @@ func (s *Sockets) hasRoom() (gaps uint64, rej *Rejection) {
 func (s *Sockets) full() *Rejection {
 	switch {
 	case s.shut:
-		return rejectGoingAway()
+		return reject(refusedGoingAway, nil)
 	case s.opts.Max > 0 && s.places >= s.opts.Max:
-		return rejectTooMany()
+		return reject(refusedTooMany, nil)
 	}
 	return nil
 }
@@ -80,7 +80,7 @@ func (s *Sockets) admit(c *candidate) (*socket, *Rejection) {
 	var k *socket
 	rej := s.full()
 	if rej == nil && !s.withinLimits(sessionKey, userKey, c.session.UserID != "") {
-		rej = rejectTooMany()
+		rej = reject(refusedTooMany, nil)
 	}
 	if rej == nil {
 		k = newSocket(s, c)
@@ -256,23 +256,7 @@ func (s *Sockets) checkDrained() {
 	}
 }
 
-// TEMPORARY
-func rejectGoingAway() *Rejection {
-	rej := refuse(http.StatusServiceUnavailable, codeUnavailable, reasonGoingAway)
-	rej.CloseCode = closeGoingAway
-	return rej
-}
-func rejectTooMany() *Rejection {
-	return refuse(http.StatusTooManyRequests, codeTooMany, reasonTooMany)
-}
-func rejectConsume(err error) *Rejection {
-	var a attempt
-	a.refuseConsume(err)
-	return &a.rej
-}
-
 const (
-	reasonGoingAway    = "going_away"
 	reasonRecheck      = "recheck"
 	closeInternalError = 1011
 )
