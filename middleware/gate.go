@@ -62,7 +62,10 @@ func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 	if opts != nil {
 		o = *opts
 	}
-	g := &Gate{sessions: sessions, audit: o.Audit, clientIP: o.ClientIP, onReject: o.OnReject, api: slices.Clone(o.API)}
+	g := &Gate{
+		sessions: sessions, api: slices.Clone(o.API),
+		audit: o.Audit, clientIP: o.ClientIP, onReject: o.OnReject,
+	}
 	errs := []error{misconfigured(sessions)}
 	var err error
 	if o.LoginURL != "" {
@@ -77,7 +80,7 @@ func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 	}
 	for _, p := range g.api {
 		if !strings.HasPrefix(p, "/") {
-			errs = append(errs, fmt.Errorf("in API: %q: want a path prefix that begins with /, such as /api/", p))
+			errs = append(errs, fmt.Errorf("in API: %q: want a path prefix such as /api/", p))
 		}
 	}
 	g.public, err = newPublicRoutes(o.Public, g.loginPath)
