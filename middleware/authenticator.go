@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// An Authenticator says whose request r is.
+// An Authenticator finds the session of a request.
 //
 // ErrNoSession means that r presents no credential at all; ErrSessionExpired,
 // that it presents one that is not, or no longer, good. Any other error means
@@ -32,7 +32,7 @@ func (f AuthenticatorFunc) Authenticate(w http.ResponseWriter, r *http.Request) 
 	return f(w, r)
 }
 
-// What an [Authenticator] says where it knows that the answer is no.
+// Errors of an [Authenticator] that has decided.
 var (
 	ErrNoSession      = errors.New("no session")
 	ErrSessionExpired = errors.New("session invalid or expired")
@@ -101,7 +101,7 @@ func (c *credentialSessions) Authenticate(_ http.ResponseWriter, r *http.Request
 }
 
 // withoutCredential keeps a credential out of the audit: the error of an HTTP
-// client has the URL that it asked.
+// client contains the URL of its request.
 func withoutCredential(err error, value string) error {
 	if err == nil {
 		return nil
@@ -170,7 +170,7 @@ func (f firstOf) Authenticate(w http.ResponseWriter, r *http.Request) (*Session,
 
 func (f firstOf) misconfigured() error {
 	if len(f) == 0 {
-		return errors.New("FirstOf: no Authenticator given: nobody could ever come in")
+		return errors.New("FirstOf: no Authenticator given: pass at least one")
 	}
 	var errs []error
 	for i, a := range f {

@@ -66,8 +66,8 @@
 //
 // # What is promised
 //
-// Whatever cannot be decided lets nobody in and signs nobody out. A request that
-// is malformed, comes from another site's page or finds no room has not spent
-// its ticket; the ticket is consumed last. A socket ends when its session does: see
+// What cannot be decided is refused, and signs nobody out. A request that is
+// malformed, comes from another site's page or finds no room leaves its ticket
+// valid; the ticket is consumed last. A socket ends when its session does: see
 // [Sockets].
 package middleware

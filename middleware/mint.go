@@ -26,15 +26,14 @@ const (
 	mintBodyTimeout = 5 * time.Second
 )
 
-// Mint is the handler that gives the session in the context a ticket: put it
+// Mint is the handler that mints a ticket for the session in the context: put it
 // behind a [Gate]. It answers
 //
 //	POST → 200 {"ticket":"<43 characters of base64url>","ttl_seconds":30}
 //
 // and takes an optional body {"endpoint":"/ws/pty"} (Content-Type:
-// application/json), the path, as it stands in a URL, that the ticket is then
-// good for alone. It is safe for concurrent
-// use.
+// application/json): the one path, as it stands in a URL, that the ticket is then
+// valid for. It is safe for concurrent use.
 type Mint struct {
 	issuer    *tickets.Issuer
 	authorize func(ctx context.Context, s *Session, endpoint string) error
@@ -47,8 +46,8 @@ type Mint struct {
 
 // MintOptions configure a [Mint].
 type MintOptions struct {
-	// Authorize is called before every mint, and decides whether s may have a ticket for
-	// endpoint, a clean path, or "" for a ticket that is good on any guarded path.
+	// Authorize is called before every mint, and decides whether s may have a ticket
+	// for endpoint: a clean path, or "" for a ticket that is valid on any.
 	// An error is 403. Default: every session may have one for any path.
 	Authorize func(ctx context.Context, s *Session, endpoint string) error
 	// Origins are all the origins whose pages may mint, such as
@@ -186,9 +185,9 @@ func rejectMint(err error) *Rejection {
 	return reject(refusedMintStore, err)
 }
 
-// sameSite asks the origins that are configured, and http.CrossOriginProtection
-// for what only it looks at, Sec-Fetch-Site. It compares bytes: show it Origin
-// and Host in canonical form.
+// sameSite checks Origin against the configured ones, and Sec-Fetch-Site with
+// http.CrossOriginProtection, which compares bytes: it gets Origin and Host in
+// canonical form.
 func (m *Mint) sameSite(r *http.Request) bool {
 	origin, ok := m.origins.check(r)
 	if !ok {
@@ -290,7 +289,7 @@ func (s *oneString) UnmarshalJSON(text []byte) error {
 	return json.Unmarshal(text, &s.value)
 }
 
-// ticketID joins the audit's lines of one ticket, and opens no door.
+// ticketID is what the audit calls a ticket.
 func ticketID(t tickets.Ticket) string {
 	id := t.Key().ID()
 	return shortHex(id[:])

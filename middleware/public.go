@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 )
 
-// publicRoutes decides which requests need no session. It asks an
+// publicRoutes decides which requests need no session. It matches with an
 // http.ServeMux, so that a pattern means here what it means where the
 // application registers its handlers.
 type publicRoutes struct {
@@ -85,7 +85,7 @@ func withLiteralPath(r *http.Request) *http.Request {
 }
 
 // canonical returns r with the Host as patterns write it, where they have any.
-// Wrap hands on the same: a ServeMux behind the gate would take APP.example to
+// The handler behind the gate gets the same: a ServeMux behind the gate would take APP.example to
 // another handler than the one that is public.
 func (p *publicRoutes) canonical(r *http.Request) *http.Request {
 	if !p.hosts {
