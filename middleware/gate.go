@@ -137,6 +137,7 @@ func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *
 // Wrap returns a handler that passes on to next what may come in.
 func (g *Gate) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		current, _ := SessionFrom(r.Context())
 		s, rej := g.Authenticate(w, r)
 		switch {
 		case rej != nil && rej.gone:
@@ -144,19 +145,16 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 		case rej != nil:
 			rej.prepare(w.Header())
 			g.onReject(w, r, rej)
+		case s != nil && s == current: // leave it alone: a live socket's session changes
+			next.ServeHTTP(w, r)
 		case s != nil:
 			next.ServeHTTP(w, r.WithContext(WithSession(r.Context(), s)))
-		case hasSession(r): // an outer gate's, which this one does not recognise
+		case current != nil: // an outer gate's, which this one does not recognise
 			next.ServeHTTP(w, g.public.canonical(r.WithContext(WithSession(r.Context(), nil))))
 		default:
 			next.ServeHTTP(w, g.public.canonical(r))
 		}
 	})
-}
-
-func hasSession(r *http.Request) bool {
-	_, ok := SessionFrom(r.Context())
-	return ok
 }
 
 func (g *Gate) reject(r *http.Request, err error) *Rejection {

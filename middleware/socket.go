@@ -265,9 +265,15 @@ func (u upgrade) handlerReturned() {
 func (u upgrade) traffic() (in, out int64) { return 0, 0 }
 
 // webSocket is the link of a socket that is hijacked.
-type webSocket struct{ *wsconn.Conn }
+type webSocket struct {
+	*wsconn.Conn
+	k *socket
+}
 
 func (ws webSocket) close(cause *CloseError, grace time.Duration) {
+	if ws.k.isStream { // there is no close frame for the context to wait for
+		ws.k.cancel(cause)
+	}
 	ws.CloseWith(cause.Code, cause.Reason, cause, grace)
 }
 
@@ -287,7 +293,7 @@ func (ws webSocket) traffic() (in, out int64) { return ws.Traffic() }
 // the 101 went out before.
 func (k *socket) hijacked(conn net.Conn, rw *bufio.ReadWriter, switched bool) (net.Conn, error) {
 	s := k.sockets
-	var ws webSocket
+	ws := webSocket{k: k}
 	callbacks := wsconn.Callbacks{Flushed: k.flushed, Opened: k.recordOpened}
 	if k.isStream {
 		callbacks.Opened = func() {} // it has been open since its admission
