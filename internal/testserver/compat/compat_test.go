@@ -24,7 +24,10 @@ import (
 
 func TestMain(m *testing.M) {
 	// scs.New sweeps its memory in a goroutine that cannot be stopped safely.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/alexedwards/scs/v2/memstore.(*MemStore).startCleanup"))
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreTopFunction("github.com/alexedwards/scs/v2/memstore.(*MemStore).startCleanup"),
+		// nbio's default engine, which its import starts.
+		goleak.IgnoreTopFunction("github.com/lesismal/nbio/taskpool.New.func3"))
 }
 
 // app is one guarded endpoint behind a real listener.
