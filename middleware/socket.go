@@ -98,9 +98,8 @@ type socket struct {
 	cause    *CloseError // why it is closed from here; nil: it was not
 	openedAt time.Time
 	sequence uint64
-	ls       *liveSession
-	lu       *liveUser
-	userKey  hash
+
+	bySession, byUser *group
 }
 
 // state is where a socket is in its life. It only ever moves on.
@@ -133,8 +132,8 @@ func (k *socket) move(to state) bool {
 	case to == stateOpen:
 		k.openedAt = time.Now()
 		k.sockets.open++
-		k.ls.open++
-		k.lu.open++
+		k.bySession.open++
+		k.byUser.open++
 	case from < stateClosing:
 		k.sockets.release(k, from == stateOpen)
 	}
@@ -405,7 +404,7 @@ func (k *socket) info() SocketInfo {
 		Stream: k.isStream,
 	}
 	if session.ID != "" {
-		info.Session = shortHex(k.ls.key[:])
+		info.Session = shortHex(k.bySession.key[:])
 	}
 	return info
 }
