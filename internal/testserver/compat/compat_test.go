@@ -6,6 +6,7 @@ package compat
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -43,6 +44,8 @@ type appOptions struct {
 	sockets middleware.SocketsOptions
 	guard   middleware.GuardOptions
 	tls     bool
+
+	connState func(net.Conn, http.ConnState)
 }
 
 func newApp(tb testing.TB, next http.Handler, o appOptions) *app {
@@ -58,6 +61,9 @@ func newApp(tb testing.TB, next http.Handler, o appOptions) *app {
 	guard, err := middleware.NewGuard(a.issuer, &o.guard)
 	require.NoError(tb, err)
 	a.server = httptest.NewUnstartedServer(guard.Wrap(next))
+	if o.connState != nil {
+		a.server.Config.ConnState = o.connState
+	}
 	if o.tls {
 		a.server.StartTLS()
 	} else {
