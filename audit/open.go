@@ -45,7 +45,7 @@ func (f *file) open() error {
 		f.f.Close()
 	}
 	f.f, f.fd, f.id, f.size = next, next.Fd(), info, info.Size()
-	f.since, f.suspect = 0, false
+	f.lines, f.suspect = countLines(next), false
 	f.born = began(next, info)
 	f.heal()
 	if f.o.Sync {
@@ -68,6 +68,10 @@ func (f *file) own() error {
 	lock, err := takeLock(path)
 	if err != nil {
 		return err
+	}
+	if _, err := private(lock); err != nil {
+		lock.Close()
+		return fmt.Errorf("lock %s: %w", path, err)
 	}
 	if f.lock != nil {
 		f.lock.Close()
@@ -141,6 +145,18 @@ func began(f *os.File, info os.FileInfo) time.Time {
 		return r.Time
 	}
 	return info.ModTime()
+}
+
+// countLines returns how many whole lines are in a file.
+func countLines(f *os.File) (n int) {
+	buf := make([]byte, 64<<10)
+	for at := int64(0); ; {
+		m, err := f.ReadAt(buf, at)
+		n += bytes.Count(buf[:m], newline)
+		if at += int64(m); err != nil {
+			return n
+		}
+	}
 }
 
 // heal closes off a part of a line at the file's end.

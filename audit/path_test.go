@@ -119,14 +119,14 @@ func TestFileIsTakenAway(t *testing.T) {
 		kept         int // lines before, that are still there
 		take         func(path string) error
 	}{
-		{"removed", "removed", 1, 0, os.Remove},
+		{"removed", "removed", 2, 0, os.Remove},
 		{"moved", "moved", 0, 2, func(p string) error { return os.Rename(p, p+".1") }},
 		{"replaced", "moved", 0, 2, func(p string) error {
 			return os.WriteFile(p+".x", []byte("{}\n"), 0o644)
 		}},
-		{"cut to nothing", "truncated", 1, 0, func(p string) error { return os.Truncate(p, 0) }},
-		{"cut amid a line", "truncated", 1, 0, func(p string) error { return os.Truncate(p, 10) }},
-		{"its folder removed", "removed", 1, 0, func(p string) error { return os.RemoveAll(filepath.Dir(p)) }},
+		{"cut to nothing", "truncated", 2, 0, func(p string) error { return os.Truncate(p, 0) }},
+		{"cut amid a line", "truncated", 2, 0, func(p string) error { return os.Truncate(p, 10) }},
+		{"its folder removed", "removed", 2, 0, func(p string) error { return os.RemoveAll(filepath.Dir(p)) }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

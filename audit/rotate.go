@@ -63,8 +63,8 @@ func oldFiles(path string) ([]oldFile, error) {
 		}
 		o := oldFile{path: dir + base + "." + rest, seq: seq, plain: !gz, gz: gz, linked: names(info) > 1, size: info.Size()}
 		if n := len(old); n > 0 && old[n-1].path == o.path {
-			old[n-1].plain, old[n-1].gz = true, true
-			old[n-1].size += o.size
+			// A .gz that others can write to is no copy of the plain one.
+			old[n-1].gz = onlyOurs(info) == nil && info.Mode().Perm()&0o022 == 0
 			continue
 		}
 		old = append(old, o)
@@ -75,11 +75,11 @@ func oldFiles(path string) ([]oldFile, error) {
 	return old, nil
 }
 
-// putAway gives what is at path an old file's name, and returns the new file
-// that is there in its stead.
-func (f *file) putAway(now time.Time) (*os.File, error) {
+// putAway gives what is at path an old file's name, if it is to be kept, and
+// returns the new file that is there in its stead.
+func (f *file) putAway(now time.Time, keep bool) (*os.File, error) {
 	if !renamesOpen {
-		return f.putAwayClosed(now)
+		return f.putAwayClosed(now, keep)
 	}
 	spare := f.spare()
 	if err := os.Remove(spare); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -89,11 +89,16 @@ func (f *file) putAway(now time.Time) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	old, err := f.secondName(now)
+	old := ""
+	if keep {
+		old, err = f.secondName(now)
+	}
 	if err == nil {
 		if err = os.Rename(spare, f.path); err == nil {
 			return next, nil
 		}
+	}
+	if err != nil && old != "" {
 		if _, lerr := os.Lstat(f.path); errors.Is(lerr, fs.ErrNotExist) {
 			err = errors.Join(err, os.Rename(old, f.path))
 		} else {
@@ -132,12 +137,17 @@ func (f *file) secondName(now time.Time) (string, error) {
 }
 
 // putAwayClosed is putAway where an open file can't be renamed.
-func (f *file) putAwayClosed(now time.Time) (*os.File, error) {
+func (f *file) putAwayClosed(now time.Time, keep bool) (*os.File, error) {
 	if err := f.f.Close(); err != nil {
 		return nil, err
 	}
-	f.seq++
-	err := os.Rename(f.path, oldName(f.path, f.seq, now))
+	var err error
+	if keep {
+		f.seq++
+		err = os.Rename(f.path, oldName(f.path, f.seq, now))
+	} else {
+		err = os.Remove(f.path)
+	}
 	next, errOpen := openLog(f.path, os.O_CREATE)
 	if err != nil && errOpen == nil { // the old one goes on
 		f.f, next = next, nil
@@ -183,10 +193,14 @@ func (f *file) tidyOnce() (more bool, err error) {
 		return false, err
 	}
 	var errs []error
-	total := int64(0)
-	for i, o := range slices.Backward(old) { // the newest first
+	total, newer := int64(0), 0              // newer: files with lines in them
+	for _, o := range slices.Backward(old) { // the newest first
 		total += o.size
-		if n := len(old) - i; n > 1 && (n > f.o.KeepFiles || f.o.KeepBytes > 0 && total > f.o.KeepBytes) {
+		remove := newer > 0 && (newer >= f.o.KeepFiles || f.o.KeepBytes > 0 && total > f.o.KeepBytes)
+		if o.size > 0 {
+			newer++
+		}
+		if remove {
 			errs = append(errs, o.remove())
 		} else if f.o.Compress && o.plain && !o.linked && !more {
 			if err := o.compress(f.stop); errors.Is(err, errClosed) {
@@ -234,12 +248,18 @@ func (o oldFile) compress(stop <-chan struct{}) error {
 }
 
 func (o oldFile) compressTo(tmp string, stop <-chan struct{}) (err error) {
-	in, err := os.Open(o.path)
+	in, err := openLog(o.path, 0)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	out, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if _, err := private(in); err != nil {
+		return err
+	}
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err // what a compression left that was killed, or somebody put there
+	}
+	out, err := openLog(tmp, os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ type file struct {
 	seq    uint64    // the highest number that an old file has
 
 	looked  time.Time // when f was last known to be what is at path
-	since   int       // lines written since then
+	lines   int       // in f, as far as they are known to be there
 	torn    bool      // f ends in part of a line
 	suspect bool      // the disk failed on f: no more is written to it
 	retry   time.Time // no rotation is tried before this
@@ -99,7 +99,7 @@ func (f *file) write(now time.Time, lines []byte, n int) (written int, err error
 			}
 		}
 		written += m
-		f.since += m
+		f.lines += m
 		lines = lines[len(part):]
 	}
 	if err != nil {
@@ -179,27 +179,28 @@ func (f *file) look(now time.Time) {
 	info, err := os.Lstat(f.path)
 	if err == nil && os.SameFile(info, f.id) {
 		if size := info.Size(); size != f.size {
-			if size < f.size {
-				f.gaps.add("truncated", f.since)
-			}
+			shrunk, before := size < f.size, f.lines
 			f.size = size
+			f.lines = countLines(f.f)
+			if shrunk {
+				f.gaps.add("truncated", max(before-f.lines, 0))
+			}
 			f.heal()
 		}
-		f.since = 0
 		return
 	}
 	// Where the file has no name left, what is written to it is lost; where
 	// it was only moved, it goes on to serve until there is another.
-	reason, since := "moved", 0
+	reason, lost := "moved", 0
 	if unlinked(f.f) {
-		reason, since = "removed", f.since
+		reason, lost = "removed", f.lines
 	}
 	err = f.open()
 	switch {
 	case err == nil:
-		f.gaps.add(reason, since)
+		f.gaps.add(reason, lost)
 	case reason == "removed":
-		f.gaps.add(reason, since)
+		f.gaps.add(reason, lost)
 		f.f.Close()
 		f.f, f.broken = nil, err
 	default:
@@ -258,14 +259,17 @@ var gapReasons = []string{"removed", "moved", "truncated", "torn", "failed", "dr
 func (f *file) notice(now time.Time, e Event, attrs ...slog.Attr) error {
 	enc := encoders.Get().(*encoder)
 	defer enc.free()
-	_, err := f.append(enc.line(now, e, attrs), 1)
+	n, err := f.append(enc.line(now, e, attrs), 1)
+	f.lines += n
 	return err
 }
 
 // rotate makes an old file of f and begins a new one. The new one is there
 // before the old one loses its name, and there is a file at path at all times.
+// A file without lines is replaced: a disk that goes on failing must not fill
+// the places of the old files with it.
 func (f *file) rotate(now time.Time) error {
-	next, err := f.putAway(now)
+	next, err := f.putAway(now, f.lines > 0)
 	if err != nil {
 		return err
 	}
@@ -277,12 +281,13 @@ func (f *file) rotate(now time.Time) error {
 	failed := f.suspect
 	f.f.Close()
 	f.f, f.fd, f.id, f.size, f.born = next, next.Fd(), info, 0, now.Round(0)
-	f.since, f.torn, f.suspect, f.retry = 0, false, false, time.Time{}
-	if failed { // a disk that goes on failing must not rotate the good files away
-		f.retry = now.Add(retryEvery)
-	}
+	f.lines, f.torn, f.suspect, f.retry = 0, false, false, time.Time{}
 	if f.o.Sync {
 		err = syncDir(filepath.Dir(f.path))
+	}
+	if failed { // no file is removed for one that a failing disk cut short
+		f.retry = now.Add(retryEvery)
+		return err
 	}
 	f.startTidying()
 	return err

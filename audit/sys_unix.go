@@ -80,7 +80,8 @@ func takeLock(path string) (*os.File, error) {
 
 // noSpace reports whether a write failed for want of space, which comes back.
 func noSpace(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) ||
+		errors.Is(err, syscall.EFBIG)
 }
 
 // syncDir has the names in a directory on the disk.
