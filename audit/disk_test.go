@@ -22,20 +22,17 @@ import (
 	"github.com/ticketgate/ticketgate/audit"
 )
 
-// breakFile makes every write through path's descriptor fail with EIO, as a bad disk does: nothing
-// is mapped at the beginning of this process's memory.
-func breakFile(t testing.TB, path string) {
+// breakFile puts another file behind path's descriptor. Writes to /proc/self/mem fail with EIO, as on
+// a bad disk: nothing is mapped at the beginning of memory. A pipe takes writes, but no fsync.
+func breakFile(t testing.TB, path string, with *os.File) {
 	t.Helper()
-	memory, err := os.OpenFile("/proc/self/mem", os.O_RDWR, 0)
-	require.NoError(t, err)
-	defer memory.Close()
 	fds, err := os.ReadDir("/proc/self/fd")
 	require.NoError(t, err)
 	for _, fd := range fds {
 		if target, _ := os.Readlink("/proc/self/fd/" + fd.Name()); target == path {
 			n, err := strconv.Atoi(fd.Name())
 			require.NoError(t, err)
-			require.NoError(t, syscall.Dup3(int(memory.Fd()), n, syscall.O_CLOEXEC))
+			require.NoError(t, syscall.Dup3(int(with.Fd()), n, syscall.O_CLOEXEC))
 		}
 	}
 }
@@ -55,7 +52,14 @@ func limitFiles(t testing.TB, size uint64) (lift func()) {
 func TestDisk_FailsForFiveMinutesAndNoGoodFileIsRemoved(t *testing.T) {
 	faults := map[string]func(t *testing.T, path string) (each, end func()){
 		"EIO": func(t *testing.T, path string) (each, end func()) {
-			return func() { breakFile(t, path) }, func() {}
+			memory, err := os.OpenFile("/proc/self/mem", os.O_RDWR, 0)
+			require.NoError(t, err)
+			return func() { breakFile(t, path, memory) }, func() { memory.Close() }
+		},
+		"fsync": func(t *testing.T, path string) (each, end func()) {
+			r, w, err := os.Pipe()
+			require.NoError(t, err)
+			return func() { breakFile(t, path, w) }, func() { r.Close(); w.Close() }
 		},
 		"EFBIG": func(t *testing.T, path string) (each, end func()) {
 			return func() {}, limitFiles(t, 100)
@@ -63,6 +67,9 @@ func TestDisk_FailsForFiveMinutesAndNoGoodFileIsRemoved(t *testing.T) {
 	}
 	for name, fault := range faults {
 		for _, durable := range []bool{false, true} {
+			if name == "fsync" && !durable {
+				continue
+			}
 			t.Run(fmt.Sprintf("%s, Sync %v", name, durable), func(t *testing.T) {
 				asDefault(t, slog.DiscardHandler)
 				dir := t.TempDir()
