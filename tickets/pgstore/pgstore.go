@@ -90,7 +90,6 @@ func (o *Options) withDefaults() (Options, error) {
 type Store struct {
 	pool    *pgxpool.Pool
 	timeout time.Duration
-	watch   watch
 	keep    time.Duration
 	sql     statements
 	// The statements that every ticket is are prepared: the pool does it too, and there is no pooler.
@@ -131,7 +130,6 @@ func New(ctx context.Context, pool *pgxpool.Pool, opts *Options) (*Store, error)
 	}
 	s := &Store{
 		pool: pool, timeout: o.Timeout, keep: o.KeepRevocations, sql: statementsFor(o.Schema),
-		watch: watch{timeout: o.Timeout},
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
