@@ -52,6 +52,17 @@ func (r Revocation) Covers(g Grant) bool {
 		beganBefore(g.StartedAt, r.At)
 }
 
+// Hashed returns r as a [RevocationLog] may keep it: SessionHash or UserHash, Reason and At, and no
+// names. The error says that r is of neither a session nor a user, or of both. It shows no name.
+func (r Revocation) Hashed() (Revocation, error) {
+	r.hash()
+	r.SessionID, r.Provider, r.UserID = "", "", ""
+	if r.ofSession() == r.ofUser() {
+		return Revocation{}, errors.New("a revocation is of exactly one session or user")
+	}
+	return r, nil
+}
+
 // hash fills in SessionHash or UserHash.
 func (r *Revocation) hash() {
 	if r.SessionID != "" {

@@ -67,7 +67,11 @@ func (s *Store) KeepsRevocations() time.Duration { return s.keep }
 // Append adds r at the end of the log, and returns when it is on disk. Every 64th takes out what
 // is older than Options.KeepRevocations.
 func (s *Store) Append(ctx context.Context, r tickets.Revocation) error {
-	err := s.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	r, err := r.Hashed()
+	if err != nil {
+		return fmt.Errorf("postgres store: append: %w", err)
+	}
+	err = s.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		if err := s.append(ctx, conn, r); err != nil {
 			return err
 		}

@@ -263,3 +263,13 @@ func TestNextWithAContextThatIsDone(t *testing.T) {
 	_, _, err := store.Next(ctx, "")
 	assert.True(t, errors.Is(err, context.Canceled), err)
 }
+
+func TestAppend_OfNobodyIsRefused(t *testing.T) {
+	store := newStore(t, newPool(t, server(t).URL("postgres")), newSchema())
+	both := tickets.Revocation{SessionID: "s1", UserID: "u1"}
+	for _, r := range []tickets.Revocation{{Reason: "nobody"}, both} {
+		require.ErrorContains(t, store.Append(t.Context(), r), "exactly one session or user")
+	}
+	heard, _ := reasons(t, store, "")
+	require.Empty(t, heard)
+}

@@ -38,24 +38,20 @@ const (
 // KeepsRevocations returns Options.KeepRevocations, for the issuer to check.
 func (s *Store) KeepsRevocations() time.Duration { return s.keepRevocations }
 
-// Append adds the hash of r's session or person to the log, the reason and the time.
+// Append adds r to the log: the hash of its session or user, the reason and the time.
 func (s *Store) Append(ctx context.Context, r tickets.Revocation) error {
-	fields := []any{"reason", r.Reason, "at", r.At.UTC().Format(time.RFC3339Nano)}
-	switch none := ([sha256.Size]byte{}); {
-	case r.SessionID != "":
-		r.SessionHash = tickets.HashSession(r.SessionID)
-		fallthrough
-	case r.SessionHash != none:
-		fields = append(fields, "session", hex.EncodeToString(r.SessionHash[:]))
-	case r.UserID != "":
-		r.UserHash = tickets.HashUser(r.Provider, r.UserID)
-		fallthrough
-	case r.UserHash != none:
-		fields = append(fields, "user", hex.EncodeToString(r.UserHash[:]))
-	default:
-		return errors.New("redis store: append: the revocation is of no session and no person")
+	r, err := r.Hashed()
+	if err != nil {
+		return fmt.Errorf("redis store: append: %w", err)
 	}
-	if _, err := s.append(ctx, fields); err != nil {
+	name, hash := "session", r.SessionHash
+	if hash == ([sha256.Size]byte{}) {
+		name, hash = "user", r.UserHash
+	}
+	_, err = s.append(ctx, []any{
+		"reason", r.Reason, "at", r.At.UTC().Format(time.RFC3339Nano), name, hex.EncodeToString(hash[:]),
+	})
+	if err != nil {
 		return fmt.Errorf("redis store: append: %w", err)
 	}
 	return nil

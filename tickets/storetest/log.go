@@ -167,6 +167,39 @@ func revocationRoundTrip(newNode func() (tickets.Store, error)) error {
 	return nil
 }
 
+// namesAreHashed appends what no issuer does: revocations whose hash is not filled in yet.
+func namesAreHashed(newNode func() (tickets.Store, error)) error {
+	rs, err := readers(newNode, 2)
+	if err != nil {
+		return err
+	}
+	if rs[0].Append(ctx, tickets.Revocation{Reason: rs[0].mark, At: time.Now()}) == nil {
+		return errors.New("append of a revocation of nobody succeeded, want an error")
+	}
+	for _, r := range []tickets.Revocation{
+		{SessionID: "s1", Reason: "session", At: time.Now()},
+		{UserID: "u1", Reason: "user", At: time.Now()},
+		{Provider: "oidc", UserID: "u1", Reason: "provider and user", At: time.Now()},
+	} {
+		want, err := r.Hashed()
+		if err != nil {
+			return err
+		}
+		r.Reason = rs[0].mark + r.Reason
+		if err := rs[0].Append(ctx, r); err != nil {
+			return fmt.Errorf("append of a revocation of a %s: %w", want.Reason, err)
+		}
+		if err := rs[1].hear(want.Reason); err != nil {
+			return err
+		}
+		got := rs[1].heard[len(rs[1].heard)-1]
+		if got.SessionHash != want.SessionHash || got.UserHash != want.UserHash {
+			return fmt.Errorf("a revocation of a %s came back without its hash", want.Reason)
+		}
+	}
+	return nil
+}
+
 func everyNodeHears(newNode func() (tickets.Store, error)) error {
 	rs, err := readers(newNode, 4)
 	if err != nil {

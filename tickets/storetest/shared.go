@@ -31,6 +31,7 @@ var (
 		{"a revocation ends the wait", wakes},
 		{"a cursor of another log is refused", foreignCursor},
 		{"Next ends with its context", nextEnds},
+		{"a revocation of a name is kept as its hash", namesAreHashed},
 	}
 )
 

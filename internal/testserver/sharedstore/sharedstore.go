@@ -139,7 +139,19 @@ func (n *Node) Append(_ context.Context, r tickets.Revocation) error {
 	if s.down != nil {
 		return s.down
 	}
+	hashed, err := r.Hashed()
+	switch {
+	case s.Fault == "keeps no hash of a name":
+	case err != nil:
+		return err
+	case s.Fault == "tells the session's id":
+		r.SessionHash, r.UserHash = hashed.SessionHash, hashed.UserHash
+	default:
+		r = hashed
+	}
 	switch s.Fault {
+	case "keeps no hash of a name":
+		r.SessionID, r.Provider, r.UserID = "", "", ""
 	case "drops every fifth":
 		if s.appended++; s.appended%5 == 0 {
 			return nil
@@ -148,9 +160,6 @@ func (n *Node) Append(_ context.Context, r tickets.Revocation) error {
 		r.At = r.At.Add(time.Second)
 	case "forgets persons":
 		r.UserHash = [32]byte{}
-	}
-	if s.Fault != "tells the session's id" {
-		r.SessionID, r.Provider, r.UserID = "", "", ""
 	}
 	s.log = append(s.log, r)
 	if s.Fault != "wakes nobody" {
