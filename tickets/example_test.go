@@ -44,7 +44,7 @@ func ExampleNewIssuer_badOptions() {
 	_, err := tickets.NewIssuer(nil, &tickets.IssuerOptions{TTL: 24 * time.Hour})
 	fmt.Println(err)
 	// Output:
-	// new issuer: store is nil, want a Store such as NewMemoryStore(nil)
+	// tickets.NewIssuer: store is nil, want a Store such as NewMemoryStore(nil)
 	// TTL is 24h0m0s, want 1ms to 1h0m0s
 }
 

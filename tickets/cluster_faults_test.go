@@ -156,7 +156,7 @@ func TestCloseTells(t *testing.T) {
 		settle()
 		server.Fail(errors.New("failing over"))
 		require.Error(t, a.Revoke(t.Context(), tickets.Revocation{SessionID: "s1"}))
-		require.ErrorContains(t, a.Close(), "not told of 1 revocation")
+		require.ErrorContains(t, a.Close(), "1 revocations were not published")
 		server.Fail(nil)
 		require.NoError(t, a.Close())
 		time.Sleep(2 * time.Second)

@@ -298,7 +298,7 @@ func TestMaxStaleness(t *testing.T) {
 
 		log.hang(true)
 		time.Sleep(5 * time.Second)
-		require.ErrorContains(t, i.Health(), "no revocations heard for")
+		require.ErrorContains(t, i.Health(), "revocation log was not read for")
 		require.NotErrorIs(t, i.Health(), tickets.ErrStale)
 		_, err := i.Consume(t.Context(), mustMint(t, i.Issuer, tickets.Grant{SessionID: "s1"}))
 		require.NoError(t, err)
