@@ -174,7 +174,7 @@ func (s *memoryShard) newest() *generation {
 	if s.generations[0] == nil {
 		expected := 0
 		if before := s.generations[1]; before != nil {
-			expected = before.index.n // so that the index seldom has to grow
+			expected = before.index.len() // so that the index seldom has to grow
 		}
 		s.generations[0] = &generation{index: newIndex(expected)}
 	}

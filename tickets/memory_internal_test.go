@@ -62,7 +62,7 @@ func held(m *MemoryStore, i *Issuer) (generations, tickets, sessions int) {
 		for _, gen := range m.shards[s].generations {
 			if gen != nil {
 				generations++
-				tickets += gen.index.n
+				tickets += gen.index.len()
 			}
 		}
 	}
@@ -147,7 +147,7 @@ func TestMemoryStore_LongTicketKeepsNoLaterOnes(t *testing.T) {
 		for s := range m.shards {
 			for _, gen := range m.shards[s].generations {
 				if gen != nil {
-					tickets += gen.index.n
+					tickets += gen.index.len()
 				}
 			}
 		}

@@ -15,8 +15,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// rules are the contract. Each is checked in a store of its own and blind to what another rule is
-// about, so that a fault shows under its own name. A check returns the first thing that it sees.
+// rules are the contract. Each is checked in a store of its own, and ignores what another rule
+// checks, so that a fault shows under its own name. A check returns the first fault that it finds.
 var rules = []rule{
 	{"a grant comes back as it was put", roundTrip},
 	{"keys of one ticket are one key", keyIsID},
@@ -32,7 +32,7 @@ var rules = []rule{
 // timedRules are those that wait. They do so at the same time.
 var timedRules = []rule{
 	{"a ticket lives until its end, that instant included", livesUntilEnd},
-	{"a ticket is dead after its end", deadAfterEnd},
+	{"a ticket is refused after its end", refusedAfterEnd},
 	{"every ticket has its own end", ownEnd},
 	{"an expired ticket is ErrExpired for 5 s", expiredIsRemembered},
 	{"a used ticket is ErrUsed for as long as it would have lived", usedIsRemembered},

@@ -250,7 +250,7 @@ const (
 	apart       = "tickets do not mix"
 	noEviction  = "a good ticket makes no room for another"
 	untilEnd    = "a ticket lives until its end, that instant included"
-	afterEnd    = "a ticket is dead after its end"
+	afterEnd    = "a ticket is refused after its end"
 	ownEnd      = "every ticket has its own end"
 	isExpired   = "an expired ticket is ErrExpired for 5 s"
 	usedLong    = "a used ticket is ErrUsed for as long as it would have lived"
