@@ -70,13 +70,13 @@ func (o *Options) withDefaults() (Options, error) {
 	}
 	var errs []error
 	if len(c.Schema) > maxName {
-		errs = append(errs, fmt.Errorf("Schema has %d bytes, want at most %d", len(c.Schema), maxName))
+		errs = append(errs, fmt.Errorf("option Schema has %d bytes, want at most %d", len(c.Schema), maxName))
 	}
 	if c.Timeout < minTimeout {
-		errs = append(errs, fmt.Errorf("Timeout is %v, want at least %v", c.Timeout, minTimeout))
+		errs = append(errs, fmt.Errorf("option Timeout is %v, want at least %v", c.Timeout, minTimeout))
 	}
 	if c.KeepRevocations < time.Millisecond {
-		errs = append(errs, fmt.Errorf("KeepRevocations is %v, want more than the issuers' RememberRevocations", c.KeepRevocations))
+		errs = append(errs, fmt.Errorf("option KeepRevocations is %v, want more than the issuers' RememberRevocations", c.KeepRevocations))
 	}
 	return c, errors.Join(errs...)
 }

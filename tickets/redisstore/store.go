@@ -88,10 +88,10 @@ func New(ctx context.Context, client redis.UniversalClient, opts *Options) (*Sto
 	}
 	var errs []error
 	if o.Timeout < minTimeout {
-		errs = append(errs, fmt.Errorf("Timeout is %v, want at least %v", o.Timeout, minTimeout))
+		errs = append(errs, fmt.Errorf("option Timeout is %v, want at least %v", o.Timeout, minTimeout))
 	}
 	if o.KeepRevocations < time.Millisecond {
-		errs = append(errs, fmt.Errorf("KeepRevocations is %v, want more than the issuers' RememberRevocations", o.KeepRevocations))
+		errs = append(errs, fmt.Errorf("option KeepRevocations is %v, want more than the issuers' RememberRevocations", o.KeepRevocations))
 	}
 	route, err := newRoute(client, o.Timeout)
 	if err := errors.Join(append(errs, err)...); err != nil {

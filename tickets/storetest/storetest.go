@@ -53,7 +53,7 @@ type rule struct {
 // It uses nothing but the Store interface. Time passes by time.Sleep: about six seconds in all, or
 // none in a testing/synctest bubble. There a store's clock is judged to the nanosecond; in real
 // time it may be a quarter of a second off. Check puts a few thousand tickets, none of which lives
-// longer than a minute. It calls newStore once for every rule, and closes nothing; the stores may
+// longer than 10 minutes. It calls newStore once for every rule, and closes nothing; the stores may
 // share what is behind them.
 func Check(newStore func() (tickets.Store, error)) error {
 	errs := make([]error, len(rules)+len(timedRules))
