@@ -17,12 +17,12 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// node is an issuer over a shared store, and what its listeners are told.
+// node is an issuer over a shared store, and what its listeners received.
 type node struct {
 	*tickets.Issuer
-	mu    sync.Mutex
-	heard []tickets.Revocation
-	gaps  []error
+	mu       sync.Mutex
+	received []tickets.Revocation
+	gaps     []error
 }
 
 func newNode(t *testing.T, store tickets.Store, opts *tickets.IssuerOptions) *node {
@@ -32,7 +32,7 @@ func newNode(t *testing.T, store tickets.Store, opts *tickets.IssuerOptions) *no
 	n.OnRevoke(func(r tickets.Revocation) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		n.heard = append(n.heard, r)
+		n.received = append(n.received, r)
 	})
 	n.OnGap(func(err error) {
 		n.mu.Lock()
@@ -42,21 +42,21 @@ func newNode(t *testing.T, store tickets.Store, opts *tickets.IssuerOptions) *no
 	return n
 }
 
-// told returns what the listeners were told since it was last asked.
-func (n *node) told() (heard []tickets.Revocation, gaps []error) {
+// take returns what the listeners received since the last call.
+func (n *node) take() (received []tickets.Revocation, gaps []error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	heard, gaps, n.heard, n.gaps = n.heard, n.gaps, nil, nil
-	return heard, gaps
+	received, gaps, n.received, n.gaps = n.received, n.gaps, nil, nil
+	return received, gaps
 }
 
-// settle gives the nodes the time to hear each other, which is less than a heartbeat.
+// settle waits until the nodes have received from each other: less than a heartbeat.
 func settle() {
 	time.Sleep(50 * time.Millisecond)
 	synctest.Wait()
 }
 
-func TestRevocationReachesEveryNode(t *testing.T) {
+func TestCluster_RevocationReachesEveryNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(sharedstore.Server)
 		a, b := newNode(t, server.Node(), nil), newNode(t, server.Node(), nil)
@@ -66,10 +66,10 @@ func TestRevocationReachesEveryNode(t *testing.T) {
 		out := mustMint(t, a.Issuer, g)
 
 		require.NoError(t, a.Revoke(t.Context(), tickets.Revocation{SessionID: "s1", Reason: "logout"}))
-		heard, _ := a.told()
+		received, _ := a.take()
 		require.Equal(t, []tickets.Revocation{{
 			SessionID: "s1", SessionHash: tickets.HashSession("s1"), Reason: "logout", At: began.Round(0),
-		}}, heard)
+		}}, received)
 		settle()
 		require.Less(t, time.Since(began), 100*time.Millisecond, "it does not wait for a heartbeat")
 		require.ErrorIs(t, b.Revoked(g), tickets.ErrRevoked)
@@ -77,15 +77,15 @@ func TestRevocationReachesEveryNode(t *testing.T) {
 		require.ErrorIs(t, err, tickets.ErrRevoked)
 		_, err = b.Mint(t.Context(), g)
 		require.ErrorIs(t, err, tickets.ErrRevoked)
-		heard, _ = b.told()
-		require.Equal(t, []tickets.Revocation{{SessionHash: tickets.HashSession("s1"), Reason: "logout", At: began.Round(0)}}, heard)
+		received, _ = b.take()
+		require.Equal(t, []tickets.Revocation{{SessionHash: tickets.HashSession("s1"), Reason: "logout", At: began.Round(0)}}, received)
 
 		require.NoError(t, b.Revoke(t.Context(), tickets.Revocation{Provider: "oidc", UserID: "u1"}))
 		settle()
-		heard, _ = a.told()
-		require.Len(t, heard, 1, "once, and its own do not come back")
-		require.True(t, heard[0].Covers(tickets.Grant{SessionID: "s2", Provider: "oidc", UserID: "u1", StartedAt: began}))
-		require.False(t, heard[0].Covers(tickets.Grant{SessionID: "s2", Provider: "oidc", UserID: "u2", StartedAt: began}))
+		received, _ = a.take()
+		require.Len(t, received, 1, "once, and its own do not come back")
+		require.True(t, received[0].Covers(tickets.Grant{SessionID: "s2", Provider: "oidc", UserID: "u1", StartedAt: began}))
+		require.False(t, received[0].Covers(tickets.Grant{SessionID: "s2", Provider: "oidc", UserID: "u2", StartedAt: began}))
 		require.ErrorIs(t, a.Revoked(tickets.Grant{SessionID: "s2", Provider: "oidc", UserID: "u1", StartedAt: began}), tickets.ErrRevoked)
 		require.NoError(t, a.Revoked(tickets.Grant{SessionID: "s3", Provider: "oidc", UserID: "u1", StartedAt: began.Add(3 * time.Second)}))
 
@@ -93,15 +93,15 @@ func TestRevocationReachesEveryNode(t *testing.T) {
 			require.Empty(t, r.SessionID+r.Provider+r.UserID)
 		}
 		time.Sleep(time.Minute)
-		heard, gaps := b.told()
-		require.Len(t, heard, 1, "its own")
+		received, gaps := b.take()
+		require.Len(t, received, 1, "its own")
 		require.Empty(t, gaps)
 		require.NoError(t, a.Health())
 	})
 }
 
-// Whoever starts later, or was cut off, has missed nothing.
-func TestNodeCatchesUp(t *testing.T) {
+// A node that starts later, or was cut off, misses nothing.
+func TestCluster_NodeCatchesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(sharedstore.Server)
 		a := newNode(t, server.Node(), nil)
@@ -124,35 +124,35 @@ func TestNodeCatchesUp(t *testing.T) {
 		_, err = b.Consume(t.Context(), out)
 		require.NoError(t, err, "the ticket was not touched")
 		require.ErrorIs(t, b.Revoked(g), tickets.ErrRevoked)
-		heard, gaps := b.told()
-		require.Empty(t, heard, "nobody was let in under it")
+		received, gaps := b.take()
+		require.Empty(t, received, "nobody was admitted under it")
 		require.Empty(t, gaps)
 
-		// Revoked while nobody could be told: in force here, and told when the log is back.
+		// Revoked while the log is down: in force here, and published when it is back.
 		server.Fail(cut)
 		err = a.Revoke(t.Context(), tickets.Revocation{SessionID: "s3", Reason: "stolen"})
 		require.ErrorIs(t, err, cut)
 		require.ErrorContains(t, err, "other nodes")
 		require.NotContains(t, err.Error(), "s3")
 		require.ErrorIs(t, a.Revoked(tickets.Grant{SessionID: "s3"}), tickets.ErrRevoked)
-		heard, _ = a.told()
-		require.Len(t, heard, 2, "its listeners were told")
+		received, _ = a.take()
+		require.Len(t, received, 2, "its listeners are called")
 		time.Sleep(time.Hour / 2)
 		require.NoError(t, b.Revoked(tickets.Grant{SessionID: "s3"}))
 		require.ErrorIs(t, b.Health(), cut)
-		require.NotErrorIs(t, b.Health(), tickets.ErrStale, "it lets people in: nothing says that it must not")
+		require.NotErrorIs(t, b.Health(), tickets.ErrStale, "without MaxStaleness it admits people")
 		server.Fail(nil)
 		time.Sleep(2 * time.Second)
 		require.ErrorIs(t, b.Revoked(tickets.Grant{SessionID: "s3"}), tickets.ErrRevoked)
-		heard, _ = b.told()
-		require.Len(t, heard, 1)
-		require.Equal(t, "stolen", heard[0].Reason)
+		received, _ = b.take()
+		require.Len(t, received, 1)
+		require.Equal(t, "stolen", received[0].Reason)
 	})
 }
 
-// What could not be told is told once, the latest of each, whatever fails on the way; and a log that fails
-// is told of at once.
-func TestToldAgainOnce(t *testing.T) {
+// What could not be published is published once, the latest of each subject, whatever fails
+// meanwhile; and Health reports a log that fails at once.
+func TestCluster_PublishesAgainOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(sharedstore.Server)
 		log := &stubborn{Node: server.Node()}
@@ -173,10 +173,10 @@ func TestToldAgainOnce(t *testing.T) {
 		log.fails.Store(true)
 		server.Fail(nil)
 		time.Sleep(time.Minute)
-		told := server.Log()
-		require.Len(t, told, n+1)
+		published := server.Log()
+		require.Len(t, published, n+1)
 		sessions := make(map[[32]byte]bool)
-		for _, r := range told {
+		for _, r := range published {
 			if r.UserHash == tickets.HashUser("", "u1") {
 				require.True(t, r.At.Equal(began.Add(-time.Minute)), "%v", r.At.Sub(began))
 			} else {
@@ -185,7 +185,7 @@ func TestToldAgainOnce(t *testing.T) {
 		}
 		require.Len(t, sessions, n)
 		time.Sleep(time.Hour)
-		require.Len(t, server.Log(), n+1, "told again and again")
+		require.Len(t, server.Log(), n+1, "published again and again")
 	})
 }
 
@@ -203,20 +203,20 @@ func (s *stubborn) Append(ctx context.Context, r tickets.Revocation) error {
 	return s.Node.Append(ctx, r)
 }
 
-// A store that was emptied: what the nodes remember is told again, to those who start then, too.
-func TestGap(t *testing.T) {
+// The store was emptied: the nodes publish what they remember, also for a node that starts then.
+func TestCluster_Gap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(sharedstore.Server)
 		a, b := newNode(t, server.Node(), nil), newNode(t, server.Node(), nil)
 		settle()
-		const n = 250 // more than are told at once
+		const n = 250 // more than are published at once
 		for k := range n {
 			require.NoError(t, a.Revoke(t.Context(), tickets.Revocation{SessionID: fmt.Sprint("s", k), Reason: "logout"}))
 		}
 		require.NoError(t, a.Revoke(t.Context(), tickets.Revocation{Provider: "oidc", UserID: "u1", Reason: "disabled"}))
 		settle()
-		a.told()
-		b.told()
+		a.take()
+		b.take()
 
 		server.Flush()
 		time.Sleep(2 * time.Second)
@@ -228,18 +228,18 @@ func TestGap(t *testing.T) {
 		require.ErrorIs(t, late.Revoked(tickets.Grant{Provider: "oidc", UserID: "u1"}), tickets.ErrRevoked)
 		require.Contains(t, []string{"logout", "disabled"}, server.Log()[0].Reason)
 		for _, node := range []*node{a, b} {
-			heard, gaps := node.told()
-			require.Empty(t, heard, "no news")
+			received, gaps := node.take()
+			require.Empty(t, received, "nothing new")
 			require.Equal(t, []error{tickets.ErrGap}, gaps)
 			require.NoError(t, node.Health())
 		}
-		_, gaps := late.told()
+		_, gaps := late.take()
 		require.Empty(t, gaps)
 	})
 }
 
-// While the log has lost its place, nobody comes in.
-func TestNobodyComesInDuringGap(t *testing.T) {
+// From a gap until the log is read again, Consume refuses.
+func TestConsume_StaleDuringGap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(sharedstore.Server)
 		log := &gate{Node: server.Node()}
@@ -252,18 +252,18 @@ func TestNobodyComesInDuringGap(t *testing.T) {
 		_, err := i.Consume(t.Context(), out)
 		require.ErrorIs(t, err, tickets.ErrStale)
 		require.ErrorContains(t, i.Health(), "still loading")
-		_, gaps := i.told()
-		require.Empty(t, gaps, "it has not heard yet what there is now")
+		_, gaps := i.take()
+		require.Empty(t, gaps, "it has not read the log again yet")
 		log.shut(nil)
 		time.Sleep(time.Second)
 		_, err = i.Consume(t.Context(), out)
 		require.NoError(t, err)
-		_, gaps = i.told()
+		_, gaps = i.take()
 		require.Equal(t, []error{tickets.ErrGap}, gaps)
 	})
 }
 
-// gate is a node whose log alone can fail, from the beginning on: what has a cursor gets ErrGap.
+// gate is a node whose log can fail when it is read from the beginning.
 type gate struct {
 	*sharedstore.Node
 	mu  sync.Mutex
@@ -286,19 +286,19 @@ func (g *gate) Next(ctx context.Context, after string) ([]tickets.Revocation, st
 	return g.Node.Next(ctx, after)
 }
 
-func TestMaxStaleness(t *testing.T) {
+func TestCluster_MaxStaleness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(sharedstore.Server)
 		log := &hung{Node: server.Node()}
 		i := newNode(t, log, &tickets.IssuerOptions{MaxStaleness: 10 * time.Second})
 		time.Sleep(time.Minute)
 		require.NoError(t, i.Health())
-		_, gaps := i.told()
+		_, gaps := i.take()
 		require.Empty(t, gaps)
 
 		log.hang(true)
 		time.Sleep(5 * time.Second)
-		require.ErrorContains(t, i.Health(), "no revocations heard for")
+		require.ErrorContains(t, i.Health(), "revocation log was not read for")
 		require.NotErrorIs(t, i.Health(), tickets.ErrStale)
 		_, err := i.Consume(t.Context(), mustMint(t, i.Issuer, tickets.Grant{SessionID: "s1"}))
 		require.NoError(t, err)
@@ -307,7 +307,7 @@ func TestMaxStaleness(t *testing.T) {
 		out := mustMint(t, i.Issuer, tickets.Grant{SessionID: "s1"})
 		_, err = i.Consume(t.Context(), out)
 		require.ErrorIs(t, err, tickets.ErrStale)
-		_, gaps = i.told()
+		_, gaps = i.take()
 		require.Equal(t, []error{tickets.ErrStale}, gaps)
 		time.Sleep(time.Second)
 		log.hang(false)
@@ -315,12 +315,12 @@ func TestMaxStaleness(t *testing.T) {
 		require.NoError(t, i.Health())
 		_, err = i.Consume(t.Context(), out)
 		require.NoError(t, err)
-		_, gaps = i.told()
-		require.Empty(t, gaps, "what came meanwhile was heard")
+		_, gaps = i.take()
+		require.Empty(t, gaps, "what was appended meanwhile was received")
 	})
 }
 
-// hung is a node whose log can stop to answer.
+// hung is a node whose log can stop answering.
 type hung struct {
 	*sharedstore.Node
 	mu   sync.Mutex
@@ -352,7 +352,7 @@ func (h *hung) Next(ctx context.Context, after string) ([]tickets.Revocation, st
 	return h.Node.Next(ctx, after)
 }
 
-// script is a log that answers what it is told to.
+// script is a log whose answers a test writes.
 type script struct {
 	*tickets.MemoryStore
 	mu    sync.Mutex
@@ -369,8 +369,8 @@ func (s *script) Next(_ context.Context, after string) ([]tickets.Revocation, st
 	return s.next(after)
 }
 
-// A log that does not wait, or has a gap whenever it is asked, is not asked without end.
-func TestLogThatDoesNotWait(t *testing.T) {
+// A log that does not wait, or has a gap at every read, is not read without end.
+func TestCluster_LogThatDoesNotWait(t *testing.T) {
 	one := []tickets.Revocation{{SessionID: "s1", At: time.Unix(1, 0)}}
 	for name, next := range map[string]func(string) ([]tickets.Revocation, string, error){
 		"nothing":   func(string) ([]tickets.Revocation, string, error) { return nil, "1", nil },
@@ -393,15 +393,14 @@ func TestLogThatDoesNotWait(t *testing.T) {
 				s.mu.Lock()
 				defer s.mu.Unlock()
 				assert.LessOrEqual(t, s.calls, 1100)
-				assert.GreaterOrEqual(t, s.calls, 15, "it goes on asking")
+				assert.GreaterOrEqual(t, s.calls, 15, "it still reads")
 			})
 		})
 	}
 }
 
-// What cannot have been appended by an issuer does no harm; a clock that is ahead revokes nobody who
-// signs in later.
-func TestStrangeRevocations(t *testing.T) {
+// What no issuer appends is ignored. A clock that is ahead revokes no session that begins later.
+func TestCluster_IgnoresMalformedRevocations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
 		s := &script{MemoryStore: tickets.NewMemoryStore(nil)}
@@ -419,8 +418,8 @@ func TestStrangeRevocations(t *testing.T) {
 		}
 		i := newNode(t, s, nil)
 		time.Sleep(time.Second)
-		heard, _ := i.told()
-		require.Len(t, heard, 2)
+		received, _ := i.take()
+		require.Len(t, received, 2)
 		require.NoError(t, i.Revoked(tickets.Grant{}))
 		require.NoError(t, i.Revoked(tickets.Grant{SessionID: "both", UserID: "both"}))
 		require.ErrorIs(t, i.Revoked(tickets.Grant{SessionID: "s1"}), tickets.ErrRevoked)
@@ -429,7 +428,7 @@ func TestStrangeRevocations(t *testing.T) {
 	})
 }
 
-func TestClosedNode(t *testing.T) {
+func TestClose_StopsReceiving(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(sharedstore.Server)
 		a, b := newNode(t, server.Node(), &tickets.IssuerOptions{MaxStaleness: time.Minute}), newNode(t, server.Node(), nil)
@@ -441,12 +440,12 @@ func TestClosedNode(t *testing.T) {
 		settle()
 		require.ErrorIs(t, b.Revoked(tickets.Grant{SessionID: "s1"}), tickets.ErrRevoked)
 		time.Sleep(time.Hour)
-		_, gaps := a.told()
-		require.Empty(t, gaps, "it does not listen")
+		_, gaps := a.take()
+		require.Empty(t, gaps, "it reads no more")
 	})
 }
 
-func TestMaxStalenessOptions(t *testing.T) {
+func TestNewIssuer_RefusesBadMaxStaleness(t *testing.T) {
 	_, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxStaleness: time.Minute})
 	require.ErrorContains(t, err, "no RevocationLog")
 	_, err = tickets.NewIssuer(new(sharedstore.Server).Node(), &tickets.IssuerOptions{MaxStaleness: time.Second})
@@ -454,7 +453,7 @@ func TestMaxStalenessOptions(t *testing.T) {
 	least := mustIssuer(t, new(sharedstore.Server).Node(), &tickets.IssuerOptions{MaxStaleness: 3 * time.Second})
 	require.NoError(t, least.Close())
 	i := mustIssuer(t, nil, nil)
-	require.NoError(t, i.Health(), "nobody else is there to be heard")
+	require.NoError(t, i.Health(), "there are no other nodes")
 	require.NoError(t, i.Close())
 	require.ErrorIs(t, i.Health(), tickets.ErrClosed)
 }

@@ -23,15 +23,15 @@ type faulty struct {
 	appended atomic.Int64
 	slow     time.Duration // of Append
 	late     time.Duration // of what Next returns
-	mute     error         // of Append
+	refuses  error         // of Append
 	gaps     bool          // at every cursor
 	keeps    time.Duration
 }
 
 func (f *faulty) Append(ctx context.Context, r tickets.Revocation) error {
 	time.Sleep(f.slow)
-	if f.mute != nil {
-		return f.mute
+	if f.refuses != nil {
+		return f.refuses
 	}
 	f.appended.Add(1)
 	return f.Node.Append(ctx, r)
@@ -48,8 +48,8 @@ func (f *faulty) Next(ctx context.Context, after string) ([]tickets.Revocation, 
 
 func (f *faulty) KeepsRevocations() time.Duration { return max(f.keeps, time.Hour) }
 
-// However slow the log is to write to, a node that tells it everything again goes on listening.
-func TestHearsWhileTellingAgain(t *testing.T) {
+// A node receives while it publishes again, however slow Append is.
+func TestCluster_ReceivesWhilePublishingAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(sharedstore.Server)
 		slow := newNode(t, &faulty{Node: server.Node(), slow: 40 * time.Millisecond}, &tickets.IssuerOptions{MaxStaleness: 3 * time.Second})
@@ -61,7 +61,7 @@ func TestHearsWhileTellingAgain(t *testing.T) {
 		settle()
 		server.Flush()
 		settle()
-		slow.told()
+		slow.take()
 		began := time.Now()
 		require.NoError(t, other.Revoke(t.Context(), tickets.Revocation{SessionID: "urgent"}))
 		for slow.Revoked(tickets.Grant{SessionID: "urgent"}) == nil {
@@ -69,14 +69,14 @@ func TestHearsWhileTellingAgain(t *testing.T) {
 		}
 		require.Less(t, time.Since(began), time.Second)
 		time.Sleep(time.Minute)
-		_, gaps := slow.told()
+		_, gaps := slow.take()
 		require.NotContains(t, gaps, tickets.ErrStale)
-		require.LessOrEqual(t, len(server.Log()), 2*201, "what is in the log is not told again by every node")
+		require.LessOrEqual(t, len(server.Log()), 2*201, "what is in the log is not published by every node")
 	})
 }
 
-// A log that has a gap whenever it is asked is not filled without end, nor is the application asked.
-func TestGapsInARow(t *testing.T) {
+// A log with a gap at every read is not filled without end, and listeners are not called without end.
+func TestCluster_GapsInARow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &faulty{Node: new(sharedstore.Server).Node(), gaps: true}
 		i := newNode(t, store, nil)
@@ -85,14 +85,14 @@ func TestGapsInARow(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		require.LessOrEqual(t, store.appended.Load(), int64(2*50))
-		_, gaps := i.told()
+		_, gaps := i.take()
 		require.LessOrEqual(t, len(gaps), 40)
 	})
 }
 
-// A revocation ends, however often it is heard of and told again meanwhile.
-func TestRevocationEnds(t *testing.T) {
-	ann := tickets.Grant{SessionID: "new", UserID: "ann"} // since when is unknown
+// A revocation is forgotten, however often it is received and published again.
+func TestCluster_RevocationIsForgotten(t *testing.T) {
+	ann := tickets.Grant{SessionID: "new", UserID: "ann"} // its beginning is unknown
 	t.Run("through gaps", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			server := new(sharedstore.Server)
@@ -108,7 +108,7 @@ func TestRevocationEnds(t *testing.T) {
 			require.NoError(t, b.Revoked(ann))
 		})
 	})
-	t.Run("while nobody can be told", func(t *testing.T) {
+	t.Run("while Append fails", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			server := new(sharedstore.Server)
 			a, b := newNode(t, server.Node(), nil), newNode(t, server.Node(), nil)
@@ -124,8 +124,8 @@ func TestRevocationEnds(t *testing.T) {
 	})
 }
 
-// A node that hears late has minted meanwhile: the revocation stands for that too.
-func TestStandsForThoseWhoHearLate(t *testing.T) {
+// A node that receives a revocation late may have minted meanwhile: it covers these tickets too.
+func TestCluster_RevocationCoversLateMints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(sharedstore.Server)
 		opts := &tickets.IssuerOptions{RememberRevocations: tickets.DefaultTTL}
@@ -140,14 +140,14 @@ func TestStandsForThoseWhoHearLate(t *testing.T) {
 	})
 }
 
-func TestRememberedForGood(t *testing.T) {
+func TestRevoke_LongestRememberRevocations(t *testing.T) {
 	i := mustIssuer(t, nil, &tickets.IssuerOptions{RememberRevocations: math.MaxInt64})
 	require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s1"}))
 	require.ErrorIs(t, i.Revoked(tickets.Grant{SessionID: "s1"}), tickets.ErrRevoked)
 }
 
-// A server that is replaced while the log is down tells what it has not told, or says that it could not.
-func TestCloseTells(t *testing.T) {
+// A server that is replaced while the log is down publishes at Close, or returns an error.
+func TestClose_PublishesWhatIsUnpublished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(sharedstore.Server)
 		a, err := tickets.NewIssuer(server.Node(), nil)
@@ -156,7 +156,7 @@ func TestCloseTells(t *testing.T) {
 		settle()
 		server.Fail(errors.New("failing over"))
 		require.Error(t, a.Revoke(t.Context(), tickets.Revocation{SessionID: "s1"}))
-		require.ErrorContains(t, a.Close(), "not told of 1 revocation")
+		require.ErrorContains(t, a.Close(), "1 revocations were not published")
 		server.Fail(nil)
 		require.NoError(t, a.Close())
 		time.Sleep(2 * time.Second)
@@ -164,14 +164,14 @@ func TestCloseTells(t *testing.T) {
 	})
 }
 
-func TestHealthOfOneWhoCannotTell(t *testing.T) {
+func TestHealth_AppendFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		full := errors.New("OOM command not allowed")
-		i, err := tickets.NewIssuer(&faulty{Node: new(sharedstore.Server).Node(), mute: full}, nil)
+		i, err := tickets.NewIssuer(&faulty{Node: new(sharedstore.Server).Node(), refuses: full}, nil)
 		require.NoError(t, err)
 		settle()
 		require.ErrorIs(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s1"}), full)
-		require.NoError(t, i.Health(), "it may be over in a moment")
+		require.NoError(t, i.Health(), "it may be a short outage")
 		time.Sleep(5 * time.Second)
 		require.ErrorIs(t, i.Health(), full)
 		require.NotErrorIs(t, i.Health(), tickets.ErrStale)
@@ -179,8 +179,8 @@ func TestHealthOfOneWhoCannotTell(t *testing.T) {
 	})
 }
 
-// In the goroutine that hears there is no net/http that would recover.
-func TestListenerPanics(t *testing.T) {
+// No net/http recovers a panic in the goroutine that receives.
+func TestCluster_ListenerPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(sharedstore.Server)
 		a, b := newNode(t, server.Node(), nil), newNode(t, server.Node(), nil)
@@ -193,12 +193,12 @@ func TestListenerPanics(t *testing.T) {
 		server.Flush()
 		require.NoError(t, a.Revoke(t.Context(), tickets.Revocation{SessionID: "s2"}))
 		time.Sleep(2 * time.Second)
-		require.ErrorIs(t, b.Revoked(tickets.Grant{SessionID: "s2"}), tickets.ErrRevoked, "it goes on hearing")
+		require.ErrorIs(t, b.Revoked(tickets.Grant{SessionID: "s2"}), tickets.ErrRevoked, "it still receives")
 		require.NoError(t, b.Health())
 	})
 }
 
-func TestStoresThatAreNone(t *testing.T) {
+func TestNewIssuer_RefusesBadStores(t *testing.T) {
 	var failed *sharedstore.Node // as a constructor returns it beside its error
 	_, err := tickets.NewIssuer(failed, nil)
 	require.ErrorContains(t, err, "store is a nil *sharedstore.Node")
