@@ -61,9 +61,25 @@ func newClient(t testing.TB, addr string, options ...func(*redis.Options)) *redi
 	return client
 }
 
+// patient is the Timeout of tests that are about something else. On a busy machine a server can
+// take longer to answer than the default.
+const patient = 10 * time.Second
+
+// newStore returns a store that is patient, unless opts have a Timeout. With a short one, New is
+// tried again: it waits no longer than the store does.
 func newStore(t testing.TB, client redis.UniversalClient, opts *redisstore.Options) *redisstore.Store {
 	t.Helper()
-	store, err := redisstore.New(ctx, client, opts)
+	var o redisstore.Options
+	if opts != nil {
+		o = *opts
+	}
+	if o.Timeout == 0 {
+		o.Timeout = patient
+	}
+	store, err := redisstore.New(ctx, client, &o)
+	for n := 0; n < 100 && errors.Is(err, context.DeadlineExceeded); n++ {
+		store, err = redisstore.New(ctx, client, &o)
+	}
 	require.NoError(t, err)
 	return store
 }
