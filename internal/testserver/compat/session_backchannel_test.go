@@ -2,7 +2,6 @@ package compat
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log"
 	"net/http"
@@ -13,8 +12,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// backChannelLogout is POST /backchannel-logout, outside the gate: the provider has ended one of its
-// sessions (sid), or all of a person's (sub). Register its URL as backchannel_logout_uri.
+// backChannelLogout is POST /backchannel-logout, outside the gate: the provider has ended one of
+// its sessions (sid), or all of a person's (sub). Register its URL as backchannel_logout_uri.
 func (p *relyingParty) backChannelLogout(issuer *tickets.Issuer) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -33,20 +32,20 @@ func (p *relyingParty) backChannelLogout(issuer *tickets.Issuer) http.HandlerFun
 	}
 }
 
-// verifyLogout checks a logout_token after OpenID Connect Back-Channel Logout 1.0, section 2.6. go-oidc
-// checks signature, iss, aud, exp, events, sub or sid, and that there is no nonce.
+// verifyLogout checks a logout_token after OpenID Connect Back-Channel Logout 1.0, section 2.6.
+// go-oidc checks signature, iss, aud, exp, events, sub or sid, and that there is no nonce.
 func (p *relyingParty) verifyLogout(ctx context.Context, raw string) (*oidc.LogoutToken, error) {
 	token, err := p.verifier.VerifyLogout(ctx, raw)
 	if err != nil {
 		return nil, err
 	}
-	var claims struct {
-		Events struct {
-			Logout map[string]json.RawMessage `json:"http://schemas.openid.net/event/backchannel-logout"`
-		} `json:"events"`
+	var claims struct{ Events map[string]map[string]any }
+	if err := token.Claims(&claims); err != nil {
+		return nil, err
 	}
-	if err := token.Claims(&claims); err != nil || claims.Events.Logout == nil || token.IssuedAt.IsZero() {
-		return nil, errors.Join(errors.New("want an event that is an object, and iat"), err)
+	event := claims.Events["http://schemas.openid.net/event/backchannel-logout"]
+	if event == nil || token.IssuedAt.IsZero() {
+		return nil, errors.New("want an event that is an object, and iat")
 	}
 	if _, replayed := p.logouts.LoadOrStore(token.TokenID, true); replayed {
 		return nil, errors.New("this jti has come before")
@@ -56,7 +55,8 @@ func (p *relyingParty) verifyLogout(ctx context.Context, raw string) (*oidc.Logo
 }
 
 // end removes the sessions from your own store and returns what to revoke. With a sid it is that
-// session of that person, if it is known here. Without one it is all that the person has begun so far.
+// session of that person, if it is known here. Without one it is all that the person has begun so
+// far.
 func (p *relyingParty) end(sid, sub string) (revocations []tickets.Revocation) {
 	if sid == "" {
 		revocations = append(revocations, tickets.Revocation{Provider: "oidc", UserID: sub})

@@ -23,8 +23,8 @@ func TestMain(m *testing.M) { os.Exit(browser.Run(m)) }
 
 const appPackage = "github.com/ticketgate/ticketgate/internal/testserver/compat/origins/app"
 
-// build compiles the recipe and variants of it into one program. A variant is a list of pairs: what is
-// in the recipe, and what is there instead. The variants exist in an overlay only.
+// build compiles the recipe and variants of it into one program. A variant is a list of pairs: what
+// is in the recipe, and what is there instead. The variants exist in an overlay only.
 func build(t *testing.T, variants [][]string) (program string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -45,7 +45,8 @@ func build(t *testing.T, variants [][]string) (program string) {
 		name := fmt.Sprint("app", i)
 		add(filepath.Join(name, "app.go"), strings.NewReplacer(pairs...).Replace(string(recipe)))
 		imports += fmt.Sprintf("import %s %q\n", name, appPackage+fmt.Sprint(i))
-		calls += fmt.Sprintf("\tapis = append(apis, func(page string) { serve(page, %s.New, (*%s.Sessions).Start) })\n", name, name)
+		call := "func(page string) { serve(page, %s.New, (*%s.Sessions).Start) }"
+		calls += fmt.Sprintf("apis = append(apis, "+call+")\n", name, name)
 	}
 	add("serve/variants.go", "package main\n"+imports+"func init() {\n"+calls+"}\n")
 	overlay, err := json.Marshal(map[string]any{"Replace": replace})
@@ -53,7 +54,8 @@ func build(t *testing.T, variants [][]string) (program string) {
 	file := filepath.Join(dir, "overlay.json")
 	require.NoError(t, os.WriteFile(file, overlay, 0o600))
 	program = filepath.Join(dir, "serve")
-	out, err := exec.Command("go", "build", "-overlay", file, "-o", program, "./serve").CombinedOutput()
+	build := exec.Command("go", "build", "-overlay", file, "-o", program, "./serve")
+	out, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	return program
 }
@@ -90,8 +92,8 @@ func start(t *testing.T, program string, variants int, origins []string) [][]api
 	return apis
 }
 
-// servePage serves an empty page and the recipe's module, and returns its port. ?without= leaves a text out of
-// the module.
+// servePage serves an empty page and the recipe's module, and returns its port. ?without= leaves a
+// text out of the module.
 func servePage(t *testing.T) (port string) {
 	t.Helper()
 	files := http.NewServeMux()

@@ -1,5 +1,5 @@
-// Package origins has a page of one origin use an API of another, in a real browser: as the recipe is,
-// and without each of its lines.
+// Package origins has a page of one origin use an API of another, in a real browser: as the recipe
+// is, and without each of its lines.
 package origins
 
 import (
@@ -12,15 +12,16 @@ import (
 	"github.com/ticketgate/ticketgate/internal/testserver/compat/browser"
 )
 
-// Two origins are of one site if their hosts have the public suffix and the label before it in common.
-// By the rule for unknown ones, "example" is a suffix: app.example and api.example are two sites.
+// Two origins are of one site if their hosts have the public suffix and the label before it in
+// common. By the rule for unknown ones, "example" is a suffix: app.example and api.example are two
+// sites.
 var sites = []struct{ name, page, api string }{
 	{"one site", "app.acme.example", "api.acme.example"},
 	{"two sites", "app.example", "api.example"},
 }
 
-// outcome is what a page gets when it signs in, asks for a ticket for one endpoint (the browser sends a
-// preflight because of the body), and opens a socket.
+// outcome is what a page gets when it signs in, asks for a ticket for one endpoint (the browser
+// sends a preflight because of the body), and opens a socket.
 type outcome struct{ SignIn, Endpoint, Socket string }
 
 // unreadable is the answer to a fetch whose response CORS keeps from the page.
@@ -38,8 +39,9 @@ var variants = []struct {
 }{
 	{name: "the recipe", want: works, oneSite: works},
 	{name: "a bearer token", bearer: true, want: outcome{"200", "200", "hello bearer"}},
-	{name: "a bearer token, no Credentialed", bearer: true, change: []string{"Credentialed:   true,", ""},
-		want: outcome{unreadable, "200", "hello bearer"}},
+	{name: "a bearer token, no Credentialed", bearer: true,
+		change: []string{"Credentialed:   true,", ""},
+		want:   outcome{unreadable, "200", "hello bearer"}},
 	{name: "a bearer token, no Authorization in RequestHeaders", bearer: true,
 		change: []string{`, "Authorization"`, ""}, want: outcome{"200", unreadable, unreadable}},
 	{name: "no CORS", change: []string{"return browsers.Wrap(mux),", "_ = browsers\nreturn mux,"},
@@ -61,7 +63,8 @@ var variants = []struct {
 		want: outcome{"403", "401", "no ticket: 401"}},
 	{name: "SameSite is Lax", change: []string{"http.SameSiteNoneMode", "http.SameSiteLaxMode"},
 		want: outcome{"200", "401", "no ticket: 401"}, oneSite: works},
-	{name: "not Partitioned", change: []string{"Partitioned: true,", ""}, // and this browser blocks third-party cookies
+	// This browser blocks third-party cookies.
+	{name: "not Partitioned", change: []string{"Partitioned: true,", ""},
 		want: outcome{"200", "401", "no ticket: 401"}, oneSite: works},
 	{name: "no credentials in the page", without: "credentials: 'include'",
 		want: outcome{"200", "200", "no ticket: 401"}},
@@ -70,12 +73,14 @@ var variants = []struct {
 const visit = `(async () => {
 	const { open } = await import("/page.js?without=%s")
 	const api = %q, token = %q
+	const auth = token && { Authorization: "Bearer " + token }
 	const status = (path, options) => fetch(api + path, { method: "POST", ...options })
 		.then((r) => String(r.status), (e) => e.name)
 	const SignIn = await status("/login?user=ada", { credentials: "include" })
 	const Endpoint = await status("/api/auth/ws-ticket", {
-		credentials: token ? "omit" : "include", body: JSON.stringify({ endpoint: "/ws" }),
-		headers: { "Content-Type": "application/json", ...(token && { Authorization: "Bearer " + token }) },
+		credentials: token ? "omit" : "include",
+		headers: { "Content-Type": "application/json", ...auth },
+		body: JSON.stringify({ endpoint: "/ws" }),
 	})
 	const Socket = await open(api, "/ws", token).then((socket) => new Promise((resolve) => {
 		socket.onmessage = ({ data }) => resolve(data)
@@ -107,7 +112,8 @@ func TestAcrossOrigins(t *testing.T) {
 			t.Run(v.name+"/"+site.name, func(t *testing.T) {
 				page := browser.NewProfile(t).Open(origins[n] + "/")
 				for _, refused := range []string{
-					"CORS policy", "net::ERR_FAILED", "(Unauthorized)", "(Forbidden)", "WebSocket connection to",
+					"CORS policy", "net::ERR_FAILED", "(Unauthorized)", "(Forbidden)",
+					"WebSocket connection to",
 				} {
 					page.Expect(refused)
 				}

@@ -62,7 +62,7 @@ func files(t *testing.T, pattern string) []string {
 	require.NoError(t, err)
 	var there []string
 	for _, file := range strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00") {
-		if _, err := os.Lstat(filepath.Join(root, file)); err == nil { // not one that is about to be removed
+		if _, err := os.Lstat(filepath.Join(root, file)); err == nil { // it is not deleted
 			there = append(there, file)
 		}
 	}
@@ -110,15 +110,17 @@ type consumer struct {
 	env []string
 }
 
-// newConsumer returns one that fetches modules from proxy, and what those require from this machine's
-// module cache. What is there has been verified already, against the go.sum of each module.
+// newConsumer returns one that fetches modules from proxy, and what those require from this
+// machine's module cache. What is there has been verified already, against the go.sum of each
+// module.
 func newConsumer(t *testing.T, proxy string) *consumer {
 	t.Helper()
-	cache, err := exec.Command("go", "env", "GOMODCACHE").Output()
+	out, err := exec.Command("go", "env", "GOMODCACHE").Output()
 	require.NoError(t, err)
+	cache := filepath.Join(strings.TrimSpace(string(out)), "cache", "download")
 	dir := t.TempDir()
 	c := &consumer{t: t, dir: filepath.Join(dir, "app"), env: append(os.Environ(),
-		"GOPROXY="+fileURL(proxy)+","+fileURL(strings.TrimSpace(string(cache))+"/cache/download")+",off",
+		"GOPROXY="+fileURL(proxy)+","+fileURL(cache)+",off",
 		"GOMODCACHE="+filepath.Join(dir, "cache"), "GOBIN="+filepath.Join(dir, "bin"),
 		"GOSUMDB=off", "GOWORK=off", "GOFLAGS=-modcacherw -trimpath")}
 	require.NoError(t, os.Mkdir(c.dir, 0o700))

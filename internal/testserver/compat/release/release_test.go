@@ -22,7 +22,7 @@ func TestModules(t *testing.T) {
 	proxy := t.TempDir()
 	for _, m := range all {
 		m.publish(t, proxy)
-		for _, command := range []string{"download", "graph"} { // what it requires, into the module cache
+		for _, command := range []string{"download", "graph"} { // fetch what it requires
 			cmd := exec.Command("go", "mod", command)
 			cmd.Dir = filepath.Join(root, m.dir)
 			out, err := cmd.CombinedOutput()
@@ -37,7 +37,8 @@ func TestModules(t *testing.T) {
 				c.write("main.go", program(t))
 				c.run("go", "get", ".") // the program's WebSocket library
 			} else {
-				c.write("main.go", fmt.Sprintf("package main\n\nimport _ %q\n\nfunc main() {}\n", m.path))
+				main := fmt.Sprintf("package main\n\nimport _ %q\n\nfunc main() {}\n", m.path)
+				c.write("main.go", main)
 			}
 			c.run("go", "build", "-o", os.DevNull, ".")
 			goMod, err := os.ReadFile(filepath.Join(c.dir, "go.mod"))
@@ -69,7 +70,8 @@ func TestReleaseNote(t *testing.T) {
 	note, err := os.ReadFile(filepath.Join(root, ".github/RELEASING.md"))
 	require.NoError(t, err)
 	var tags []string
-	for _, found := range regexp.MustCompile(`(?m)^git tag (\S+)$`).FindAllStringSubmatch(string(note), -1) {
+	line := regexp.MustCompile(`(?m)^git tag (\S+)$`)
+	for _, found := range line.FindAllStringSubmatch(string(note), -1) {
 		tags = append(tags, found[1])
 	}
 	all := modules(t)
@@ -80,7 +82,8 @@ func TestReleaseNote(t *testing.T) {
 			for _, r := range m.require {
 				if r.Path == other.path {
 					require.Equal(t, version, r.Version, "%s requires %s", m.path, r.Path)
-					require.Less(t, slices.Index(tags, other.tag()), at, "%s requires %s", m.path, r.Path)
+					before := slices.Index(tags, other.tag())
+					require.Less(t, before, at, "%s requires %s", m.path, r.Path)
 				}
 			}
 		}

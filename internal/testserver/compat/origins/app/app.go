@@ -40,12 +40,13 @@ func New(page string, sessions *Sessions) (http.Handler, error) {
 	return browsers.Wrap(mux), errors.Join(err, err2, err3, err4, err5, err6)
 }
 
-// readers lets pages read the answers of the API.
+// readers lets pages read the answers of the API. A body {"endpoint": …} has a Content-Type, and a
+// bearer token comes in Authorization.
 func readers(origins []string) (*cors.Middleware, error) {
 	return cors.NewMiddleware(cors.Config{
 		Origins:        origins,
-		Credentialed:   true,                                      // requests with the cookie too
-		RequestHeaders: []string{"Content-Type", "Authorization"}, // {"endpoint": …}, a bearer token
+		Credentialed:   true, // requests with the cookie too
+		RequestHeaders: []string{"Content-Type", "Authorization"},
 	})
 }
 
@@ -63,8 +64,8 @@ func socket(origins []string) http.HandlerFunc {
 	}
 }
 
-// signIn sets a cookie that pages of another site can send. Where both origins are one site, such as
-// https://app.acme.example and https://api.acme.example, SameSite is Lax, without Partitioned.
+// signIn sets a cookie that pages of another site can send. Where both origins are one site, such
+// as https://app.acme.example and https://api.acme.example, SameSite is Lax, without Partitioned.
 func (s *Sessions) signIn(w http.ResponseWriter, r *http.Request) {
 	id := s.Start(r.FormValue("user"))
 	http.SetCookie(w, &http.Cookie{

@@ -1,5 +1,5 @@
-// Command serve runs the API of package app over TLS for the page origins that are its arguments, until
-// its standard input ends. For each it prints an address and a bearer token.
+// Command serve runs the API of package app over TLS for the page origins that are its arguments,
+// until its standard input ends. For each it prints an address and a bearer token.
 package main
 
 import (
@@ -28,7 +28,9 @@ func main() {
 }
 
 func serve[S any](
-	page string, newAPI func(string, *S) (http.Handler, error), startSession func(*S, string) string,
+	page string,
+	newAPI func(string, *S) (http.Handler, error),
+	startSession func(*S, string) string,
 ) {
 	sessions := new(S)
 	api, err := newAPI(page, sessions)
