@@ -127,7 +127,8 @@ var (
 	shownLine   = regexp.MustCompile(`^ticketgate_\w+`)
 )
 
-// scrape returns the lines of a scrape, without buckets, sums of seconds, and labels that every line has.
+// scrape returns the lines of a scrape, without labels that every line has, and without buckets and
+// seconds.
 func (w *watched) scrape() []string {
 	w.t.Helper()
 	status, body := w.do("GET", w.scraped, nil)
@@ -146,14 +147,9 @@ func (w *watched) scrape() []string {
 	return lines
 }
 
-// requireScrape waits for a socket that is closing, and then asserts what is scraped.
 func (w *watched) requireScrape(want ...string) {
 	w.t.Helper()
 	slices.Sort(want)
-	deadline := time.Now().Add(patience)
-	for !slices.Equal(want, w.scrape()) && time.Now().Before(deadline) {
-		time.Sleep(10 * time.Millisecond)
-	}
 	require.Equal(w.t, strings.Join(want, "\n"), strings.Join(w.scrape(), "\n"))
 }
 
@@ -178,17 +174,42 @@ func (w *watched) totals() map[string]int64 {
 	return totals
 }
 
-// One person signs in, mints, opens, replays the ticket and signs out.
-func TestStory_CountsExactly(t *testing.T) {
-	w := watch(t)
+// signInAndReplay is one person who signs in, mints, opens, and replays the ticket.
+func (w *watched) signInAndReplay() *websocket.Conn {
+	w.t.Helper()
 	status, _ := w.do("POST", w.base+"/login", url.Values{"user": {"ann"}})
-	require.Equal(t, http.StatusSeeOther, status)
+	require.Equal(w.t, http.StatusSeeOther, status)
 	ticket := w.mint()
 	c, err := w.open(ticket)
-	require.NoError(t, err)
-	defer c.CloseNow()
+	require.NoError(w.t, err)
+	w.t.Cleanup(func() { c.CloseNow() })
+	w.await("ticketgate.socket.opened")
 	_, err = w.open(ticket)
-	require.ErrorContains(t, err, "401")
+	require.ErrorContains(w.t, err, "401")
+	return c
+}
+
+// signOut revokes the session and closes its socket.
+func (w *watched) signOut(c *websocket.Conn) {
+	w.t.Helper()
+	status, _ := w.do("POST", w.base+"/logout", url.Values{})
+	require.Equal(w.t, http.StatusSeeOther, status)
+	_, _, err := c.Read(w.t.Context())
+	require.EqualValues(w.t, 4401, websocket.CloseStatus(err))
+	w.await("ticketgate.socket.duration") // the last thing
+}
+
+// await waits until something is counted: a socket's lines may come a moment after its frames.
+func (w *watched) await(metric string) {
+	w.t.Helper()
+	for end := time.Now().Add(patience); w.totals()[metric] == 0; time.Sleep(time.Millisecond) {
+		require.True(w.t, time.Now().Before(end), "never counted: %s", metric)
+	}
+}
+
+func TestStory_CountsExactly(t *testing.T) {
+	w := watch(t)
+	c := w.signInAndReplay()
 	w.requireScrape(
 		`ticketgate_audit_lines_total{ticketgate_outcome="failed"} 0`,
 		`ticketgate_audit_lines_total{ticketgate_outcome="written"} 4`,
@@ -202,10 +223,7 @@ func TestStory_CountsExactly(t *testing.T) {
 		`ticketgate_ticket_minted_total 1`,
 	)
 
-	status, _ = w.do("POST", w.base+"/logout", url.Values{})
-	require.Equal(t, http.StatusSeeOther, status)
-	_, _, err = c.Read(t.Context())
-	require.EqualValues(t, 4401, websocket.CloseStatus(err))
+	w.signOut(c)
 	w.requireScrape(
 		`ticketgate_audit_lines_total{ticketgate_outcome="failed"} 0`,
 		`ticketgate_audit_lines_total{ticketgate_outcome="written"} 7`,
@@ -215,7 +233,8 @@ func TestStory_CountsExactly(t *testing.T) {
 		`ticketgate_session_events_total{ticketgate_event="login_success"} 1`,
 		`ticketgate_session_events_total{ticketgate_event="logout"} 1`,
 		`ticketgate_socket_active 0`,
-		`ticketgate_socket_closed_total{ticketgate_close_code="4401",ticketgate_reason="session_revoked"} 1`,
+		`ticketgate_socket_closed_total{ticketgate_close_code="4401",`+
+			`ticketgate_reason="session_revoked"} 1`,
 		`ticketgate_socket_duration_seconds_count 1`,
 		`ticketgate_socket_opened_total 1`,
 		`ticketgate_store_operation_duration_seconds_count{ticketgate_store_operation="append"} 1`,
