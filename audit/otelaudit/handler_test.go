@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -247,10 +248,13 @@ func TestInstruments_HaveUnitAndDescription(t *testing.T) {
 		audit.Revoke, audit.LoginFailure, audit.LoginSuccess} {
 		audit.New(h).Record(ctx, event)
 	}
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
 	units := make(map[string]string)
 	for _, m := range metrics(t, reader) {
 		units[m.Name] = m.Unit
 		assert.Regexp(t, `^[A-Z].*\.$`, m.Description, m.Name)
+		assert.Contains(t, string(readme), "`"+m.Name+"`")
 	}
 	require.Equal(t, map[string]string{
 		"ticketgate.ticket.minted": "{ticket}", "ticketgate.refusals": "{refusal}",
