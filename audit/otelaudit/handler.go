@@ -24,11 +24,7 @@ const (
 	keyOutcome   = attribute.Key("ticketgate.outcome")
 )
 
-// Events that the audit package has no constant for.
-const (
-	mintRefused audit.Event = "ws_mint_refused"
-	suppressed  audit.Event = "audit_suppressed" // the rest, where reasons were too many to tell apart
-)
+const mintRefused audit.Event = "ws_mint_refused"
 
 // reasons are those of ticketgate itself. Most come from strangers' requests, so what is not here
 // must not become a series.
@@ -142,7 +138,7 @@ func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 	case audit.Revoke:
 		h.revocations.Add(ctx, 1)
 	case audit.LoginFailure, audit.RefreshFailure, audit.SessionVerifyFailure,
-		audit.TicketRejected, audit.UpgradeRefused, mintRefused, suppressed:
+		audit.TicketRejected, audit.UpgradeRefused, mintRefused:
 		f := h.read(r)
 		h.refusals.Add(ctx, f.count, h.attributes(series{event: event, reason: f.reason})...)
 	case audit.LoginStart, audit.LoginSuccess, audit.RefreshSuccess, audit.Logout:

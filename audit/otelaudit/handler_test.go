@@ -112,10 +112,10 @@ func TestHandler_CountsSuppressedRefusals(t *testing.T) {
 		record(t, h, audit.TicketRejected, "used", slog.Any("suppressed", n))
 	}
 	record(t, h, audit.TicketRejected, "used")
-	record(t, h, "audit_suppressed", "", slog.Uint64("suppressed", 1000))
+	record(t, h, audit.TicketRejected, "", slog.Uint64("suppressed", 1000)) // too many reasons
 	require.Equal(t, map[string]float64{
 		"refusals{event=ws_ticket_rejected,reason=used}": 3*41 + 1,
-		"refusals{event=audit_suppressed}":               1000,
+		"refusals{event=ws_ticket_rejected}":             1000,
 	}, values(t, reader))
 }
 
@@ -161,7 +161,8 @@ func TestHandler_SeriesAreBounded(t *testing.T) {
 		wg.Wait()
 		require.NoError(t, log.Close()) // reports what is suppressed
 		got := values(t, reader)
-		require.LessOrEqual(t, len(got), len(events)+1, "%s: %v", name, got)
+		// The log reports those without their reason of which there are too many kinds.
+		require.LessOrEqual(t, len(got), 2*len(events), "%s: %v", name, got)
 		require.EqualValues(t, n, refusals(t, got)-before, name)
 	}
 }
