@@ -267,7 +267,7 @@ func TestInstruments_HaveUnitAndDescription(t *testing.T) {
 }
 
 func TestNew_RefusesWrongOptions(t *testing.T) {
-	reasons := make([]string, 101)
+	reasons := make([]string, 51)
 	for i := range reasons {
 		reasons[i] = fmt.Sprint(i)
 	}
@@ -275,7 +275,7 @@ func TestNew_RefusesWrongOptions(t *testing.T) {
 	h, err := otelaudit.New(&otelaudit.Options{Reasons: reasons})
 	require.Nil(t, h)
 	require.ErrorContains(t, err, "otelaudit.New: ")
-	require.ErrorContains(t, err, "there are 101 Reasons, want at most 100")
+	require.ErrorContains(t, err, "there are 51 Reasons, want at most 50")
 	require.ErrorContains(t, err, "element 3 of Reasons has 0 bytes, want 1 to 64")
 	require.ErrorContains(t, err, "element 5 of Reasons has 65 bytes, want 1 to 64")
 }

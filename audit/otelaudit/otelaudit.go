@@ -39,12 +39,12 @@ type Options struct {
 	// nil: lines are not counted.
 	Stats func() audit.Stats
 	// Reasons are the application's own reasons, of failed sign-ins and of sockets that it closes.
-	// They are counted apart from each other. At most 100, each of 1 to 64 bytes. Default: none.
+	// They are counted apart from each other. At most 50, each of 1 to 64 bytes. Default: none.
 	Reasons []string
 }
 
 const (
-	maxReasons      = 100
+	maxReasons      = 50 // with all close codes: fewer than the 2,000 series that the SDK keeps apart
 	maxReasonLength = 64
 )
 
