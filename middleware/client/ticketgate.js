@@ -3,8 +3,7 @@
 //   import { TicketSocket } from '/ticketgate.js'
 //   const socket = new TicketSocket('/ws')
 //
-// It needs no build step and no other module. No attribute, event or message of its own
-// shows a ticket.
+// It needs no build step. None of its attributes, events or messages shows a ticket.
 
 // Captured here, so that a page may set globalThis.WebSocket = TicketSocket.
 const Native = globalThis.WebSocket ?? EventTarget
@@ -30,7 +29,7 @@ const verdicts = {
 export const verdict = ({ code, reason }) =>
   verdicts[`${code} ${reason}`] ?? verdicts[code] ?? 'wait'
 
-// signIn leaves for the sign-in page, which leads back here.
+// signIn goes to the sign-in page, which leads back here.
 export function signIn(e) {
   if (!globalThis.location?.assign) return // a program, or a worker
   const to = new URL(e?.loginURL ?? '/login', location)
@@ -199,14 +198,15 @@ export class TicketSocket extends Base {
     })
   }
 
-  // refuse ends what has no connection: by an error and a close, both with the code,
-  // because there are libraries that look at the one, and at the other.
+  // refuse ends what has no connection, by an error and a close. Some libraries look at the
+  // one and some at the other: a refused mint has its code in both.
   #refuse({ code, reason, retryAfter, loginURL }) {
     if (this.#state.readyState > 2) return
     this.#state.readyState = 3
-    for (const type of ['error', 'close']) {
-      this.#dispatch(Object.assign(closing(type, { code, reason }), { retryAfter, loginURL }))
-    }
+    const event = (type) =>
+      Object.assign(closing(type, { code, reason }), { retryAfter, loginURL })
+    this.#dispatch(code > 1006 ? event('error') : new Event('error'))
+    this.#dispatch(event('close'))
   }
 
   #dispatch(e) {
@@ -221,13 +221,14 @@ export class TicketSocket extends Base {
   send(data) {
     if (!arguments.length) throw new TypeError('no data')
     if (this.#opened) return this.#opened.send(data)
+    const { size } = new Blob([data])
     if (!this.readyState) fail('InvalidStateError', 'still CONNECTING')
-    this.#state.bufferedAmount += new Blob([data]).size
+    this.#state.bufferedAmount += size
   }
 
   close(code, reason = '') {
     if (this.#opened) return this.#opened.close(...arguments)
-    if (code !== undefined && !(Math.round(code) === 1000 || code >= 2999.5 && code < 4999.5)) {
+    if (code !== undefined && (code |= 0) !== 1000 && (code < 3000 || code > 4999)) {
       fail('InvalidAccessError', `invalid code ${code}`)
     }
     if (new Blob([reason]).size > 123) fail('SyntaxError', 'reason is over 123 bytes')

@@ -322,8 +322,16 @@ func (p *Page) Eval(expression string, out any) {
 	require.NoError(p.tb, p.eval(expression, out), "%s", expression)
 }
 
-func (p *Page) eval(expression string, out any) error {
-	ctx, cancel := context.WithTimeout(p.ctx, patience)
+// EvalIn is Eval for what takes longer than everything else.
+func (p *Page) EvalIn(limit time.Duration, expression string, out any) {
+	p.tb.Helper()
+	require.NoError(p.tb, p.evalIn(limit, expression, out), "%s", expression)
+}
+
+func (p *Page) eval(expression string, out any) error { return p.evalIn(patience, expression, out) }
+
+func (p *Page) evalIn(limit time.Duration, expression string, out any) error {
+	ctx, cancel := context.WithTimeout(p.ctx, limit)
 	defer cancel()
 	raw, err := chromedp.Run(ctx, chromedp.Evaluate[[]byte](expression, chromedp.EvalAwaitPromise))
 	if err != nil || out == nil || len(raw) == 0 {

@@ -31,6 +31,7 @@ import (
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/internal/testserver/compat/browser"
 	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/middleware/client"
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
@@ -79,7 +80,7 @@ func newApp(t *testing.T) *app {
 func (a *app) start() {
 	a.t.Helper()
 	var errs [7]error
-	a.issuer, errs[0] = tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
+	a.issuer, errs[0] = tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxPerSession: 10_000})
 	a.sockets, errs[1] = middleware.NewSockets(nil)
 	lookup := func(_ context.Context, value string) (*middleware.Session, error) {
 		s, _ := a.sessions.Load(value)
@@ -105,6 +106,8 @@ func (a *app) start() {
 	mux := http.NewServeMux()
 	mux.Handle("/api/auth/ws-ticket", a.minting(gate.Wrap(mint)))
 	mux.Handle("/ws", guard.Wrap(http.HandlerFunc(echo)))
+	mux.Handle("/plain", http.HandlerFunc(behave))
+	mux.Handle("/behind", guard.Wrap(http.HandlerFunc(behave)))
 	mux.Handle("/events", streams.Wrap(a.events))
 	mux.Handle("/picture.png", streams.Wrap(http.HandlerFunc(picture)))
 	mux.Handle("/report.csv", streams.Wrap(http.HandlerFunc(report)))
@@ -113,6 +116,8 @@ func (a *app) start() {
 			html.EscapeString(middleware.Next(r))+`"><button>Sign in</button></form>`)
 	})
 	mux.HandleFunc("POST /login", a.signIn)
+	mux.Handle("/ticketgate.js", client.Handler())
+	mux.Handle("GET /cases/", http.FileServer(http.Dir(".")))
 	mux.HandleFunc("GET /recipes/{name}", a.recipe)
 	mux.HandleFunc("GET /npm/{file...}", func(w http.ResponseWriter, r *http.Request) {
 		http.ServeFile(w, r, filepath.Join(a.npm, filepath.FromSlash(r.PathValue("file"))))
