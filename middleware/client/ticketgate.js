@@ -92,7 +92,7 @@ async function ask(url, endpoint, { mint, credentials, headers }, signal) {
   const { status, ok } = answer
   const { ticket, error, login_url } = await answer.json().catch(() => 0) ?? 0
   if (ok && /^[\w-]{43}$/.test(ticket)) return ticket
-  const ours = error?.at && /^[a-z_]+$/.test(error)
+  const ours = typeof error === 'string' && /^[a-z_]+$/.test(error)
   const after = answer.headers.get('Retry-After') // seconds, or a date
   const code = status === 401 || !ok && status < 400 ? 4401 // a browser shows a redirect as 0
     : !ours || status < 400 || status > 499 ? 1013

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -191,6 +192,13 @@ func (p *Page) WaitProblems(n int, text string) {
 		}
 	}
 	require.Fail(p.tb, "the console never says: "+text, "%q", p.Problems())
+}
+
+// AllProblems is what the console said so far, expected or not.
+func (p *Page) AllProblems() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.problems)
 }
 
 // Problems is what the console said so far that nobody expects.
