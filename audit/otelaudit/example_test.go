@@ -133,13 +133,12 @@ func newServer(provider metric.MeterProvider) (*server, error) {
 		return nil, err
 	}
 	log := audit.New(slog.NewMultiHandler(s.file.Handler(), metrics))
-	sockets, err := middleware.NewSockets(nil)
+	sockets, err := middleware.NewSockets(s.issuer, &middleware.SocketsOptions{Audit: log})
 	if err != nil {
 		return nil, err
 	}
 	s.sockets.Store(sockets)
-	s.guard, err = middleware.NewGuard(s.issuer,
-		&middleware.GuardOptions{Sockets: sockets, Audit: log})
+	s.guard, err = middleware.NewGuard(s.issuer, &middleware.GuardOptions{Sockets: sockets})
 	return s, err
 }
 
