@@ -127,8 +127,8 @@ func (k *socket) responseWriter(w http.ResponseWriter) http.ResponseWriter {
 	return &socketWriter{ResponseWriter: w, k: k}
 }
 
-var errHijackRefused = fmt.Errorf(
-	"hijacked connection: the admission was released, or has a connection already: %w", net.ErrClosed)
+var errHijackRefused = fmt.Errorf("hijacked connection: "+
+	"the admission was released, or has a connection already: %w", net.ErrClosed)
 
 // hijack is called once net/http has given up the connection. switched: the 101
 // has gone out before.
