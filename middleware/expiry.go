@@ -28,12 +28,9 @@ const (
 	maxRetry = time.Minute
 )
 
-// liveSession is a session that has sockets: when they end, and when to ask
-// Restore about them. Sockets.mu guards all of it.
-type liveSession struct {
-	group
-	key hash
-
+// expiry is when the sockets of a session end, and when to call Restore for it.
+// Sockets.mu guards it.
+type expiry struct {
 	timer     *time.Timer        // one, however many sockets there are; nil: nothing to wait for
 	wakeAt    time.Time          // when timer fires; zero: it does not
 	recheckAt time.Time          // zero: never
@@ -44,39 +41,32 @@ type liveSession struct {
 }
 
 // stop ends the timer and the recheck of a session whose last socket has gone.
-func (ls *liveSession) stop() {
-	if ls.timer != nil {
-		ls.timer.Stop()
+func (e *expiry) stop() {
+	if e.timer != nil {
+		e.timer.Stop()
 	}
-	if ls.cancel != nil {
-		ls.cancel()
+	if e.cancel != nil {
+		e.cancel()
 	}
 }
 
-// first returns the socket that was admitted first.
-func (ls *liveSession) first() *socket {
-	var first *socket
-	for k := range ls.sockets {
-		if first == nil || k.sequence < first.sequence {
-			first = k
-		}
-	}
-	return first
+// backOff sets the next retry, and doubles the pause after it.
+func (e *expiry) backOff(now time.Time) {
+	e.retryAt = now.Add(e.pause)
+	e.pause = min(2*e.pause, maxRetry)
 }
 
 // passed reports whether t is set and not after now.
 func passed(t, now time.Time) bool { return !t.IsZero() && !now.Before(t) }
 
 // watch sets the session's timer for a socket that ends at t.
-func (s *Sockets) watch(ls *liveSession, t time.Time) {
-	if s.rechecks() && ls.recheckAt.IsZero() {
-		ls.recheckAt = s.nextRecheck(time.Now())
-		s.wakeBy(ls, ls.recheckAt)
+func (s *Sockets) watch(session *group, t time.Time) {
+	if s.opts.Restore != nil && s.opts.RecheckEvery > 0 && session.recheckAt.IsZero() {
+		session.recheckAt = s.nextRecheck(time.Now())
+		s.wakeBy(session, session.recheckAt)
 	}
-	s.wakeBy(ls, t)
+	s.wakeBy(session, t)
 }
-
-func (s *Sockets) rechecks() bool { return s.opts.Restore != nil && s.opts.RecheckEvery > 0 }
 
 // nextRecheck spreads the rechecks: sessions that came in together, as after a
 // restart, are not checked together for ever.
@@ -86,63 +76,57 @@ func (s *Sockets) nextRecheck(now time.Time) time.Time {
 }
 
 // wakeBy sets the timer so that tick runs by t, which may be zero for never.
-func (s *Sockets) wakeBy(ls *liveSession, t time.Time) {
-	if t.IsZero() || !ls.wakeAt.IsZero() && !t.Before(ls.wakeAt) {
+func (s *Sockets) wakeBy(session *group, t time.Time) {
+	if t.IsZero() || !session.wakeAt.IsZero() && !t.Before(session.wakeAt) {
 		return
 	}
-	ls.wakeAt = t
+	session.wakeAt = t
 	d := min(time.Until(t), maxSleep)
-	if ls.timer == nil {
-		ls.timer = time.AfterFunc(d, func() { s.tick(ls) })
+	if session.timer == nil {
+		session.timer = time.AfterFunc(d, func() { s.tick(session) })
 	} else {
-		ls.timer.Reset(d)
+		session.timer.Reset(d)
 	}
 }
 
 // tick does what is due in a session: a recheck, or the end of its sockets.
-func (s *Sockets) tick(ls *liveSession) {
+func (s *Sockets) tick(session *group) {
 	now := time.Now()
 	s.mu.Lock()
-	if len(ls.sockets) == 0 {
+	if len(session.sockets) == 0 {
 		s.mu.Unlock()
 		return
 	}
-	ls.wakeAt = time.Time{}
+	session.wakeAt = time.Time{}
 	due := false
-	if passed(ls.recheckAt, now) {
+	if passed(session.recheckAt, now) {
 		due = true
-		ls.recheckAt = s.nextRecheck(now)
+		session.recheckAt = s.nextRecheck(now)
 	}
-	s.wakeBy(ls, ls.recheckAt)
-	if passed(ls.retryAt, now) {
+	s.wakeBy(session, session.recheckAt)
+	if passed(session.retryAt, now) {
 		due = true
-		ls.backOff(now)
+		session.backOff(now)
 	}
-	s.wakeBy(ls, ls.retryAt)
+	s.wakeBy(session, session.retryAt)
 	var expired []*socket
-	for k := range ls.sockets {
+	for k := range session.sockets {
 		ends := k.session.Load().ExpiresAt
 		switch last := ends.Add(overdue); {
 		case !passed(ends, now):
-			s.wakeBy(ls, ends)
+			s.wakeBy(session, ends)
 		case s.opts.Restore != nil && now.Before(last):
 			due = true
-			s.wakeBy(ls, last)
+			s.wakeBy(session, last)
 		default:
 			expired = append(expired, k)
 		}
 	}
 	if due {
-		s.enqueue(ls)
+		s.enqueue(session)
 	}
 	s.mu.Unlock()
 	s.close(expired, causeExpired)
-}
-
-// backOff sets the next retry, and doubles the pause after it.
-func (ls *liveSession) backOff(now time.Time) {
-	ls.retryAt = now.Add(ls.pause)
-	ls.pause = min(2*ls.pause, maxRetry)
 }
 
 // recheckAll calls Restore for every session, after a gap.
@@ -150,30 +134,30 @@ func (s *Sockets) recheckAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.gaps++
-	for _, ls := range s.sessions {
-		s.scheduleRecheck(ls)
+	for _, session := range s.sessions {
+		s.scheduleRecheck(session)
 	}
 }
 
 // scheduleRecheck calls Restore, with backoff, until it decides. A call in flight
 // may predate the gap, so it does not count.
-func (s *Sockets) scheduleRecheck(ls *liveSession) {
+func (s *Sockets) scheduleRecheck(session *group) {
 	if s.opts.Restore == nil {
 		return
 	}
-	ls.pause = minRetry
-	ls.backOff(time.Now())
-	s.wakeBy(ls, ls.retryAt)
-	s.enqueue(ls)
+	session.pause = minRetry
+	session.backOff(time.Now())
+	s.wakeBy(session, session.retryAt)
+	s.enqueue(session)
 }
 
 // enqueue has a session rechecked, once.
-func (s *Sockets) enqueue(ls *liveSession) {
-	if ls.checking || s.opts.Restore == nil {
+func (s *Sockets) enqueue(session *group) {
+	if session.checking || s.opts.Restore == nil {
 		return
 	}
-	ls.checking = true
-	s.queue = append(s.queue, ls)
+	session.checking = true
+	s.queue = append(s.queue, session)
 	if s.checkers < maxRechecks {
 		s.checkers++
 		go s.recheckQueued()
@@ -191,56 +175,57 @@ func (s *Sockets) recheckQueued() {
 			s.mu.Unlock()
 			return
 		}
-		ls := s.queue[0]
+		session := s.queue[0]
 		s.queue = s.queue[1:]
-		k := ls.first()
-		if k == nil { // its sockets have gone
-			ls.checking = false
+		if len(session.sockets) == 0 {
+			session.checking = false
 			s.mu.Unlock()
 			continue
 		}
-		c := &recheck{ls: ls, k: k, asked: *k.session.Load(), afterGap: !ls.retryAt.IsZero()}
-		ls.retryAt = time.Time{}
-		var ctx context.Context
-		ctx, ls.cancel = context.WithTimeout(context.WithoutCancel(k.ctx), restoreWait)
-		cancel := ls.cancel
+		c := s.newRecheck(session)
 		s.mu.Unlock()
-		s.recheck(ctx, c)
-		cancel()
+		// Restore is the application's: it may ignore its context.
+		stop := context.AfterFunc(c.ctx, func() { s.apply(c, nil, c.ctx.Err()) })
+		restored, err := s.restore(c.ctx, &c.asked)
+		if stop() {
+			s.apply(c, restored, err)
+		}
+		c.cancel()
 	}
 }
 
-// recheck is one call of Restore for a session, with the session of one socket.
+// recheck is one call of Restore for a session, with the session of any of its
+// sockets.
 type recheck struct {
-	ls       *liveSession
+	session  *group
 	k        *socket
 	asked    Session
 	afterGap bool
+	ctx      context.Context
+	cancel   context.CancelFunc
 }
 
-// recheck calls Restore, and applies what it has decided, or that it has not
-// when ctx ends.
-func (s *Sockets) recheck(ctx context.Context, c *recheck) {
-	// Restore is the application's. It may ignore ctx, or panic.
-	stop := context.AfterFunc(ctx, func() { s.apply(c, nil, ctx.Err()) })
-	restored, err := func() (restored *Session, err error) {
-		defer func() {
-			if v := recover(); v != nil {
-				err = fmt.Errorf("restore panicked: %v", v)
-			}
-		}()
-		return s.restore(ctx, &c.asked)
-	}()
-	if stop() {
-		s.apply(c, restored, err)
+func (s *Sockets) newRecheck(session *group) *recheck {
+	c := &recheck{session: session, afterGap: !session.retryAt.IsZero()}
+	for c.k = range session.sockets {
+		break
 	}
+	c.asked = *c.k.session.Load()
+	c.ctx, c.cancel = context.WithTimeout(context.WithoutCancel(c.k.ctx), restoreWait)
+	session.retryAt, session.cancel = time.Time{}, c.cancel
+	return c
 }
 
 // restore calls Restore, and holds it to its contract: the result is a session
 // that has not ended, of the same sign-in, or an error.
-func (s *Sockets) restore(ctx context.Context, asked *Session) (*Session, error) {
+func (s *Sockets) restore(ctx context.Context, asked *Session) (restored *Session, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			restored, err = nil, withoutCredential(fmt.Errorf("restore panicked: %v", v), asked.ID)
+		}
+	}()
 	own := *asked
-	restored, err := s.opts.Restore(ctx, &own)
+	restored, err = s.opts.Restore(ctx, &own)
 	switch {
 	case err != nil:
 		return nil, withoutCredential(err, asked.ID)
@@ -260,22 +245,22 @@ func (s *Sockets) apply(c *recheck, restored *Session, err error) {
 	undecided := err != nil && !ended
 	now := time.Now()
 	s.mu.Lock()
-	ls := c.ls
-	ls.checking, ls.cancel = false, nil
-	undecided = undecided && len(ls.sockets) > 0
-	if undecided && c.afterGap && ls.retryAt.IsZero() {
-		ls.backOff(now)
-		s.wakeBy(ls, ls.retryAt)
+	session := c.session
+	session.checking, session.cancel = false, nil
+	undecided = undecided && len(session.sockets) > 0
+	if undecided && c.afterGap && session.retryAt.IsZero() {
+		session.backOff(now)
+		s.wakeBy(session, session.retryAt)
 	}
 	var expired []*socket
-	for k := range ls.sockets {
+	for k := range session.sockets {
 		if err == nil {
 			k.update(&c.asked, restored)
 		}
 		if ends := k.session.Load().ExpiresAt; ended || passed(ends, now) {
 			expired = append(expired, k)
 		} else {
-			s.wakeBy(ls, ends)
+			s.wakeBy(session, ends)
 		}
 	}
 	s.mu.Unlock()

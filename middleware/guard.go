@@ -123,7 +123,7 @@ func checkSockets(issuer *tickets.Issuer, o *GuardOptions) error {
 	case s.issuer != issuer && issuer != nil:
 		return errors.New("the Sockets is for another issuer: pass NewSockets and NewGuard the same one")
 	case o.Audit != nil && o.Audit != s.opts.Audit:
-		return errors.New("in Audit: the Sockets has another one: set it in SocketsOptions alone")
+		return errors.New("the Sockets has another Audit: set it in SocketsOptions, and leave it out here")
 	}
 	return nil
 }

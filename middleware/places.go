@@ -21,31 +21,14 @@ type candidate struct {
 	gaps             uint64 // what hasRoom returned
 }
 
-// group is the sockets of one session or of one person that hold a place.
+// group is the sockets of one session, or of one person, that hold a place.
 type group struct {
+	key     hash
+	limit   int // 0: none
 	sockets map[*socket]struct{}
 	open    int // of them
-}
-
-// admitted is how many of the group have not opened yet.
-func (g *group) admitted() int { return len(g.sockets) - g.open }
-
-// oldest returns the open socket that was admitted first, but for newest; or nil.
-func (g *group) oldest(newest *socket) *socket {
-	var oldest *socket
-	for k := range g.sockets {
-		if k != newest && k.state == stateOpen && (oldest == nil || k.sequence < oldest.sequence) {
-			oldest = k
-		}
-	}
-	return oldest
-}
-
-func (g *group) list() []*socket { return slices.Collect(maps.Keys(g.sockets)) }
-
-type liveUser struct {
-	group
-	user User
+	user    User
+	expiry  // of a session
 }
 
 // hasRoom returns a Rejection if nobody can be admitted now. It reserves nothing.
@@ -70,26 +53,7 @@ func (s *Sockets) full() *Rejection {
 // revocations only when the place is reserved: one that comes later finds the
 // socket here.
 func (s *Sockets) admit(c *candidate) (*socket, *Rejection) {
-	sessionKey := tickets.HashSession(c.session.ID)
-	if c.session.ID == "" { // a session of its own, that nobody can name
-		_, _ = rand.Read(sessionKey[:])
-	}
-	userKey := tickets.HashUser(c.session.Provider, c.session.UserID)
-
-	s.mu.Lock()
-	var k *socket
-	rej := s.full()
-	if rej == nil && !s.withinLimits(sessionKey, userKey, c.session.UserID != "") {
-		rej = reject(refusedTooMany, nil)
-	}
-	if rej == nil {
-		k = newSocket(s, c)
-		s.reserve(k, sessionKey, userKey)
-		if s.gaps != c.gaps { // its session was not among those that were rechecked
-			s.scheduleRecheck(k.ls)
-		}
-	}
-	s.mu.Unlock()
+	k, rej := s.reserve(c)
 	if rej != nil {
 		return nil, rej
 	}
@@ -116,70 +80,83 @@ func (s *Sockets) stillValid(grant *tickets.Grant) error {
 	return nil
 }
 
-// withinLimits reports whether a session and a person have a place left. Where
-// the oldest is evicted, that happens when the new socket opens: until then, only
-// those that have not opened must be within the limit.
-func (s *Sockets) withinLimits(sessionKey, userKey hash, named bool) bool {
-	within := func(g *group, limit int) bool {
-		if s.opts.EvictOldest {
-			return g.admitted() < limit
-		}
-		return len(g.sockets) < limit
+// reserve gives c a place, if its session and its person have one left.
+func (s *Sockets) reserve(c *candidate) (*socket, *Rejection) {
+	session, user := s.groupsOf(c.session)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g := s.sessions[session.key]; g != nil {
+		session = g
 	}
-	if limit := s.opts.MaxPerSession; limit > 0 {
-		if ls := s.sessions[sessionKey]; ls != nil && !within(&ls.group, limit) {
-			return false
-		}
+	if g := s.users[user.key]; g != nil {
+		user = g
 	}
-	if limit := s.opts.MaxPerUser; limit > 0 && named {
-		if lu := s.users[userKey]; lu != nil && !within(&lu.group, limit) {
-			return false
-		}
+	if rej := s.full(); rej != nil {
+		return nil, rej
 	}
-	return true
-}
-
-// reserve gives k a place.
-func (s *Sockets) reserve(k *socket, sessionKey, userKey hash) {
-	session := k.session.Load()
-	ls := s.sessions[sessionKey]
-	if ls == nil {
-		ls = &liveSession{key: sessionKey, group: group{sockets: make(map[*socket]struct{})}}
-		s.sessions[sessionKey] = ls
-	}
-	lu := s.users[userKey]
-	if lu == nil {
-		lu = &liveUser{
-			user:  User{session.Provider, session.UserID},
-			group: group{sockets: make(map[*socket]struct{})},
-		}
-		s.users[userKey] = lu
+	if !s.hasPlace(session) || !s.hasPlace(user) {
+		return nil, reject(refusedTooMany, nil)
 	}
 	s.sequence++
-	k.ls, k.lu, k.userKey, k.sequence = ls, lu, userKey, s.sequence
-	ls.sockets[k] = struct{}{}
-	lu.sockets[k] = struct{}{}
+	k := newSocket(s, c)
+	k.bySession, k.byUser, k.sequence = session, user, s.sequence
+	s.sessions[session.key], s.users[user.key] = session, user
+	session.sockets[k], user.sockets[k] = struct{}{}, struct{}{}
 	s.unfinished[k] = struct{}{}
 	s.places++
-	s.watch(ls, session.ExpiresAt)
+	s.watch(session, c.session.ExpiresAt)
+	if s.gaps != c.gaps { // its session was not among those that were rechecked
+		s.scheduleRecheck(session)
+	}
+	return k, nil
+}
+
+// groupsOf returns the groups of a session and its person, empty.
+func (s *Sockets) groupsOf(c *Session) (session, user *group) {
+	who := User{c.Provider, c.UserID}
+	session = &group{key: tickets.HashSession(c.ID), limit: s.opts.MaxPerSession}
+	user = &group{key: tickets.HashUser(c.Provider, c.UserID), limit: s.opts.MaxPerUser}
+	session.sockets, user.sockets = make(map[*socket]struct{}), make(map[*socket]struct{})
+	session.user, user.user = who, who
+	if c.ID == "" { // a session of its own, that nobody can name
+		session.limit = 0
+		_, _ = rand.Read(session.key[:])
+	}
+	if c.UserID == "" {
+		user.limit = 0
+	}
+	return session, user
+}
+
+// hasPlace reports whether g is below its limit. Where the oldest is evicted, that
+// happens when the new socket opens: until then, only those that have not opened
+// must be below the limit.
+func (s *Sockets) hasPlace(g *group) bool {
+	n := len(g.sockets)
+	if s.opts.EvictOldest {
+		n -= g.open
+	}
+	return g.limit == 0 || n < g.limit
 }
 
 // release gives back k's place.
 func (s *Sockets) release(k *socket, wasOpen bool) {
-	delete(k.ls.sockets, k)
-	delete(k.lu.sockets, k)
 	s.places--
 	if wasOpen {
-		k.ls.open--
-		k.lu.open--
 		s.open--
 	}
-	if len(k.ls.sockets) == 0 {
-		delete(s.sessions, k.ls.key)
-		k.ls.stop()
+	for _, g := range []*group{k.bySession, k.byUser} {
+		delete(g.sockets, k)
+		if wasOpen {
+			g.open--
+		}
 	}
-	if len(k.lu.sockets) == 0 {
-		delete(s.users, k.userKey)
+	if len(k.bySession.sockets) == 0 {
+		delete(s.sessions, k.bySession.key)
+		k.bySession.stop()
+	}
+	if len(k.byUser.sockets) == 0 {
+		delete(s.users, k.byUser.key)
 	}
 }
 
@@ -197,41 +174,44 @@ func (s *Sockets) openStream(k *socket) bool {
 	return opened
 }
 
-// evictFor moves the sockets to closing that are over a limit now that k is open.
-// The caller calls startClosing for them after unlocking.
+// evictFor moves the oldest sockets to closing that are over a limit now that k is
+// open. The caller calls startClosing for them after unlocking.
 func (s *Sockets) evictFor(k *socket) (evicted []*socket) {
 	if !s.opts.EvictOldest || k.state != stateOpen {
 		return nil
 	}
-	evict := func(g *group, limit int) {
-		for limit > 0 && g.open > limit {
+	for _, g := range []*group{k.bySession, k.byUser} {
+		for g.limit > 0 && g.open > g.limit {
 			oldest := g.oldest(k)
 			oldest.move(stateClosing)
 			oldest.cause = causeEvicted
 			evicted = append(evicted, oldest)
 		}
 	}
-	evict(&k.ls.group, s.opts.MaxPerSession)
-	if k.session.Load().UserID != "" {
-		evict(&k.lu.group, s.opts.MaxPerUser)
-	}
 	return evicted
 }
 
-func (s *Sockets) ofSession(key hash) []*socket {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if ls := s.sessions[key]; ls != nil {
-		return ls.list()
+// oldest returns the open socket that was admitted first, but for newest.
+func (g *group) oldest(newest *socket) *socket {
+	var oldest *socket
+	for k := range g.sockets {
+		if k != newest && k.state == stateOpen && (oldest == nil || k.sequence < oldest.sequence) {
+			oldest = k
+		}
 	}
-	return nil
+	return oldest
 }
 
-func (s *Sockets) ofUser(key hash) []*socket {
+// ofSession returns the sockets of a session; ofUser, those of a person.
+func (s *Sockets) ofSession(key hash) []*socket { return s.list(s.sessions, key) }
+
+func (s *Sockets) ofUser(key hash) []*socket { return s.list(s.users, key) }
+
+func (s *Sockets) list(groups map[hash]*group, key hash) []*socket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if lu := s.users[key]; lu != nil && lu.user.UserID != "" {
-		return lu.list()
+	if g := groups[key]; g != nil {
+		return slices.Collect(maps.Keys(g.sockets))
 	}
 	return nil
 }

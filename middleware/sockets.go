@@ -32,19 +32,19 @@ type Sockets struct {
 	stopEvents func() // stops listening to the issuer
 
 	mu         sync.Mutex
-	sessions   map[hash]*liveSession // that have sockets with a place
-	users      map[hash]*liveUser    // that have sockets with a place
-	places     int                   // taken: sockets admitted or open
-	open       int                   // sockets that are open
-	unfinished map[*socket]struct{}  // whose last audit line is not written
-	sequence   uint64                // numbers sockets in the order of their admission
-	shut       bool                  // Shutdown has begun
-	outOfTime  bool                  // Shutdown's context has ended
-	drained    chan struct{}         // closed when shut and nothing is unfinished
+	sessions   map[hash]*group      // that have sockets with a place
+	users      map[hash]*group      // that have sockets with a place
+	places     int                  // taken: sockets admitted or open
+	open       int                  // sockets that are open
+	unfinished map[*socket]struct{} // whose last audit line is not written
+	sequence   uint64               // numbers sockets in the order of their admission
+	shut       bool                 // Shutdown has begun
+	outOfTime  bool                 // Shutdown's context has ended
+	drained    chan struct{}        // closed when shut and nothing is unfinished
 
-	gaps     uint64         // found in the revocation log, so far
-	queue    []*liveSession // to be rechecked
-	checkers int            // goroutines that recheck
+	gaps     uint64   // found in the revocation log, so far
+	queue    []*group // sessions to be rechecked
+	checkers int      // goroutines that recheck
 }
 
 // hash is the SHA-256 of a session's id or of a person's names: an id may be a
@@ -102,8 +102,8 @@ func NewSockets(issuer *tickets.Issuer, opts *SocketsOptions) (*Sockets, error) 
 	s := &Sockets{
 		issuer:     issuer,
 		opts:       o,
-		sessions:   make(map[hash]*liveSession),
-		users:      make(map[hash]*liveUser),
+		sessions:   make(map[hash]*group),
+		users:      make(map[hash]*group),
 		unfinished: make(map[*socket]struct{}),
 		drained:    make(chan struct{}),
 	}
@@ -150,6 +150,9 @@ func (s *Sockets) CloseSession(id, reason string) int {
 
 // CloseUser closes the sockets of a person, as CloseSession does of a session.
 func (s *Sockets) CloseUser(provider, userID, reason string) int {
+	if userID == "" {
+		return 0
+	}
 	return s.close(s.ofUser(tickets.HashUser(provider, userID)), closeBecause(reason))
 }
 
@@ -178,12 +181,12 @@ func cutReason(reason string) string {
 func (s *Sockets) Extend(sessionID string, until time.Time) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ls := s.sessions[tickets.HashSession(sessionID)]
-	if sessionID == "" || ls == nil {
+	session := s.sessions[tickets.HashSession(sessionID)]
+	if session == nil {
 		return 0
 	}
 	n := 0
-	for k := range ls.sockets {
+	for k := range session.sockets {
 		session := *k.session.Load()
 		if ends := session.ExpiresAt; !ends.IsZero() && (until.IsZero() || ends.Before(until)) {
 			session.ExpiresAt = until
@@ -208,19 +211,9 @@ type SocketInfo struct {
 	Stream           bool // not a WebSocket: a request that AdmitRequests admitted
 }
 
-// All returns the live sockets, oldest first. It iterates over a copy, so that
-// the loop's body may close them.
+// All returns the sockets that are live when it is called, oldest first: the
+// loop's body may close them.
 func (s *Sockets) All() iter.Seq[SocketInfo] {
-	return func(yield func(SocketInfo) bool) {
-		for _, info := range s.snapshot() {
-			if !yield(info) {
-				return
-			}
-		}
-	}
-}
-
-func (s *Sockets) snapshot() []SocketInfo {
 	s.mu.Lock()
 	infos := make([]SocketInfo, 0, s.open)
 	for k := range s.unfinished {
@@ -230,7 +223,7 @@ func (s *Sockets) snapshot() []SocketInfo {
 	}
 	s.mu.Unlock()
 	slices.SortFunc(infos, func(a, b SocketInfo) int { return a.OpenedAt.Compare(b.OpenedAt) })
-	return infos
+	return slices.Values(infos)
 }
 
 // Len returns how many sockets are live.
@@ -249,9 +242,9 @@ func (s *Sockets) Users() map[User]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	counts := make(map[User]int, len(s.users))
-	for _, lu := range s.users {
-		if lu.open > 0 {
-			counts[lu.user] = lu.open
+	for _, g := range s.users {
+		if g.open > 0 {
+			counts[g.user] = g.open
 		}
 	}
 	return counts
