@@ -85,7 +85,9 @@ type credentialSessions struct {
 	fault  error
 }
 
-func (c *credentialSessions) Authenticate(_ http.ResponseWriter, r *http.Request) (*Session, error) {
+func (c *credentialSessions) Authenticate(
+	_ http.ResponseWriter, r *http.Request,
+) (*Session, error) {
 	value, presented, wellFormed := c.find(r)
 	if !presented {
 		return nil, ErrNoSession
