@@ -1,8 +1,8 @@
 package audit
 
 import (
+	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -14,14 +14,13 @@ import (
 )
 
 const (
-	softLine   = 32 << 10  // a longer record has its values cut
-	hardLine   = 60 << 10  // no line is longer than this and the little that ends it
-	maxText    = 64 << 10  // of a string, no more is looked at
-	maxRoom    = 128 << 10 // bytes that the parts of one value may have
-	maxName    = 256       // bytes of a name in a record that is cut
-	minValue   = 16        // bytes that every value may have in a record that is cut
-	badValue   = "!ERROR"
-	timeLayout = "2006-01-02T15:04:05.000000+00:00"
+	softLine = 32 << 10  // a longer record has its values cut
+	hardLine = 60 << 10  // no line is longer than this and the little that ends it
+	maxText  = 64 << 10  // of a string, no more is looked at
+	maxRoom  = 128 << 10 // bytes that the parts of one value may have
+	maxName  = 256       // bytes of a name in a record that is cut
+	minValue = 16        // bytes that every value may have in a record that is cut
+	badValue = "!ERROR"
 )
 
 // A record is what becomes of one call of Record: plain values, redacted, no
@@ -170,9 +169,8 @@ func (r *record) name(o *object, name string) (string, bool) {
 		o.top && (strings.EqualFold(name, "ts") || strings.EqualFold(name, "event")) {
 		return "", false
 	}
-	name = r.text(name)
-	if !utf8.ValidString(name) {
-		name = string([]rune(name)) // as it is in a line
+	if !isToken(name) {
+		name = string([]rune(r.text(name))) // U+FFFD for what is not UTF-8, as in a line
 	}
 	r.room -= len(name)
 	return name, !o.has(name)
@@ -201,11 +199,10 @@ func (r *record) text(s string) string {
 		s, r.truncated = s[:maxText], true
 	}
 	r.room -= len(s)
-	if r.raw || s == "" {
+	if r.raw || isToken(s) { // as most are
 		return s
 	}
-	first := strings.TrimLeft(s, " \t\r\n")
-	if first != "" && (first[0] == '{' || first[0] == '[') && json.Valid([]byte(s)) {
+	if strings.IndexByte("{[ \t\r\n", s[0]) >= 0 && json.Valid([]byte(s)) {
 		return r.jsonText(s)
 	}
 	clean := redactText(s, clipped)
@@ -213,6 +210,15 @@ func (r *record) text(s string) string {
 		r.hidden++
 	}
 	return clean
+}
+
+func isToken(s string) bool {
+	for i := range len(s) {
+		if !inToken(s[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // plain returns v as encoding/json and slog's handlers write it in a list.
@@ -227,7 +233,7 @@ func plain(v slog.Value) any {
 	case slog.KindDuration:
 		return v.Duration().String()
 	case slog.KindTime:
-		return v.Time().UTC().Format(timeLayout)
+		return string(appendTime(nil, v.Time()))
 	}
 	return v.Any()
 }
@@ -235,13 +241,24 @@ func plain(v slog.Value) any {
 // encode writes the record's line to buf.
 func (r *record) encode(now time.Time) {
 	b := append(r.buf[:0], `{"ts":"`...)
-	b = now.UTC().AppendFormat(b, timeLayout)
+	b = appendTime(b, now)
 	b = appendString(append(b, `","event":`...), r.event)
 	for _, a := range r.attrs {
 		b = appendString(append(b, ','), a.Key)
 		b = appendValue(append(b, ':'), a.Value)
 	}
 	r.buf = append(b, '}', '\n')
+}
+
+// appendTime is t.AppendFormat with "2006-01-02T15:04:05.000000+00:00", for
+// which package time has no short cut.
+func appendTime(b []byte, t time.Time) []byte {
+	b = t.UTC().AppendFormat(b, time.RFC3339)
+	b[len(b)-1] = '.' // in the place of Z
+	dot := len(b) - 1
+	b = strconv.AppendInt(b, int64(t.Nanosecond()/1000+1_000_000), 10)
+	b = append(b[:dot+1], b[dot+2:]...)
+	return append(b, "+00:00"...)
 }
 
 func appendValue(b []byte, v slog.Value) []byte {
@@ -309,7 +326,8 @@ func appendString(b []byte, s string) []byte {
 		case r == utf8.RuneError:
 			b = utf8.AppendRune(b, r)
 		default:
-			b = fmt.Appendf(b, `\u%04x`, r)
+			b = append(b, `\u`...)
+			b = hex.AppendEncode(b, []byte{byte(r >> 8), byte(r)})
 		}
 		i += size
 		from = i

@@ -96,12 +96,9 @@ func fold(r rune) rune {
 // is a secret that its end would show. One whose form is percent-encoded or
 // escaped as in JSON is found once that is undone, and s is returned like that.
 func redactText(s string, clipped bool) string {
-	if !strings.ContainsAny(s, ":=./ +\t\"%") {
-		return s
-	}
 	m := masker{v: s, clipped: clipped}
 	s = m.masked()
-	if !strings.ContainsAny(s, `%\`) {
+	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '\\') < 0 {
 		return s
 	}
 	m = masker{v: undo(s), clipped: clipped, decoded: true}
