@@ -72,16 +72,14 @@ func (l *Log) Record(ctx context.Context, e Event, attrs ...slog.Attr) {
 		l.suppressed.Add(1)
 		return
 	}
-	if err := l.write(ctx, now, e, attrs, false); err != nil {
-		l.fail(err)
-		return
-	}
-	l.written.Add(1)
+	l.count(l.write(ctx, now, e, attrs, false))
 }
 
 // write redacts and encodes an event, unless that was done before, and writes
 // it to the file or hands it to the handler.
-func (l *Log) write(ctx context.Context, now time.Time, e Event, attrs []slog.Attr, raw bool) error {
+func (l *Log) write(
+	ctx context.Context, now time.Time, e Event, attrs []slog.Attr, raw bool,
+) error {
 	r := newRecord(now, e, attrs, raw)
 	defer r.free()
 	if l.file != nil {
@@ -128,54 +126,42 @@ func (l *Log) summary(e Event, attrs ...slog.Attr) error {
 // slog.NewMultiHandler, to write to a file and somewhere else:
 //
 //	log := audit.New(slog.NewMultiHandler(file.Handler(), metrics))
-func (l *Log) Handler() slog.Handler { return sink{log: l} }
-
-type sink struct {
-	log    *Log
-	scopes []scope
+func (l *Log) Handler() slog.Handler {
+	if l == nil {
+		l = byDefault
+	}
+	return sink(func(ctx context.Context, e Event, attrs []slog.Attr) error {
+		err := l.write(ctx, time.Now(), e, attrs, true)
+		l.count(err)
+		return err
+	})
 }
 
-// A scope is attributes that come first, within a group that has begun.
-type scope struct {
-	group string
-	attrs []slog.Attr
-}
+// A sink is a slog.Handler that is one function.
+type sink func(ctx context.Context, e Event, attrs []slog.Attr) error
 
 func (s sink) Enabled(context.Context, slog.Level) bool { return true }
 
 func (s sink) Handle(ctx context.Context, rec slog.Record) error {
-	l := s.log
-	if l == nil {
-		l = byDefault
-	}
 	attrs := make([]slog.Attr, 0, rec.NumAttrs())
 	rec.Attrs(func(a slog.Attr) bool {
 		attrs = append(attrs, a)
 		return true
 	})
-	for _, sc := range slices.Backward(s.scopes) {
-		attrs = append(slices.Clip(sc.attrs), attrs...)
-		if sc.group != "" {
-			attrs = []slog.Attr{{Key: sc.group, Value: slog.GroupValue(attrs...)}}
-		}
-	}
-	if err := l.write(ctx, time.Now(), Event(rec.Message), attrs, true); err != nil {
-		l.fail(err)
-		return err
-	}
-	l.written.Add(1)
-	return nil
+	return s(ctx, Event(rec.Message), attrs)
 }
 
-func (s sink) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return sink{s.log, append(slices.Clip(s.scopes), scope{attrs: attrs})}
+func (s sink) WithAttrs(first []slog.Attr) slog.Handler {
+	return sink(func(ctx context.Context, e Event, attrs []slog.Attr) error {
+		return s(ctx, e, slices.Concat(first, attrs))
+	})
 }
 
 func (s sink) WithGroup(name string) slog.Handler {
-	if name == "" {
-		return s
-	}
-	return sink{s.log, append(slices.Clip(s.scopes), scope{group: name})}
+	return sink(func(ctx context.Context, e Event, attrs []slog.Attr) error {
+		group := slog.Attr{Key: name, Value: slog.GroupValue(attrs...)}
+		return s(ctx, e, []slog.Attr{group})
+	})
 }
 
 // Enabled reports whether anybody receives what is recorded: it is false over
@@ -219,8 +205,12 @@ func (l *Log) Close() error {
 	return l.closeErr
 }
 
-// fail counts an event that was not written, and warns.
-func (l *Log) fail(err error) {
+// count counts an event that was written or, with an error, was not.
+func (l *Log) count(err error) {
+	if err == nil {
+		l.written.Add(1)
+		return
+	}
 	l.failed.Add(1)
 	l.warn("an event was not recorded", err)
 }

@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"hash/maphash"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -13,13 +12,12 @@ import (
 type floods struct {
 	each, all float64 // per minute
 	report    func(e Event, attrs ...slog.Attr) error
-	seed      maphash.Seed
 
 	reporting sync.Mutex // held during a report, for which Close waits
 
 	mu     sync.Mutex
 	total  bucket
-	kinds  map[uint64]*kind
+	kinds  map[kind]*bucket
 	swept  time.Time
 	timer  *time.Timer
 	closed bool
@@ -30,25 +28,24 @@ type floods struct {
 type kind struct {
 	event        Event
 	reason, addr string
-	bucket       bucket
-	suppressed   uint64
+}
+
+// A bucket fills with the refusals that are written, and empties in a minute.
+type bucket struct {
+	used       float64
+	at         time.Time
+	suppressed uint64
 }
 
 // maxKinds bounds the kinds with an address, and then those with a reason.
-// Those without either are as many as the events that are refusals.
+// Those without either are as many as there are events that are refusals.
 const maxKinds = 256
 
 func newFloods(o FileOptions, report func(Event, ...slog.Attr) error) *floods {
 	return &floods{
-		each: float64(o.RepeatsPerMinute), all: float64(o.RefusalsPerMinute), report: report,
-		seed: maphash.MakeSeed(), kinds: map[uint64]*kind{},
+		each: float64(o.RepeatsPerMinute), all: float64(o.RefusalsPerMinute),
+		report: report, kinds: map[kind]*bucket{},
 	}
-}
-
-// A bucket is empty at first, and empties within a minute.
-type bucket struct {
-	used float64
-	at   time.Time
 }
 
 func (b *bucket) level(now time.Time, perMinute float64) float64 {
@@ -69,107 +66,81 @@ func (b *bucket) take(now time.Time, perMinute float64) bool {
 
 // suppress reports whether a refusal is one too many, and counts it if so.
 func (f *floods) suppress(now time.Time, e Event, attrs []slog.Attr) bool {
-	var reason, addr string
-	for i := range attrs {
-		if attrs[i].Value.Kind() == slog.KindString {
-			switch attrs[i].Key {
-			case "reason":
-				reason = attrs[i].Value.String()
-			case "ip":
-				addr = attrs[i].Value.String()
-			}
+	k := kind{event: e}
+	for _, a := range attrs {
+		switch {
+		case a.Value.Kind() != slog.KindString:
+		case a.Key == "reason":
+			k.reason = short(a.Value.String())
+		case a.Key == "ip":
+			k.addr = neighbourhood(short(a.Value.String()))
 		}
 	}
-	ip, net := neighbourhood(addr)
-
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	k := f.kinds[f.id(e, reason, addr, ip)]
-	if k == nil && f.hasRoom(now, maxKinds) {
-		if net != "" {
-			addr = net
-		}
-		k = f.kind(f.id(e, reason, addr, ip), e, reason, addr)
+	b := f.kinds[k]
+	if b == nil && f.hasRoom(now) {
+		b = f.add(k)
 	}
-	if (k == nil || k.bucket.take(now, f.each)) && f.total.take(now, f.all) {
+	if (b == nil || b.take(now, f.each)) && f.total.take(now, f.all) {
 		return false
 	}
-	if k == nil {
-		k = f.rest(e, reason)
+	if b == nil {
+		k.addr = ""
+		if f.kinds[k] == nil && len(f.kinds) >= 2*maxKinds {
+			k.reason = ""
+		}
+		b = f.add(k)
 	}
-	k.suppressed++
+	b.suppressed++
 	f.arm()
 	return true
 }
 
-// rest returns the kind of the refusals that have none of their own.
-func (f *floods) rest(e Event, reason string) *kind {
-	var none netip.Addr
-	id := f.id(e, reason, "", none)
-	if f.kinds[id] == nil && len(f.kinds) >= 2*maxKinds {
-		reason = ""
-		id = f.id(e, reason, "", none)
-	}
-	return f.kind(id, e, reason, "")
-}
+// short returns what a kind keeps of s.
+func short(s string) string { return s[:min(len(s), 128)] }
 
-func (f *floods) kind(id uint64, e Event, reason, addr string) *kind {
-	k := f.kinds[id]
-	if k == nil {
-		k = &kind{event: e, reason: short(reason), addr: short(addr)}
-		f.kinds[id] = k
-	}
-	return k
-}
-
-// neighbourhood returns the address that an address counts as, and for IPv6
-// its network: one customer has a whole /64 (RFC 6177).
-func neighbourhood(addr string) (ip netip.Addr, net string) {
+// neighbourhood returns the address that addr counts as: one customer has a
+// whole /64 of IPv6 (RFC 6177).
+func neighbourhood(addr string) string {
 	ip, err := netip.ParseAddr(addr)
 	if err != nil {
-		return netip.Addr{}, ""
+		return addr
 	}
 	ip = ip.Unmap().WithZone("")
 	if ip.Is4() {
-		return ip, ip.String()
+		return ip.String()
 	}
-	p, _ := ip.Prefix(64)
-	return p.Addr(), p.String()
+	network, _ := ip.Prefix(64)
+	return network.String()
 }
 
-func (f *floods) id(e Event, reason, addr string, ip netip.Addr) uint64 {
-	var h maphash.Hash
-	h.SetSeed(f.seed)
-	maphash.WriteComparable(&h, e)
-	maphash.WriteComparable(&h, reason)
-	if ip.IsValid() {
-		maphash.WriteComparable(&h, ip)
-	} else {
-		h.WriteString(addr)
+// add returns the bucket of a kind. A kind's strings are kept, so they are copied.
+func (f *floods) add(k kind) *bucket {
+	if f.kinds[k] == nil {
+		k.reason, k.addr = strings.Clone(k.reason), strings.Clone(k.addr)
+		f.kinds[k] = &bucket{}
 	}
-	return h.Sum64()
+	return f.kinds[k]
 }
 
 // hasRoom reports whether there is room for one more kind. Kinds that were
 // quiet make room, but they are looked for only once a second.
-func (f *floods) hasRoom(now time.Time, most int) bool {
-	if len(f.kinds) < most {
+func (f *floods) hasRoom(now time.Time) bool {
+	if len(f.kinds) < maxKinds {
 		return true
 	}
 	if since := now.Sub(f.swept); since >= 0 && since < time.Second {
 		return false
 	}
 	f.swept = now
-	for id, k := range f.kinds {
-		if k.suppressed == 0 && k.bucket.level(now, f.each) == 0 {
-			delete(f.kinds, id)
+	for k, b := range f.kinds {
+		if b.suppressed == 0 && b.level(now, f.each) == 0 {
+			delete(f.kinds, k)
 		}
 	}
-	return len(f.kinds) < most
+	return len(f.kinds) < maxKinds
 }
-
-// short returns a copy of s that can be kept.
-func short(s string) string { return strings.Clone(s[:min(len(s), 128)]) }
 
 // reportAll reports what was suppressed since the last time. What can't be
 // reported is reported with the rest the next time.
@@ -177,10 +148,10 @@ func (f *floods) reportAll() {
 	f.reporting.Lock()
 	defer f.reporting.Unlock()
 	f.mu.Lock()
-	suppressed := map[*kind]uint64{}
-	for _, k := range f.kinds {
-		if k.suppressed > 0 {
-			suppressed[k] = k.suppressed
+	suppressed := map[kind]uint64{}
+	for k, b := range f.kinds {
+		if b.suppressed > 0 {
+			suppressed[k] = b.suppressed
 		}
 	}
 	f.timer = nil
@@ -194,7 +165,7 @@ func (f *floods) reportAll() {
 		err := f.report(k.event, append(attrs, slog.Uint64("suppressed", n))...)
 		f.mu.Lock()
 		if err == nil {
-			k.suppressed -= n
+			f.kinds[k].suppressed -= n
 		} else {
 			f.arm()
 		}

@@ -63,8 +63,8 @@ type File struct {
 	gaps    gaps
 
 	tidying sync.WaitGroup // and warnings
-	untidy  atomic.Int32  // rotations since the old files were last looked at
-	stop    chan struct{} // closed: tidying ends
+	untidy  atomic.Int32   // rotations since the old files were last looked at
+	stop    chan struct{}  // closed: tidying ends
 }
 
 // gaps counts missing lines by reason: those that no line in the file speaks
