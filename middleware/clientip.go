@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/textproto"
 	"strings"
 )
 
@@ -50,7 +51,7 @@ func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
 				}
 				var hop string
 				rest, hop, more = cutLast(rest, ',')
-				if addr, err = parseHop(trimOWS(hop)); err != nil {
+				if addr, err = parseHop(textproto.TrimString(hop)); err != nil {
 					return ""
 				}
 			}

@@ -628,7 +628,7 @@ func TestNewGateReportsAllFaults(t *testing.T) {
 		})
 	require.Error(t, err)
 	for _, part := range []string{
-		"middleware: NewGate: ",
+		"middleware.NewGate: ",
 		"FirstOf[0]: the Authenticator is nil", `CookieSessions: cookie name "s d"`, "CookieSessions: ", "lookup is nil",
 		"BearerSessions: ", "FirstOf[3]: FirstOf: no Authenticator given",
 		`LoginURL: "login": want a path such as /login`,
@@ -667,7 +667,7 @@ func TestNewGateRefuses(t *testing.T) {
 		_, err := middleware.NewGate(c.a, &c.opts)
 		if assert.Error(t, err, c.name) {
 			assert.ErrorContains(t, err, c.want, c.name)
-			assert.ErrorContains(t, err, "middleware: NewGate: ", c.name)
+			assert.ErrorContains(t, err, "middleware.NewGate: ", c.name)
 		}
 	}
 }

@@ -200,12 +200,14 @@ func TestMint(t *testing.T) {
 					require.Zero(t, b.store.puts.Load())
 					lines := b.rec.Lines(t)
 					require.Len(t, lines, 1)
-					assert.Equal(t, []any{tc.reason, "127.0.0.1"}, []any{lines[0]["reason"], lines[0]["ip"]})
+					assert.Equal(t, []any{"ws_mint_refused", tc.reason, "127.0.0.1", "oidc", "ann", ticketID(ann().ID)},
+						[]any{lines[0]["event"], lines[0]["reason"], lines[0]["ip"], lines[0]["provider"], lines[0]["user_id"], lines[0]["session"]})
+					assert.Equal(t, strings.Contains(tc.request, "Origin:"), lines[0]["origin"] != nil)
 					return
 				}
 				ticket := requireMinted(t, a, 30)
-				require.Equal(t, fmt.Sprintf(`{"event":"ws_ticket_minted","provider":"oidc","user_id":"ann","ip":"127.0.0.1","ticket_id":"%s","endpoint":"%s"}`+"\n",
-					ticketID(ticket), tc.endpoint), b.rec.Text())
+				require.Equal(t, fmt.Sprintf(`{"event":"ws_ticket_minted","provider":"oidc","user_id":"ann","ip":"127.0.0.1","ticket_id":"%s","endpoint":"%s","session":"%s"}`+"\n",
+					ticketID(ticket), tc.endpoint, ticketID(ann().ID)), b.rec.Text())
 				g, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
 				require.NoError(t, err)
 				require.Equal(t, tc.endpoint, g.Endpoint)
@@ -365,7 +367,7 @@ func TestMintForSession(t *testing.T) {
 				}
 				assert.Equal(t, tc.body, a.Body)
 				assert.Equal(t, "no-store", a.Header.Get("Cache-Control"))
-				assert.Equal(t, []any{"ws_ticket_rejected", tc.reason}, []any{lines[0]["event"], lines[0]["reason"]})
+				assert.Equal(t, []any{"ws_mint_refused", tc.reason}, []any{lines[0]["event"], lines[0]["reason"]})
 				if tc.status == http.StatusServiceUnavailable {
 					assert.Regexp(t, `^[1-9]$`, a.Header.Get("Retry-After"))
 				}
@@ -402,7 +404,8 @@ func TestMintShare(t *testing.T) {
 		require.Equal(t, http.StatusTooManyRequests, a.Status)
 		requireRefused(t, 429, "too_many", a, false)
 		assert.Contains(t, []string{"20", "21"}, a.Header.Get("Retry-After"))
-		assert.Equal(t, `{"event":"ws_upgrade_refused","reason":"too_many","ip":"pipe","path":"`+mintPath+`"}`+"\n", rec.Take())
+		assert.Equal(t, `{"event":"ws_mint_refused","reason":"too_many","ip":"pipe","path":"`+mintPath+
+			`","provider":"oidc","user_id":"ann","session":"`+ticketID(ann().ID)+`"}`+"\n", rec.Take())
 		time.Sleep(21 * time.Second)
 		requireMinted(t, try(), 30)
 		require.NoError(t, conn.Close())
@@ -457,7 +460,7 @@ func TestNewMint_RefusesTTLUnderOneSecond(t *testing.T) {
 		if valid {
 			require.NoError(t, err)
 		} else {
-			require.ErrorContains(t, err, "middleware: NewMint: the issuer's TTL is "+ttl.String())
+			require.ErrorContains(t, err, "middleware.NewMint: the issuer's TTL is "+ttl.String())
 		}
 		require.NoError(t, issuer.Close())
 	}

@@ -42,9 +42,9 @@ func (s *Sockets) hasRoom() (gaps uint64, rej *Rejection) {
 func (s *Sockets) full() *Rejection {
 	switch {
 	case s.shut:
-		return rejectGoingAway()
+		return reject(refusedGoingAway, nil)
 	case s.opts.Max > 0 && s.places >= s.opts.Max:
-		return rejectTooMany()
+		return reject(refusedTooMany, nil)
 	}
 	return nil
 }
@@ -95,7 +95,7 @@ func (s *Sockets) reserve(c *candidate) (*socket, *Rejection) {
 		return nil, rej
 	}
 	if !s.hasPlace(session) || !s.hasPlace(user) {
-		return nil, rejectTooMany()
+		return nil, reject(refusedTooMany, nil)
 	}
 	s.sequence++
 	k := newSocket(s, c)
@@ -236,23 +236,7 @@ func (s *Sockets) checkDrained() {
 	}
 }
 
-// TEMPORARY
-func rejectGoingAway() *Rejection {
-	rej := refuse(http.StatusServiceUnavailable, codeUnavailable, reasonGoingAway)
-	rej.CloseCode = closeGoingAway
-	return rej
-}
-func rejectTooMany() *Rejection {
-	return refuse(http.StatusTooManyRequests, codeTooMany, reasonTooMany)
-}
-func rejectConsume(err error) *Rejection {
-	var a attempt
-	a.refuseConsume(err)
-	return &a.rej
-}
-
 const (
-	reasonGoingAway    = "going_away"
 	reasonRecheck      = "recheck"
 	closeInternalError = 1011
 )

@@ -182,7 +182,7 @@ func TestRejectByClosingOnTheWire(t *testing.T) {
 		srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			h.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
 		}))
-		requireRefusal(t, refusal{status: 401, code: "ticket_rejected"}, send(t, srv, upgrade("GET", "/ws")), false)
+		requireRefusal(t, refusal{status: 501, code: "not_implemented"}, send(t, srv, upgrade("GET", "/ws")), false)
 	})
 }
 

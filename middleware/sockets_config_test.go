@@ -20,7 +20,7 @@ func TestNewGuard_RefusesSocketsThatDoNotFit(t *testing.T) {
 	}{
 		"of another issuer": {middleware.GuardOptions{Sockets: other.sockets}, "another issuer"},
 		"a zero value":      {middleware.GuardOptions{Sockets: &middleware.Sockets{}}, "NewSockets"},
-		"beside an Audit":   {middleware.GuardOptions{Sockets: app.sockets, Audit: log}, "Audit"},
+		"beside an Audit":   {middleware.GuardOptions{Sockets: app.sockets, Audit: log}, "another Audit"},
 	} {
 		_, err := middleware.NewGuard(app.issuer, &tt.opts)
 		require.ErrorContains(t, err, "NewGuard: ", name)

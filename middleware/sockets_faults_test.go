@@ -185,22 +185,6 @@ func TestEvictionCountsASocketOnce(t *testing.T) {
 	})
 }
 
-// http.TimeoutHandler and many wrappers can't be hijacked: the library must learn
-// that before it answers 101.
-func TestWriterThatCannotBeHijacked(t *testing.T) {
-	app := newSocketApp(t, nil, socketAppOptions{})
-	offers := true
-	app.guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, offers = w.(http.Hijacker)
-		w.WriteHeader(http.StatusNotImplemented)
-	})).ServeHTTP(httptest.NewRecorder(), func() *http.Request {
-		r := httptest.NewRequest("GET", app.ticketFor(t, annsGrant()), nil)
-		r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}}
-		return r
-	}())
-	require.False(t, offers)
-}
-
 func TestGuardRefusesZeroSockets(t *testing.T) {
 	app := newSocketApp(t, nil, socketAppOptions{})
 	_, err := middleware.NewGuard(app.issuer, &middleware.GuardOptions{Sockets: &middleware.Sockets{}})

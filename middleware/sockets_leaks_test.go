@@ -60,7 +60,7 @@ func requireNoneLeft(t *testing.T, before map[string]string) {
 			return
 		}
 		if time.Now().After(end) {
-			require.Fail(t, "goroutines are left", "%d of them:\n\n%s", len(left), strings.Join(left, "\n\n"))
+			require.Fail(t, "goroutines are left", "%s", strings.Join(left, "\n\n"))
 		}
 	}
 }
@@ -230,15 +230,19 @@ var hardEnds = []struct {
 	}},
 }
 
+func plainHandler(h http.HandlerFunc) func(*testing.T) http.Handler {
+	return func(*testing.T) http.Handler { return h }
+}
+
 func TestClose_LeavesNothing(t *testing.T) {
 	for _, h := range []struct {
 		name string
 		make func(t *testing.T) http.Handler
 	}{
-		{"frames by hand", func(*testing.T) http.Handler { return http.HandlerFunc(duplexByHand) }},
-		{"only reads", func(*testing.T) http.Handler { return http.HandlerFunc(idleByHand) }},
-		{"handler returns", func(*testing.T) http.Handler { return http.HandlerFunc(leavesByHand) }},
-		{"coder", func(*testing.T) http.Handler { return http.HandlerFunc(duplexOfCoder) }},
+		{"frames by hand", plainHandler(duplexByHand)},
+		{"only reads", plainHandler(idleByHand)},
+		{"handler returns", plainHandler(leavesByHand)},
+		{"coder", plainHandler(duplexOfCoder)},
 		{"reverse proxy", func(t *testing.T) http.Handler { return proxyTo(t, duplexOfCoder) }},
 	} {
 		for _, peer := range badPeers {

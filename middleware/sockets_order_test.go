@@ -147,7 +147,7 @@ func TestClose_StreamsContextEndsAtOnce(t *testing.T) {
 		t.Run(fmt.Sprint("hijacks_", hijacks), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				out := make(chan held, 1)
-				app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				stream := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					h := held{ctx: r.Context()}
 					if hijacks {
 						var err error
@@ -160,7 +160,9 @@ func TestClose_StreamsContextEndsAtOnce(t *testing.T) {
 					}
 					out <- h
 					<-r.Context().Done()
-				}), socketAppOptions{guard: middleware.GuardOptions{AdmitRequests: true}})
+				})
+				app := newSocketApp(t, stream, socketAppOptions{
+					guard: middleware.GuardOptions{AdmitRequests: true}})
 				c, err := app.dial()
 				require.NoError(t, err)
 				defer c.Close()

@@ -2,8 +2,6 @@ package compat
 
 import (
 	"context"
-	"encoding/binary"
-	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -12,13 +10,11 @@ import (
 
 	coder "github.com/coder/websocket"
 	"github.com/gobwas/ws"
-	"github.com/gobwas/ws/wsutil"
 	gorilla "github.com/gorilla/websocket"
 	nbio "github.com/lesismal/nbio/nbhttp/websocket"
 	"github.com/lxzan/gws"
 	"github.com/olahol/melody"
 	xnet "golang.org/x/net/websocket"
-	"golang.org/x/sync/errgroup"
 )
 
 // A follower is a handler that acts on its context, in one of the ways in which
@@ -34,7 +30,7 @@ func handler(h http.HandlerFunc) func(*testing.T) http.Handler {
 }
 
 var followers = []follower{
-	{"coder reads and writes with it", false, handler(coderEcho(coder.CompressionDisabled).ServeHTTP)},
+	{"coder reads and writes with it", false, handler(coderPlain.ServeHTTP)},
 	{"coder closes at once", false, handler(coderFollows(func(ctx context.Context, c *coder.Conn) {
 		<-ctx.Done()
 		_ = c.CloseNow()
@@ -46,7 +42,9 @@ var followers = []follower{
 	{"coder's NetConn", false, handler(coderNetConn)},
 	{"coder's CloseRead", true, handler(coderCloseRead)},
 	{"coder in an errgroup", false, handler(coderErrgroup)},
-	{"gorilla closes at once", false, handler(gorillaFollows(func(c *gorilla.Conn) { _ = c.Close() }))},
+	{"gorilla closes at once", false, handler(gorillaFollows(func(c *gorilla.Conn) {
+		_ = c.Close()
+	}))},
 	{"gorilla closes what is below", false, handler(gorillaFollows(func(c *gorilla.Conn) {
 		_ = c.NetConn().Close()
 	}))},
@@ -59,31 +57,43 @@ var followers = []follower{
 		_ = c.SetReadDeadline(time.Now())
 	}))},
 	{"gorilla with two pumps", false, handler(gorillaPumps)},
-	{"gobwas closes at once", false, handler(gobwasFollows(func(_ *sync.Mutex, c net.Conn) { _ = c.Close() }))},
+	{"gobwas closes at once", false, handler(gobwasFollows(func(_ *sync.Mutex, c net.Conn) {
+		_ = c.Close()
+	}))},
 	{"gobwas says goodbye", false, handler(gobwasFollows(func(writing *sync.Mutex, c net.Conn) {
 		writing.Lock()
 		_ = ws.WriteFrame(c, ws.NewCloseFrame(ws.NewCloseFrameBody(1001, "goodbye")))
 		writing.Unlock()
 		_ = c.Close()
 	}))},
-	{"gws closes at once", false, handler(gwsFollows(func(c *gws.Conn) { _ = c.NetConn().Close() }))},
-	{"gws says goodbye", false, handler(gwsFollows(func(c *gws.Conn) { _ = c.WriteClose(1001, []byte("goodbye")) }))},
-	{"x/net closes at once", false, handler(xnetFollows(func(c *xnet.Conn) { _ = c.Close() }))},
-	{"x/net runs out of time", false, handler(xnetFollows(func(c *xnet.Conn) {
+	{"gws closes at once", false, handler(gwsFollows(func(c *gws.Conn) {
+		_ = c.NetConn().Close()
+	}))},
+	{"gws says goodbye", false, handler(gwsFollows(func(c *gws.Conn) {
+		_ = c.WriteClose(1001, []byte("goodbye"))
+	}))},
+	{"x_net closes at once", false, handler(xnetFollows(func(c *xnet.Conn) { _ = c.Close() }))},
+	{"x_net runs out of time", false, handler(xnetFollows(func(c *xnet.Conn) {
 		_ = c.SetDeadline(time.Now())
 	}))},
 	{"melody closes at once", false, melodyFollows(func(s *melody.Session) { _ = s.Close() })},
 	{"melody says goodbye", false, melodyFollows(func(s *melody.Session) {
 		_ = s.CloseWithMsg(melody.FormatCloseMessage(1001, "goodbye"))
 	})},
-	{"nbio closes at once", false, handler(nbioFollows(func(c *nbio.Conn) { _ = c.Close() }))},
-	{"nbio says goodbye", false, handler(nbioFollows(func(c *nbio.Conn) { _ = c.WriteClose(1001, "goodbye") }))},
-	{"reverse proxy", false, func(t *testing.T) http.Handler { return proxied(t, coderEcho(coder.CompressionDisabled)) }},
+	{"nbio closes at once", false, handler(nbioFollows(func(c *nbio.Conn) {
+		_ = c.Close()
+	}))},
+	{"nbio says goodbye", false, handler(nbioFollows(func(c *nbio.Conn) {
+		_ = c.WriteClose(1001, "goodbye")
+	}))},
+	{"reverse proxy", false, func(t *testing.T) http.Handler { return proxied(t, coderPlain) }},
 	{"reverse proxy of pushes", true, func(t *testing.T) http.Handler {
 		return proxied(t, http.HandlerFunc(coderCloseRead))
 	}},
-	{"frames by hand, closes at once", true, handler(pushByHand(func(_ *sync.Mutex, c net.Conn) { _ = c.Close() }))},
-	{"frames by hand, says goodbye", true, handler(pushByHand(func(writing *sync.Mutex, c net.Conn) {
+	{"frames by hand close at once", true, handler(pushByHand(func(_ *sync.Mutex, c net.Conn) {
+		_ = c.Close()
+	}))},
+	{"frames by hand say goodbye", true, handler(pushByHand(func(writing *sync.Mutex, c net.Conn) {
 		writing.Lock()
 		_, _ = c.Write([]byte{0x88, 2, 0x03, 0xe9})
 		writing.Unlock()
@@ -91,12 +101,14 @@ var followers = []follower{
 	}))},
 }
 
+var coderPlain = coderEcho(coder.CompressionDisabled)
+
 // closers are the libraries' echoes that select on the context, and close their
 // connection at once.
 var closers = map[string]string{
 	"coder": "coder closes at once", "gorilla": "gorilla closes at once",
 	"gobwas": "gobwas closes at once", "gws": "gws closes at once",
-	"x_net": "x/net closes at once", "reverse_proxy": "reverse proxy",
+	"x_net": "x_net closes at once", "reverse_proxy": "reverse proxy",
 }
 
 func followerNamed(name string) follower {
@@ -107,270 +119,3 @@ func followerNamed(name string) follower {
 	}
 	panic("no follower is called " + name)
 }
-
-func coderAccept(w http.ResponseWriter, r *http.Request) *coder.Conn {
-	c, err := coder.Accept(w, r, &coder.AcceptOptions{CompressionMode: coder.CompressionDisabled})
-	if err != nil {
-		return nil
-	}
-	c.SetReadLimit(maxMessage)
-	return c
-}
-
-// coderFollows echoes without the context, and leaves that to follow.
-func coderFollows(follow func(context.Context, *coder.Conn)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		c := coderAccept(w, r)
-		if c == nil {
-			return
-		}
-		defer c.CloseNow()
-		go follow(r.Context(), c)
-		for {
-			kind, msg, err := c.Read(context.Background())
-			if err != nil {
-				return
-			}
-			if c.Write(context.Background(), kind, msg) != nil {
-				return
-			}
-		}
-	}
-}
-
-func thousandChildren(ctx context.Context, c *coder.Conn) {
-	for i := range 1000 {
-		child, cancel := context.WithTimeout(context.WithValue(ctx, i, i), time.Hour)
-		context.AfterFunc(child, func() {
-			cancel()
-			_ = c.Close(coder.StatusGoingAway, "goodbye")
-		})
-	}
-}
-
-func coderNetConn(w http.ResponseWriter, r *http.Request) {
-	if c := coderAccept(w, r); c != nil {
-		conn := coder.NetConn(r.Context(), c, coder.MessageBinary)
-		defer conn.Close()
-		buf := make([]byte, maxMessage)
-		for { // whole messages, so that the page can compare
-			n, err := io.ReadFull(conn, buf[:messageSize])
-			if err != nil {
-				return
-			}
-			if _, err := conn.Write(buf[:n]); err != nil {
-				return
-			}
-		}
-	}
-}
-
-func coderCloseRead(w http.ResponseWriter, r *http.Request) {
-	c := coderAccept(w, r)
-	if c == nil {
-		return
-	}
-	defer c.CloseNow()
-	ctx := c.CloseRead(r.Context())
-	for c.Write(ctx, coder.MessageBinary, pushed()) == nil {
-	}
-}
-
-func coderErrgroup(w http.ResponseWriter, r *http.Request) {
-	c := coderAccept(w, r)
-	if c == nil {
-		return
-	}
-	defer c.CloseNow()
-	group, ctx := errgroup.WithContext(r.Context())
-	messages := make(chan []byte)
-	group.Go(func() error {
-		for {
-			_, msg, err := c.Read(ctx)
-			if err != nil {
-				return err
-			}
-			select {
-			case messages <- msg:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-	})
-	group.Go(func() error {
-		for {
-			select {
-			case msg := <-messages:
-				if err := c.Write(ctx, coder.MessageBinary, msg); err != nil {
-					return err
-				}
-			case <-ctx.Done():
-				return c.Close(coder.StatusGoingAway, "goodbye")
-			}
-		}
-	})
-	_ = group.Wait()
-}
-
-func gorillaFollows(end func(*gorilla.Conn)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		c, err := (&gorilla.Upgrader{}).Upgrade(w, r, nil)
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		go func() {
-			<-r.Context().Done()
-			end(c)
-		}()
-		for {
-			kind, msg, err := c.ReadMessage()
-			if err != nil {
-				return
-			}
-			if c.WriteMessage(kind, msg) != nil {
-				return
-			}
-		}
-	}
-}
-
-// gorillaPumps reads in one goroutine and writes in another, as chats do.
-func gorillaPumps(w http.ResponseWriter, r *http.Request) {
-	c, err := (&gorilla.Upgrader{}).Upgrade(w, r, nil)
-	if err != nil {
-		return
-	}
-	messages := make(chan []byte)
-	go func() {
-		defer c.Close()
-		for {
-			select {
-			case msg := <-messages:
-				if c.WriteMessage(gorilla.BinaryMessage, msg) != nil {
-					return
-				}
-			case <-r.Context().Done():
-				_ = c.WriteMessage(gorilla.CloseMessage, gorilla.FormatCloseMessage(1001, "goodbye"))
-				return
-			}
-		}
-	}()
-	for {
-		_, msg, err := c.ReadMessage()
-		if err != nil {
-			return
-		}
-		select {
-		case messages <- msg:
-		case <-r.Context().Done():
-			return
-		}
-	}
-}
-
-func gobwasFollows(end func(writing *sync.Mutex, c net.Conn)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		c, _, _, err := ws.UpgradeHTTP(r, w)
-		if err != nil {
-			return
-		}
-		writing := new(sync.Mutex)
-		context.AfterFunc(r.Context(), func() { end(writing, c) })
-		go func() {
-			defer c.Close()
-			for {
-				msg, op, err := wsutil.ReadClientData(c)
-				if err != nil {
-					return
-				}
-				writing.Lock()
-				err = wsutil.WriteServerMessage(c, op, msg)
-				writing.Unlock()
-				if err != nil {
-					return
-				}
-			}
-		}()
-	}
-}
-
-func gwsFollows(end func(*gws.Conn)) http.HandlerFunc {
-	u := gws.NewUpgrader(gwsEvents{}, &gws.ServerOption{ReadMaxPayloadSize: maxMessage})
-	return func(w http.ResponseWriter, r *http.Request) {
-		c, err := u.Upgrade(w, r)
-		if err != nil {
-			return
-		}
-		context.AfterFunc(r.Context(), func() { end(c) })
-		go c.ReadLoop()
-	}
-}
-
-func xnetFollows(end func(*xnet.Conn)) http.HandlerFunc {
-	return xnet.Server{Handler: func(c *xnet.Conn) {
-		go func() {
-			<-c.Request().Context().Done()
-			end(c)
-		}()
-		xnetLoop(c)
-	}}.ServeHTTP
-}
-
-func melodyFollows(end func(*melody.Session)) func(*testing.T) http.Handler {
-	return func(t *testing.T) http.Handler {
-		m := melody.New()
-		m.Config.MaxMessageSize = maxMessage
-		m.HandleMessageBinary(func(s *melody.Session, msg []byte) { _ = s.WriteBinary(msg) })
-		m.HandleConnect(func(s *melody.Session) {
-			context.AfterFunc(s.Request.Context(), func() { end(s) })
-		})
-		t.Cleanup(func() { _ = m.Close() })
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _ = m.HandleRequest(w, r) })
-	}
-}
-
-func nbioFollows(end func(*nbio.Conn)) http.HandlerFunc {
-	u := nbio.NewUpgrader()
-	u.OnMessage(func(c *nbio.Conn, kind nbio.MessageType, msg []byte) { _ = c.WriteMessage(kind, msg) })
-	return func(w http.ResponseWriter, r *http.Request) {
-		c, err := u.Upgrade(w, r, nil)
-		if err != nil {
-			return
-		}
-		context.AfterFunc(r.Context(), func() { end(c) })
-	}
-}
-
-// pushByHand writes frames in pieces, as some do to save a buffer.
-func pushByHand(end func(writing *sync.Mutex, c net.Conn)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		c, _, _, err := ws.UpgradeHTTP(r, w)
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		writing := new(sync.Mutex)
-		go func() {
-			<-r.Context().Done()
-			end(writing, c)
-		}()
-		head := binary.BigEndian.AppendUint64([]byte{0x82, 127}, uint64(len(pushed())))
-		for {
-			writing.Lock()
-			_, err := c.Write(head)
-			for rest := pushed(); err == nil && len(rest) > 0; {
-				n := min(len(rest), 8<<10)
-				_, err = c.Write(rest[:n])
-				rest = rest[n:]
-			}
-			writing.Unlock()
-			if err != nil {
-				return
-			}
-		}
-	}
-}
-
-// pushed is the message of those that push.
-var pushed = sync.OnceValue(func() []byte { return make([]byte, 256<<10) })

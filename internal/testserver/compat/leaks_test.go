@@ -37,7 +37,9 @@ var duplexes = []struct {
 	{"gobwas", handler(duplexGobwas)},
 	{"gws", handler(duplexGws)},
 	{"x_net", handler(xnet.Server{Handler: duplexXnet}.ServeHTTP)},
-	{"reverse_proxy", func(t *testing.T) http.Handler { return proxied(t, http.HandlerFunc(duplexCoder)) }},
+	{"reverse_proxy", func(t *testing.T) http.Handler {
+		return proxied(t, http.HandlerFunc(duplexCoder))
+	}},
 }
 
 // duplex writes without end in this goroutine and reads in another one, and waits
@@ -95,7 +97,8 @@ func duplexGobwas(w http.ResponseWriter, r *http.Request) {
 }
 
 func duplexGws(w http.ResponseWriter, r *http.Request) {
-	u := gws.NewUpgrader(gws.BuiltinEventHandler{}, &gws.ServerOption{ReadMaxPayloadSize: maxMessage})
+	options := &gws.ServerOption{ReadMaxPayloadSize: maxMessage}
+	u := gws.NewUpgrader(gws.BuiltinEventHandler{}, options)
 	c, err := u.Upgrade(w, r)
 	if err != nil {
 		return
@@ -204,8 +207,12 @@ func requireNoneLeft(t *testing.T, before goleak.Option) {
 func endBadly(t *testing.T, h http.Handler, overTLS bool,
 	be func(*gorilla.Conn, <-chan struct{}), end func(*testing.T, *app, string)) {
 	fds := &descriptors{}
-	a := newApp(t, h, appOptions{tls: overTLS, connState: fds.watch, sockets: middleware.SocketsOptions{
-		MaxPerSession: 1, EvictOldest: true, CloseGrace: 50 * time.Millisecond}})
+	a := newApp(t, h, appOptions{
+		tls: overTLS, connState: fds.watch,
+		sockets: middleware.SocketsOptions{
+			MaxPerSession: 1, EvictOldest: true, CloseGrace: 50 * time.Millisecond,
+		},
+	})
 	session := a.session()
 	c := a.dialAny(t, session)
 	ending := make(chan struct{})

@@ -14,7 +14,7 @@ import (
 // that is spent, and a refusal ends it for good: it misses what comes later.
 func TestEventSourceAlone(t *testing.T) {
 	a := newApp(t)
-	page := a.open("ticketed.js")
+	page := a.ticketgate()
 	page.Expect("401 (Unauthorized)")
 	page.Eval(`ticketed('/events').then((url) => {
 		window.stream = new EventSource(url)
@@ -33,10 +33,10 @@ func TestEventSourceAlone(t *testing.T) {
 // and a restart it misses nothing, and hears nothing twice.
 func TestEventSource(t *testing.T) {
 	a := newApp(t)
-	page := a.open("stream.js")
+	page := a.open("stream")
 	page.Expect("net::ERR_")          // a connection that is cut, or refused during the restart
 	page.Expect("401 (Unauthorized)") // a ticket that was lost with the server that minted it
-	soon(page)
+	chance(page, 0)
 	page.Eval(`void listen('/events', hear, leave.signal)`, nil)
 	for i := range 6 {
 		a.events.send()
@@ -59,7 +59,7 @@ func TestEventSource(t *testing.T) {
 // An image, and a link to a file: each address is good once, and for its own path.
 func TestImageAndDownload(t *testing.T) {
 	a := newApp(t)
-	page := a.open("ticketed.js")
+	page := a.ticketgate()
 	page.Expect("401 (Unauthorized)")
 	page.Expect("403 (Forbidden)")
 	load := `(url) => new Promise((resolve) => {
@@ -69,7 +69,7 @@ func TestImageAndDownload(t *testing.T) {
 		image.src = url
 	})`
 	url := page.String(`ticketed('/picture.png')`)
-	require.Regexp(t, `^/picture\.png\?ticket=[\w-]{43}$`, url)
+	require.Regexp(t, `^`+a.base+`/picture\.png\?ticket=[\w-]{43}$`, url)
 	assert.Equal(t, "7x5", page.String(fmt.Sprintf(`(%s)(%q)`, load, url)))
 	assert.Equal(t, "refused", page.String(fmt.Sprintf(`(%s)(%q)`, load, url+"&again")))
 	assert.Equal(t, 1, a.lines.count("ws_ticket_rejected", `"reason":"used"`, "/picture.png"))

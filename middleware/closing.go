@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net/http"
+	"net/textproto"
 	"strings"
 	"time"
 )
@@ -15,12 +16,13 @@ import (
 const rejectLinger = time.Second
 
 // RejectByClosing is an OnReject that accepts the upgrade and closes it at once
-// with the rejection's CloseCode (4401, 4403, 4429 or 1013) and Code: a page
+// with the rejection's CloseCode (4401, 4403, 4429, 1013 or 1001) and Code: a page
 // sees nothing of an HTTP refusal but close code 1006, and cannot tell a dead
 // session from a dead network. What is no well-formed handshake is refused in
 // HTTP all the same.
 func RejectByClosing(w http.ResponseWriter, r *http.Request, rej *Rejection) {
-	if rej.CloseCode == 0 || !(&attempt{r: r}).checkUpgrade() {
+	in := readIncoming(r)
+	if rej.CloseCode == 0 || in.checkUpgrade() != nil || in.checkHandshake() != nil {
 		rej.ServeHTTP(w, r)
 		return
 	}
@@ -31,7 +33,7 @@ func RejectByClosing(w http.ResponseWriter, r *http.Request, rej *Rejection) {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(rejectLinger))
-	if _, err := conn.Write(refusal(r, rej)); err != nil {
+	if _, err := conn.Write(closingHandshake(in, rej)); err != nil {
 		return
 	}
 	// Closing with unread input would reset the connection, and the reset would
@@ -41,15 +43,17 @@ func RejectByClosing(w http.ResponseWriter, r *http.Request, rej *Rejection) {
 	}
 }
 
-// refusal is the 101 that a handshake asks for, and a close frame behind it.
-func refusal(r *http.Request, rej *Rejection) []byte {
+// closingHandshake returns the 101 that a handshake asks for, and a close frame
+// behind it.
+func closingHandshake(in *incoming, rej *Rejection) []byte {
 	// The GUID and the hash are the protocol's (RFC 6455 section 1.3), not ours.
-	accept := sha1.Sum([]byte(trimOWS(r.Header.Get("Sec-Websocket-Key")) + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	b := []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ")
-	b = base64.StdEncoding.AppendEncode(b, accept[:])
-	for _, p := range splitList(r.Header[protocolHeader]) {
-		if !isTicketProtocol(p) && isToken(p) {
-			b = append(append(b, "\r\nSec-WebSocket-Protocol: "...), p...)
+	key := textproto.TrimString(in.Header.Get("Sec-Websocket-Key"))
+	accept := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	b := []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Accept: " + base64.StdEncoding.EncodeToString(accept[:]))
+	for _, p := range in.protocols {
+		if isToken(p) {
+			b = append(b, "\r\nSec-WebSocket-Protocol: "+p...)
 			break
 		}
 	}
@@ -63,10 +67,7 @@ func refusal(r *http.Request, rej *Rejection) []byte {
 // isToken reports whether s is a token (RFC 9110 section 5.6.2), and so cannot
 // break out of a header.
 func isToken(s string) bool {
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; c <= 0x20 || c >= 0x7f || !isAlnum(c) && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
-			return false
-		}
-	}
-	return s != ""
+	return s != "" && !strings.ContainsFunc(s, func(c rune) bool {
+		return c <= ' ' || c >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c)
+	})
 }
