@@ -22,7 +22,10 @@ func Example() {
 	ctx := context.Background()
 
 	// Over HTTPS, for a page that is signed in:
-	ticket, err := issuer.Mint(ctx, tickets.Grant{SessionID: "s-81", Provider: "oidc", UserID: "ada", Endpoint: "/ws"})
+	ticket, err := issuer.Mint(
+		ctx,
+		tickets.Grant{SessionID: "s-81", Provider: "oidc", UserID: "ada", Endpoint: "/ws"},
+	)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -32,7 +35,7 @@ func Example() {
 	grant, err := issuer.Consume(ctx, tickets.Ticket(answer))
 	fmt.Println(grant.UserID, grant.ExpiresAt.Sub(grant.MintedAt), err)
 
-	// Whoever shows it again:
+	// At the second use:
 	_, err = issuer.Consume(ctx, tickets.Ticket(answer))
 	fmt.Println(errors.Is(err, tickets.ErrInvalid), errors.Is(err, tickets.ErrUsed))
 	// Output:
@@ -44,11 +47,11 @@ func ExampleNewIssuer_badOptions() {
 	_, err := tickets.NewIssuer(nil, &tickets.IssuerOptions{TTL: 24 * time.Hour})
 	fmt.Println(err)
 	// Output:
-	// new issuer: store is nil, want a Store such as NewMemoryStore(nil)
+	// tickets.NewIssuer: store is nil, want a Store such as NewMemoryStore(nil)
 	// TTL is 24h0m0s, want 1ms to 1h0m0s
 }
 
-// Three answers, and what to make of them.
+// Three answers, and what to do with each.
 func ExampleIssuer_Consume() {
 	issuer, _ := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
 	admit := func(ticket tickets.Ticket) string {
@@ -59,7 +62,7 @@ func ExampleIssuer_Consume() {
 		case errors.Is(err, tickets.ErrInvalid):
 			return "401: " + err.Error() // for the audit; the client learns no more than 401
 		default:
-			return "503: " + err.Error() // it could not be decided: nobody comes in
+			return "503: " + err.Error() // no answer: do not admit
 		}
 	}
 	ticket, _ := issuer.Mint(context.Background(), tickets.Grant{UserID: "ada"})
@@ -74,7 +77,10 @@ func ExampleIssuer_Consume() {
 }
 
 func ExampleTooManyError() {
-	issuer, _ := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxPerSession: 1})
+	issuer, _ := tickets.NewIssuer(
+		tickets.NewMemoryStore(nil),
+		&tickets.IssuerOptions{MaxPerSession: 1},
+	)
 	grant := tickets.Grant{SessionID: "s-81"}
 	issuer.Mint(context.Background(), grant)
 	_, err := issuer.Mint(context.Background(), grant)
@@ -97,10 +103,11 @@ func ExampleIssuer_Revoke() {
 	ticket, _ := issuer.Mint(ctx, grant)
 
 	// The session has ended in the application's own store. Then:
-	if err := issuer.Revoke(ctx, tickets.Revocation{SessionID: "s-81", Reason: "logout"}); err != nil {
+	err := issuer.Revoke(ctx, tickets.Revocation{SessionID: "s-81", Reason: "logout"})
+	if err != nil {
 		log.Fatal(err)
 	}
-	_, err := issuer.Consume(ctx, ticket)
+	_, err = issuer.Consume(ctx, ticket)
 	fmt.Println(err)
 	_, err = issuer.Mint(ctx, grant)
 	fmt.Println(err)
@@ -110,14 +117,17 @@ func ExampleIssuer_Revoke() {
 	// mint ticket: the session was revoked
 }
 
-// A person is signed out everywhere, and signs in again.
-func ExampleIssuer_Revoke_person() {
+// A user is signed out everywhere, and signs in again.
+func ExampleIssuer_Revoke_user() {
 	issuer, _ := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
 	session := func(id string, startedAt time.Time) tickets.Grant {
 		return tickets.Grant{SessionID: id, Provider: "oidc", UserID: "ada", StartedAt: startedAt}
 	}
 	now := time.Now()
-	issuer.Revoke(context.Background(), tickets.Revocation{Provider: "oidc", UserID: "ada", Reason: "stolen phone"})
+	issuer.Revoke(
+		context.Background(),
+		tickets.Revocation{Provider: "oidc", UserID: "ada", Reason: "stolen phone"},
+	)
 	fmt.Println("phone:", issuer.Revoked(session("s-1", now.Add(-time.Hour))))
 	fmt.Println("signed in again:", issuer.Revoked(session("s-2", now.Add(time.Minute))))
 	// Output:
@@ -135,14 +145,14 @@ func ExampleTicket() {
 	// 43
 }
 
-// The name of a ticket in an audit log opens no door.
+// The name of a ticket in an audit log cannot be used to open a socket.
 func ExampleTicket_Key() {
 	ticket := tickets.Ticket("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
 	fmt.Println("ticket_id", ticket.Key().String()[:12])
 	// Output: ticket_id 0f007385b6f9
 }
 
-// What a store outside the process keeps can be read by nobody who does not have the ticket.
+// What a store outside the process keeps can only be read with the ticket.
 func ExampleKey_Seal() {
 	ticket := tickets.Ticket("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
 	sealed := ticket.Key().Seal(tickets.Grant{UserID: "ada"})
@@ -165,9 +175,12 @@ func ExampleNewMemoryStore() {
 	// Output: mint ticket: ticket store is full true
 }
 
-// A server that can't hear the others says so to its load balancer.
+// A readiness probe: a server that refuses every ticket tells its load balancer.
 func ExampleIssuer_Health() {
-	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil) // or over redisstore, pgstore
+	issuer, err := tickets.NewIssuer(
+		tickets.NewMemoryStore(nil),
+		nil,
+	) // or over redisstore, pgstore
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -175,8 +188,11 @@ func ExampleIssuer_Health() {
 	defer issuer.Close()
 
 	ready := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if err := issuer.Health(); err != nil {
-			slog.Error("not ready", "error", err)
+		err := issuer.Health()
+		if err != nil {
+			slog.Error("ticketgate", "error", err) // an alert
+		}
+		if errors.Is(err, tickets.ErrStale) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	})

@@ -19,7 +19,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets/storetest"
 )
 
-func TestMemoryStoreKeepsTheContract(t *testing.T) {
+func TestMemoryStore_Contract(t *testing.T) {
 	newStore := func() (tickets.Store, error) { return tickets.NewMemoryStore(nil), nil }
 	t.Run("in a bubble", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) { storetest.Run(t, newStore) })
@@ -37,10 +37,14 @@ func TestMemoryStoreKeepsTheContract(t *testing.T) {
 	})
 }
 
-func TestMemoryStoreIsBounded(t *testing.T) {
+func TestMemoryStore_Bound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most = 1000
-		i := mustIssuer(t, tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: most}), nil)
+		i := mustIssuer(
+			t,
+			tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: most}),
+			nil,
+		)
 		var minted []tickets.Ticket
 		fill := func(n int) {
 			t.Helper()
@@ -59,12 +63,12 @@ func TestMemoryStoreIsBounded(t *testing.T) {
 		fill(0)
 		for _, ticket := range minted[1:500] {
 			_, err := i.Consume(t.Context(), ticket)
-			require.NoError(t, err, "a good ticket was evicted")
+			require.NoError(t, err, "a valid ticket was evicted")
 		}
 		time.Sleep(10 * time.Second)
 		fill(0)
 		time.Sleep(time.Nanosecond)
-		// Expired ones do not count, although they are remembered as expired.
+		// Expired tickets do not count, although they are remembered as expired.
 		expired := minted[500:]
 		minted = nil
 		fill(most)
@@ -76,7 +80,7 @@ func TestMemoryStoreIsBounded(t *testing.T) {
 			_, err := i.Consume(t.Context(), ticket)
 			require.NoError(t, err)
 		}
-		for range 5 { // and again, through every stage of being forgotten
+		for range 5 { // and again, while older ones are dropped
 			time.Sleep(30*time.Second + 1)
 			minted = nil
 			fill(most)
@@ -86,8 +90,8 @@ func TestMemoryStoreIsBounded(t *testing.T) {
 	})
 }
 
-// Among many, in whatever order and however long after: each is found, once.
-func TestEveryOneOfManyIsFound(t *testing.T) {
+// Each of many is found once, in whatever order and however long after.
+func TestMemoryStore_FindsEachOfMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := mustIssuer(t, tickets.NewMemoryStore(nil), nil)
 		all := make([]tickets.Ticket, 30_000)
@@ -110,12 +114,16 @@ func TestEveryOneOfManyIsFound(t *testing.T) {
 	})
 }
 
-// Shards are given places many at a time, and yet the bound is exact: whoever comes before it finds a
-// place, though another is just giving back what was not used.
-func TestBoundIsExactForMany(t *testing.T) {
+// The bound is exact: a mint below it succeeds, also while another takes expired tickets off the
+// count.
+func TestMemoryStore_BoundIsExactConcurrently(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most, minting = 400, 8
-		i := mustIssuer(t, tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: most}), nil)
+		i := mustIssuer(
+			t,
+			tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: most}),
+			nil,
+		)
 		for range 300 {
 			var wg sync.WaitGroup
 			for range minting {
@@ -134,10 +142,14 @@ func TestBoundIsExactForMany(t *testing.T) {
 	})
 }
 
-// A refused mint at the store's bound takes nothing of the session's share.
-func TestFullTakesNoShare(t *testing.T) {
+// A mint that a full store refuses does not count for the session.
+func TestMint_FullStoreCountsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		i := mustIssuer(t, tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: 1}), &tickets.IssuerOptions{MaxPerSession: 1})
+		i := mustIssuer(
+			t,
+			tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: 1}),
+			&tickets.IssuerOptions{MaxPerSession: 1},
+		)
 		mustMint(t, i, tickets.Grant{})
 		for range 3 {
 			_, err := i.Mint(t.Context(), tickets.Grant{SessionID: "s1"})
@@ -148,8 +160,8 @@ func TestFullTakesNoShare(t *testing.T) {
 	})
 }
 
-// Two that come at once for the last place: one gets it.
-func TestMemoryStoreBoundUnderConcurrency(t *testing.T) {
+// Of two that put at once for the last place, one succeeds.
+func TestMemoryStore_LastPlaceHasOneWinner(t *testing.T) {
 	now := time.Now()
 	g := tickets.Grant{MintedAt: now, ExpiresAt: now.Add(time.Minute)}
 	random := rand.New(rand.NewPCG(1, 1))
@@ -186,18 +198,45 @@ func TestMemoryStoreBoundUnderConcurrency(t *testing.T) {
 	}
 }
 
-func TestMemoryStoreRefusesWhatItCannotKeep(t *testing.T) {
+func TestMemoryStore_PutRefusesBadGrants(t *testing.T) {
 	store := tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: 1})
 	ctx := context.Background()
 	key := tickets.Ticket(strings.Repeat("A", 43)).Key()
 	now := time.Now()
-	assert.ErrorContains(t, store.Put(ctx, key, tickets.Grant{ExpiresAt: now.Add(2 * time.Hour)}), "1h0m0s")
-	assert.ErrorContains(t, store.Put(ctx, key, tickets.Grant{MintedAt: now, ExpiresAt: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}), "1h0m0s")
-	assert.ErrorContains(t, store.Put(ctx, key, tickets.Grant{MintedAt: now, ExpiresAt: now.Add(time.Second), Data: strings.Repeat("x", 64<<10)}), "65536 bytes")
+	assert.ErrorContains(
+		t,
+		store.Put(ctx, key, tickets.Grant{ExpiresAt: now.Add(2 * time.Hour)}),
+		"1h0m0s",
+	)
+	assert.ErrorContains(
+		t,
+		store.Put(
+			ctx,
+			key,
+			tickets.Grant{MintedAt: now, ExpiresAt: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)},
+		),
+		"1h0m0s",
+	)
+	assert.ErrorContains(
+		t,
+		store.Put(
+			ctx,
+			key,
+			tickets.Grant{
+				MintedAt:  now,
+				ExpiresAt: now.Add(time.Second),
+				Data:      strings.Repeat("x", 64<<10),
+			},
+		),
+		"65536 bytes",
+	)
 	_, err := store.Take(ctx, key)
 	assert.ErrorIs(t, err, tickets.ErrUnknown)
 	// Without MintedAt a ticket lives from now. None of the above took the only place.
-	require.NoError(t, store.Put(ctx, key, tickets.Grant{UserID: "u1", ExpiresAt: now.Add(time.Minute).Round(0)}))
+	require.NoError(
+		t,
+		store.Put(ctx, key, tickets.Grant{UserID: "u1", ExpiresAt: now.Add(time.Minute).Round(0)}),
+	)
 	got, err := store.Take(ctx, key)
 	require.NoError(t, err)
 	assert.Equal(t, "u1", got.UserID)
@@ -207,11 +246,15 @@ func TestMemoryStoreRefusesWhatItCannotKeep(t *testing.T) {
 	g := tickets.Grant{MintedAt: now, ExpiresAt: now.Add(time.Minute)}
 	require.NoError(t, store.Put(ctx, key, g))
 	assert.ErrorContains(t, store.Put(ctx, key, g), "put before")
-	require.NoError(t, store.Put(ctx, tickets.Ticket(strings.Repeat("B", 43)).Key(), g), "a Put that was refused counts")
+	require.NoError(
+		t,
+		store.Put(ctx, tickets.Ticket(strings.Repeat("B", 43)).Key(), g),
+		"a Put that was refused counts",
+	)
 }
 
-// Random lives in random order, against a map.
-func TestMemoryStoreAgainstModel(t *testing.T) {
+// Random lifetimes in random order, against a map.
+func TestMemoryStore_AgainstModel(t *testing.T) {
 	type entry struct {
 		key  tickets.Key
 		g    tickets.Grant
@@ -229,7 +272,10 @@ func TestMemoryStoreAgainstModel(t *testing.T) {
 					life := []time.Duration{time.Millisecond, time.Second, 5 * time.Second, 30 * time.Second, 10 * time.Minute, time.Hour}[random.IntN(6)]
 					now := time.Now()
 					e := &entry{key: randomTicket(random).Key(), g: tickets.Grant{
-						SessionID: strings.Repeat("s", random.IntN(2000)), Data: strings.Repeat("d", random.IntN(257)),
+						SessionID: strings.Repeat(
+							"s",
+							random.IntN(2000),
+						), Data: strings.Repeat("d", random.IntN(257)),
 						MintedAt: now, ExpiresAt: now.Add(life),
 					}}
 					require.NoError(t, store.Put(ctx, e.key, e.g))

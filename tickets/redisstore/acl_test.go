@@ -18,21 +18,28 @@ const granted = "~ticketgate:* +eval +evalsha +info +get +set +pttl +del +xadd +
 func TestACL(t *testing.T) {
 	r := newRedis(t)
 	login := func(rules ...string) *redis.Client {
-		_, err := r.Do(append([]string{"ACL", "SETUSER", "app", "reset", "on", ">secret"}, rules...)...)
+		_, err := r.Do(
+			append([]string{"ACL", "SETUSER", "app", "reset", "on", ">secret"}, rules...)...)
 		require.NoError(t, err)
-		return newClient(t, r.Addr, func(o *redis.Options) { o.Username, o.Password = "app", "secret" })
+		return newClient(
+			t,
+			r.Addr,
+			func(o *redis.Options) { o.Username, o.Password = "app", "secret" },
+		)
 	}
 	words := strings.Fields(granted)
 	for i, missing := range words {
 		t.Run("without "+missing, func(t *testing.T) {
 			rules := append(append([]string{}, words[:i]...), words[i+1:]...)
-			_, err := redisstore.New(ctx, login(rules...), nil)
+			_, err := redisstore.New(ctx, login(rules...), patient)
 			require.ErrorContains(t, err, "grant the user "+granted)
 		})
 	}
 	t.Run("granted", func(t *testing.T) {
 		client := login(words...)
-		storetest.RunShared(t, func() (tickets.Store, error) { return redisstore.New(ctx, client, nil) })
+		storetest.RunShared(t, func() (tickets.Store, error) {
+			return redisstore.New(ctx, client, patient)
+		})
 	})
 }
 

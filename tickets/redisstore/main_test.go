@@ -1,6 +1,7 @@
 package redisstore_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -29,8 +30,12 @@ func TestMain(m *testing.M) {
 		flag.Parse()
 		flag.Set("test.skip", "^Example")
 	}
-	// A client of go-redis that could not dial sleeps for a second before it finds that it was closed.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
+	// A client of go-redis that could not dial sleeps for a second before it finds that it was
+	// closed.
+	goleak.VerifyTestMain(
+		m,
+		goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"),
+	)
 }
 
 // newRedis starts a server of its own for the test.
@@ -61,9 +66,27 @@ func newClient(t testing.TB, addr string, options ...func(*redis.Options)) *redi
 	return client
 }
 
-func newStore(t testing.TB, client redis.UniversalClient, opts *redisstore.Options) *redisstore.Store {
+// Longer than any machine is busy.
+const patience = 20 * time.Second
+
+// patient are options of a store for a busy machine.
+var patient = &redisstore.Options{Timeout: patience}
+
+// newStore returns a store. A short Timeout in opts may be too short for New on a busy machine:
+// then it tries again. Without a Timeout the store is patient.
+func newStore(
+	t testing.TB, client redis.UniversalClient, opts *redisstore.Options,
+) *redisstore.Store {
 	t.Helper()
-	store, err := redisstore.New(ctx, client, opts)
+	o := *patient
+	if opts != nil {
+		o = *opts
+		o.Timeout = cmp.Or(o.Timeout, patience)
+	}
+	store, err := redisstore.New(ctx, client, &o)
+	for began := time.Now(); err != nil && time.Since(began) < patience; {
+		store, err = redisstore.New(ctx, client, &o)
+	}
 	require.NoError(t, err)
 	return store
 }
@@ -74,7 +97,13 @@ func newTicket() (tickets.Ticket, tickets.Grant) {
 	rand.Read(secret[:])
 	now := time.Now()
 	return tickets.Ticket(base64.RawURLEncoding.EncodeToString(secret[:])),
-		tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "u1", MintedAt: now, ExpiresAt: now.Add(time.Minute)}
+		tickets.Grant{
+			SessionID: "s1",
+			Provider:  "oidc",
+			UserID:    "u1",
+			MintedAt:  now,
+			ExpiresAt: now.Add(time.Minute),
+		}
 }
 
 // put puts a fresh ticket and returns its key.

@@ -14,7 +14,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// try runs everything that the store will run.
+// try runs everything that the store needs.
 func (s *Store) try(ctx context.Context, client redis.UniversalClient) error {
 	if c, ok := client.(*redis.ClusterClient); ok {
 		err := c.ForEachMaster(ctx, s.tryMark)
@@ -25,7 +25,7 @@ func (s *Store) try(ctx context.Context, client redis.UniversalClient) error {
 	return s.explain(errors.Join(s.tryTicket(ctx), s.tryLog(ctx)))
 }
 
-// tryMark runs a script without a key, which any node of a cluster can.
+// tryMark runs a script without a key, so that every node of a cluster accepts it.
 func (s *Store) tryMark(ctx context.Context, node *redis.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -35,22 +35,24 @@ func (s *Store) tryMark(ctx context.Context, node *redis.Client) error {
 	return nil
 }
 
-// tryTicket mints a ticket for nobody and takes it.
+// tryTicket puts a ticket of nobody and takes it.
 func (s *Store) tryTicket(ctx context.Context) error {
 	var secret [32]byte
 	rand.Read(secret[:])
 	key := tickets.Ticket(base64.RawURLEncoding.EncodeToString(secret[:])).Key()
 	now := time.Now()
-	if err := s.Put(ctx, key, tickets.Grant{MintedAt: now, ExpiresAt: now.Add(s.timeout)}); err != nil {
+	g := tickets.Grant{MintedAt: now, ExpiresAt: now.Add(s.timeout)}
+	if err := s.Put(ctx, key, g); err != nil {
 		return err
 	}
-	if _, err := s.Take(ctx, key); err != nil && !errors.Is(err, tickets.ErrInvalid) { // slow, or just failed over
-		return err
+	_, err := s.Take(ctx, key)
+	if errors.Is(err, tickets.ErrInvalid) { // the server is slow, or has just failed over
+		return nil
 	}
-	return nil
+	return err
 }
 
-// tryLog writes into the log that a store was opened, and reads.
+// tryLog appends the entry for an opened store, and reads.
 func (s *Store) tryLog(ctx context.Context) error {
 	if _, err := s.append(ctx, nil); err != nil {
 		return fmt.Errorf("append: %w", err)
@@ -64,14 +66,15 @@ func (s *Store) tryLog(ctx context.Context) error {
 	return nil
 }
 
-// explain adds to an error what to do about it.
+// explain adds to an error what would be right.
 func (s *Store) explain(err error) error {
 	if err == nil {
 		return nil
 	}
 	var hint string
 	switch {
-	case redis.IsPermissionError(err), strings.Contains(err.Error(), "user executing the script can't"):
+	case redis.IsPermissionError(err),
+		strings.Contains(err.Error(), "user executing the script can't"):
 		hint = "grant the user " + s.acl()
 	case redis.IsReadOnlyError(err):
 		hint = "this is a replica, want a client of the primary"
@@ -84,5 +87,6 @@ func (s *Store) explain(err error) error {
 
 // acl is all that a user of the server needs, in the words of ACL SETUSER.
 func (s *Store) acl() string {
-	return fmt.Sprintf("~%s* +eval +evalsha +info +get +set +pttl +del +xadd +xrange +xrevrange +xtrim +xread", s.prefix)
+	return "~" + s.prefix + "* +eval +evalsha +info +get +set +pttl +del " +
+		"+xadd +xrange +xrevrange +xtrim +xread"
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"log"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,7 +21,13 @@ import (
 // quietly keeps go-redis from telling of every connection that it lost.
 type quietly struct{ *log.Logger }
 
-func (q quietly) Printf(_ context.Context, format string, v ...any) { q.Logger.Printf(format, v...) }
+func (q quietly) Printf(
+	_ context.Context,
+	format string,
+	v ...any,
+) {
+	q.Logger.Printf(format, v...)
+}
 
 func silenceRedis() { redis.SetLogger(quietly{log.New(io.Discard, "", 0)}) }
 
@@ -107,6 +115,18 @@ func (p *pair) do(r *servers.Redis, args ...string) {
 	p.t.Helper()
 	_, err := r.Do(args...)
 	p.ok(err)
+}
+
+// info returns a number from the INFO of the primary.
+func (p *pair) info(field string) int {
+	p.t.Helper()
+	text, err := p.primary.Do("INFO")
+	p.ok(err)
+	_, rest, _ := strings.Cut(text.(string), "\n"+field+":")
+	value, _, _ := strings.Cut(rest, "\r")
+	n, err := strconv.Atoi(value)
+	p.ok(err)
+	return n
 }
 
 // redisFaults are made one after another on the same pair. Those that bare commands do not survive
@@ -205,6 +225,22 @@ var redisFaults = []struct {
 		p.replay()
 		p.load(400)
 	}},
+	{"allkeys-lru evicts under load", false, func(p *pair) {
+		before := p.info("evicted_keys")
+		p.do(p.primary, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+		p.do(p.primary, "CONFIG", "SET", "maxmemory", strconv.Itoa(p.info("used_memory")+64<<10))
+		p.load(400)
+		for n := 0; p.info("evicted_keys") < before+100 && n < 100; n++ {
+			p.h.stock(20, p.nodes()[0])
+			p.load(50)
+		}
+		require.GreaterOrEqual(p.t, p.info("evicted_keys"), before+100, "evicted too few keys")
+		p.replay()
+		p.do(p.primary, "CONFIG", "SET", "maxmemory", "0")
+		p.do(p.primary, "CONFIG", "SET", "maxmemory-policy", "noeviction")
+		p.replay()
+		p.load(400)
+	}},
 	{"connections are reset", false, func(p *pair) {
 		end := p.every(3*time.Millisecond, p.west.Reset)
 		p.load(400)
@@ -215,7 +251,11 @@ var redisFaults = []struct {
 	{"every connection is taken", false, func(p *pair) {
 		narrow := redis.NewClient(&redis.Options{Addr: p.primary.Addr, PoolSize: 1})
 		defer narrow.Close()
-		store, err := redisstore.New(context.Background(), narrow, &redisstore.Options{Timeout: 10 * time.Millisecond})
+		store, err := redisstore.New(
+			context.Background(),
+			narrow,
+			&redisstore.Options{Timeout: 10 * time.Millisecond},
+		)
 		p.ok(err)
 		end := p.every(5*time.Millisecond, func() {
 			narrow.BLPop(context.Background(), 50*time.Millisecond, "nothing")
@@ -239,7 +279,7 @@ func (p *pair) every(d time.Duration, f func()) (end func()) {
 func TestRedisFaults(t *testing.T) {
 	p := newPair(t, openRedis)
 	var all counts
-	n := cycles(t, 50)
+	n := cycles(t, 5*len(redisFaults))
 	for i := range n {
 		fault := redisFaults[i%len(redisFaults)]
 		p.begin()
@@ -262,7 +302,9 @@ func TestRedisFaultsAreReal(t *testing.T) {
 		}
 		t.Run(fault.name, func(t *testing.T) {
 			p := newPair(t, func(t *testing.T, addr string) tickets.Store {
-				client := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, ReadTimeout: 200 * time.Millisecond})
+				client := redis.NewClient(
+					&redis.Options{Addr: addr, MaxRetries: -1, ReadTimeout: 200 * time.Millisecond},
+				)
 				t.Cleanup(func() { client.Close() })
 				return bare{client}
 			})
@@ -280,7 +322,11 @@ func TestRedisFaultsAreReal(t *testing.T) {
 func openRedis(t *testing.T, addr string) tickets.Store {
 	client := redis.NewClient(&redis.Options{Addr: addr})
 	t.Cleanup(func() { client.Close() })
-	store, err := redisstore.New(context.Background(), client, &redisstore.Options{Timeout: 200 * time.Millisecond})
+	store, err := redisstore.New(
+		context.Background(),
+		client,
+		&redisstore.Options{Timeout: 200 * time.Millisecond},
+	)
 	require.NoError(t, err)
 	return store
 }
