@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -25,6 +24,94 @@ const (
 )
 
 var errValue = errors.New("audit: value can't be encoded")
+
+// add adds attributes as slog has them: a group without a name is inlined, an
+// empty one is none.
+func (r *record) add(o *object, attrs []slog.Attr, depth int) {
+	for _, a := range attrs {
+		if depth == 0 {
+			r.room = maxRoom
+		}
+		if a.Value.Kind() == slog.KindString {
+			if name, ok := r.name(o, a.Key); ok {
+				o.attrs = append(o.attrs, slog.String(name, r.text(a.Value.String())))
+			}
+			continue
+		}
+		if r.secret(a.Key, weakName) || !r.hasRoomFor(o) {
+			continue
+		}
+		v := a.Value
+		if depth == 0 {
+			v = r.value(v)
+		} else {
+			v = r.resolve(v, depth)
+		}
+		group := v.Kind() == slog.KindGroup
+		switch {
+		case group && len(v.Group()) == 0, a.Equal(slog.Attr{}):
+		case group && a.Key == "":
+			for _, m := range v.Group() {
+				if name, ok := r.name(o, m.Key); ok {
+					o.attrs = append(o.attrs, slog.Attr{Key: name, Value: m.Value})
+				}
+			}
+		default:
+			if name, ok := r.name(o, a.Key); ok {
+				o.attrs = append(o.attrs, slog.Attr{Key: name, Value: v})
+			}
+		}
+	}
+}
+
+// value is resolve, for values that can't be encoded or have methods that panic.
+func (r *record) value(v slog.Value) (clean slog.Value) {
+	switch v.Kind() {
+	case slog.KindInt64, slog.KindUint64, slog.KindBool, slog.KindDuration:
+		return v
+	}
+	defer func() {
+		if recover() != nil {
+			clean = slog.StringValue(badValue)
+		}
+	}()
+	return r.resolve(v, 0)
+}
+
+// put adds a member of an object, unless it is a secret or there already.
+func (r *record) put(o *object, name string, value func() slog.Value) {
+	if name, ok := r.name(o, name); ok && r.hasRoom() {
+		o.attrs = append(o.attrs, slog.Attr{Key: name, Value: value()})
+	}
+}
+
+// name returns how a name is written, and whether it is.
+func (r *record) name(o *object, name string) (string, bool) {
+	if r.secret(name, weakName) || !r.hasRoomFor(o) ||
+		o.top && (strings.EqualFold(name, "ts") || strings.EqualFold(name, "event")) {
+		return "", false
+	}
+	if !isToken(name) {
+		name = string([]rune(r.text(name))) // U+FFFD for what is not UTF-8, as in a line
+	}
+	r.room -= len(name)
+	return name, !o.has(name)
+}
+
+// secret reports whether a name is at least of this kind.
+func (r *record) secret(name string, kind int) bool { return !r.raw && nameKind(name) >= kind }
+
+func (r *record) hasRoom() bool {
+	r.truncated = r.truncated || r.room < 0
+	return r.room >= 0
+}
+
+// hasRoomFor reports whether a line could have one more of o's members.
+func (r *record) hasRoomFor(o *object) bool {
+	full := len(o.attrs) > hardLine/len(`"":0,`)
+	r.truncated = r.truncated || full
+	return !full
+}
 
 // resolve returns what a record has of v: a group, a list, or a single value.
 // It panics with errValue, or with a method of v, where there is none.
@@ -217,79 +304,4 @@ func (r *record) marshal(x any, depth int) slog.Value {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
 	return r.decode(d, depth)
-}
-
-// decode returns the JSON value that d reads next.
-func (r *record) decode(d *json.Decoder, depth int) slog.Value {
-	t, err := d.Token()
-	if depth++; err != nil || depth > maxDepth {
-		panic(errValue)
-	}
-	switch t := t.(type) {
-	case json.Delim:
-		if t == '{' {
-			return r.decodeObject(d, depth)
-		}
-		list := []any{}
-		for d.More() {
-			list = append(list, plain(r.decode(d, depth)))
-		}
-		_, _ = d.Token()
-		return slog.AnyValue(list)
-	case json.Number:
-		if n, err := t.Int64(); err == nil {
-			return slog.Int64Value(n)
-		}
-		f, err := t.Float64()
-		if text := strconv.FormatFloat(f, 'g', -1, 64); err == nil && text == t.String() {
-			return slog.Float64Value(f)
-		}
-	case string:
-		return slog.StringValue(r.text(t))
-	}
-	return slog.AnyValue(t)
-}
-
-func (r *record) decodeObject(d *json.Decoder, depth int) slog.Value {
-	var o object
-	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			panic(errValue)
-		}
-		var skipped json.RawMessage
-		if r.secret(name.(string), weakName) {
-			if d.Decode(&skipped) != nil {
-				panic(errValue)
-			}
-			if r.inText > 0 {
-				o.attrs = append(o.attrs, slog.String(name.(string), masked))
-				r.hidden++
-			}
-			continue
-		}
-		v := r.decode(d, depth)
-		r.put(&o, name.(string), func() slog.Value { return v })
-	}
-	_, _ = d.Token()
-	return o.value()
-}
-
-// jsonText returns a JSON text with *** for its secrets.
-func (r *record) jsonText(s string) (text string) {
-	before := r.hidden
-	defer func() {
-		if recover() != nil {
-			text = badValue
-		}
-		r.inText--
-	}()
-	r.inText++
-	d := json.NewDecoder(strings.NewReader(s))
-	d.UseNumber()
-	v := r.decode(d, 0)
-	if r.hidden == before {
-		return s
-	}
-	return string(appendValue(nil, v))
 }
