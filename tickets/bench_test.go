@@ -191,7 +191,8 @@ func BenchmarkWorstMintWhileAMillionExpire(b *testing.B) {
 		}
 		runtime.GC()
 		var mint, floor worst
-		for end := time.Now().Add(11 * time.Second); time.Now().Before(end); { // 2 s of life, 5 s of memory, and more
+		// 2 s of life, 5 s of memory, and more.
+		for end := time.Now().Add(11 * time.Second); time.Now().Before(end); {
 			note(&mint, once(func() { e.mint() }))
 			note(&floor, once(func() { sink.text, sink.hash = bareCrypto() }))
 			if e.n%64 == 0 {

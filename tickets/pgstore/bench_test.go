@@ -138,8 +138,8 @@ func BenchmarkRevoke(b *testing.B) {
 		return issuer
 	}
 	here, there := open(), open()
-	told := make(chan time.Time)
-	there.OnRevoke(func(tickets.Revocation) { told <- time.Now() })
+	received := make(chan time.Time)
+	there.OnRevoke(func(tickets.Revocation) { received <- time.Now() })
 	var took []time.Duration
 	for n := 0; b.Loop(); n++ {
 		began := time.Now()
@@ -150,7 +150,7 @@ func BenchmarkRevoke(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		took = append(took, (<-told).Sub(began))
+		took = append(took, (<-received).Sub(began))
 	}
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2])/1e6, "p50-ms")

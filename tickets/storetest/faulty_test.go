@@ -212,7 +212,7 @@ func (s *store) expiredError(e *entry, now time.Time, key tickets.Key) error {
 	case s.fault == "expired is unknown",
 		s.fault == "forgets expired after 2 s" && now.Sub(e.g.ExpiresAt) > 2*time.Second:
 		return tickets.ErrUnknown
-	case s.fault == "tells of expiry once":
+	case s.fault == "remembers expiry once":
 		delete(s.m, key.ID())
 	case s.fault == "expired is only ErrInvalid":
 		return tickets.ErrInvalid

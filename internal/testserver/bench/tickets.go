@@ -290,7 +290,8 @@ func steadyRow(r *report) {
 		time.Millisecond,
 	)
 	k := newTicketgate(0, ttl)
-	for end := time.Now().Add(r.long(ttl + 9*time.Second)); time.Now().Before(end); { // until what comes goes
+	// Until as many expire as are minted.
+	for end := time.Now().Add(r.long(ttl + 9*time.Second)); time.Now().Before(end); {
 		turn(k)
 	}
 	began := time.Now()

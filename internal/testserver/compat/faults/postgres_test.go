@@ -126,8 +126,8 @@ type postgresFault struct {
 	strike func(p *standby)
 }
 
-// postgresFaults are made one after another. Those that a LOGGED table does not survive say so, and
-// are tried with one: else nobody knew whether the fault was one.
+// postgresFaults are made one after another. The bare ones make a LOGGED table accept tickets
+// twice, and a test shows that they do: else they might not be faults.
 var postgresFaults = []postgresFault{
 	{"the primary is killed, a standby that lags takes over", true, true, func(p *standby) {
 		p.link.Stall()
@@ -240,7 +240,8 @@ var postgresFaults = []postgresFault{
 	{"an administrator ends the connections", false, false, func(p *standby) {
 		end := every(5*time.Millisecond, func() {
 			p.do(
-				"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
+				"SELECT pg_terminate_backend(pid) FROM pg_stat_activity " +
+					"WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
 			)
 		})
 		p.load(400)

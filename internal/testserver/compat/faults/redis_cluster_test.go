@@ -16,7 +16,8 @@ import (
 )
 
 // What the store needs, and what go-redis needs besides to find its way in a cluster.
-const granted = "~ticketgate:* +eval +evalsha +info +get +set +pttl +del +xadd +xrange +xrevrange +xtrim +xread" +
+const granted = "~ticketgate:* +eval +evalsha +info +get +set +pttl +del " +
+	"+xadd +xrange +xrevrange +xtrim +xread" +
 	" +cluster|slots"
 
 func newCluster(t *testing.T) *servers.RedisCluster {

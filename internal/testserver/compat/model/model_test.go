@@ -73,7 +73,10 @@ var personModel = porcupine.Model{
 		s.dead |= do.bits
 		return true, s
 	},
-	DescribeOperation: func(input, _ any) string { return fmt.Sprintf("%v %b", input.(step).kind, input.(step).bits) },
+	DescribeOperation: func(input,
+		_ any) string {
+		return fmt.Sprintf("%v %b", input.(step).kind, input.(step).bits)
+	},
 }
 
 // world is an issuer, who is known to it, and all that has happened.

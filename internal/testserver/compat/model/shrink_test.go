@@ -87,7 +87,8 @@ func lives(newStore func() tickets.Store, forget func() func() bool, atOnce bool
 			},
 			"wait": func(t *rapid.T) {
 				time.Sleep(
-					rapid.SampledFrom([]time.Duration{1, time.Millisecond, time.Second, 2*time.Second + 1, 10 * time.Second, lifetime - 1, lifetime, lifetime + 1}).
+					rapid.SampledFrom([]time.Duration{1, time.Millisecond, time.Second,
+						2*time.Second + 1, 10 * time.Second, lifetime - 1, lifetime, lifetime + 1}).
 						Draw(t, "for"),
 				)
 			},
