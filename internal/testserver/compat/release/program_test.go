@@ -114,5 +114,5 @@ func visit(t *testing.T, binary string) {
 	other.WaitText("#log", "hello ada")
 	other.Click("button")
 	other.Wait(`location.pathname === "/login"`) // by the form's redirect, or because its socket was closed
-	page.WaitPath("/login?next=%2F") // because its socket was closed
+	page.WaitPath("/login?next=%2F")             // because its socket was closed
 }
