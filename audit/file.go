@@ -122,10 +122,10 @@ func OpenFile(path string, opts *FileOptions) (*Log, error) {
 
 // gapLine is the line that reports missing lines.
 func gapLine(reason string, lines int) []byte {
-	enc := encoders.Get().(*encoder)
-	defer enc.free()
 	attrs := []slog.Attr{slog.String("reason", reason), slog.Int("lines", lines)}
-	return bytes.Clone(enc.line(time.Now(), "audit_gap", attrs))
+	r := newRecord(time.Now(), "audit_gap", attrs, false)
+	defer r.free()
+	return bytes.Clone(r.buf)
 }
 
 // whenWritten returns the ts of a line.

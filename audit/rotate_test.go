@@ -82,6 +82,7 @@ func TestRotationThatFails(t *testing.T) {
 		}
 		assert.Equal(t, audit.Stats{Written: 20}, l.Stats())
 		assert.Equal(t, []string{path}, logFiles(t, path))
+		synctest.Wait()
 		assert.Contains(t, out.String(), "could not be renewed")
 		require.NoError(t, os.RemoveAll(spare))
 		time.Sleep(time.Second)

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// An Authenticator says whose request r is.
+// An Authenticator finds the session of a request.
 //
 // ErrNoSession means that r presents no credential at all; ErrSessionExpired,
 // that it presents one that is not, or no longer, good. Any other error means
@@ -32,7 +32,7 @@ func (f AuthenticatorFunc) Authenticate(w http.ResponseWriter, r *http.Request) 
 	return f(w, r)
 }
 
-// What an [Authenticator] says where it knows that the answer is no.
+// Errors of an [Authenticator] that has decided.
 var (
 	ErrNoSession      = errors.New("no session")
 	ErrSessionExpired = errors.New("session invalid or expired")
@@ -41,12 +41,14 @@ var (
 // ContextSessions accepts the session that the context carries already: for a
 // Gate behind a Guard, or behind an application's own sign-in that calls
 // [WithSession].
-var ContextSessions Authenticator = AuthenticatorFunc(func(_ http.ResponseWriter, r *http.Request) (*Session, error) {
+var ContextSessions Authenticator = AuthenticatorFunc(contextSession)
+
+func contextSession(_ http.ResponseWriter, r *http.Request) (*Session, error) {
 	if s, ok := SessionFrom(r.Context()); ok {
 		return s, nil
 	}
 	return nil, ErrNoSession
-})
+}
 
 // CookieSessions authenticates by a cookie: lookup gets the value of the cookie
 // called name, without quotes, and returns the session that it stands for.
@@ -55,30 +57,24 @@ var ContextSessions Authenticator = AuthenticatorFunc(func(_ http.ResponseWriter
 // that the value is not known. Two cookies of that name with different values,
 // which a sibling domain can cause (RFC 6265 section 8.6), and a value that
 // RFC 6265 does not allow are refused without asking lookup.
-func CookieSessions(name string, lookup func(ctx context.Context, value string) (*Session, error)) Authenticator {
-	return &credentialSessions{
-		kind:   "CookieSessions",
-		find:   func(r *http.Request) (string, bool, bool) { return cookieValue(r, name) },
-		lookup: lookup,
-		fault: func() error {
-			if (&http.Cookie{Name: name, Value: "v"}).Valid() != nil {
-				return fmt.Errorf("cookie name %q: it must be a token (RFC 6265 section 4.1.1)", name)
-			}
-			return nil
-		},
+func CookieSessions(
+	name string, lookup func(ctx context.Context, value string) (*Session, error),
+) Authenticator {
+	c := &credentialSessions{kind: "CookieSessions", lookup: lookup}
+	c.find = func(r *http.Request) (string, bool, bool) { return cookieValue(r, name) }
+	if (&http.Cookie{Name: name, Value: "v"}).Valid() != nil {
+		c.fault = fmt.Errorf("cookie name %q: it must be a token (RFC 6265 section 4.1.1)", name)
 	}
+	return c
 }
 
 // BearerSessions authenticates by `Authorization: Bearer <token>` (RFC 6750).
 // lookup is as in [CookieSessions]. Another scheme is no credential; two
 // Authorization headers, or a token outside RFC 6750's alphabet, are a bad one.
-func BearerSessions(lookup func(ctx context.Context, token string) (*Session, error)) Authenticator {
-	return &credentialSessions{
-		kind:   "BearerSessions",
-		find:   bearerToken,
-		lookup: lookup,
-		fault:  func() error { return nil },
-	}
+func BearerSessions(
+	lookup func(ctx context.Context, token string) (*Session, error),
+) Authenticator {
+	return &credentialSessions{kind: "BearerSessions", find: bearerToken, lookup: lookup}
 }
 
 // credentialSessions finds one opaque value in a request and looks it up.
@@ -86,7 +82,7 @@ type credentialSessions struct {
 	kind   string
 	find   func(r *http.Request) (value string, presented, wellFormed bool)
 	lookup func(ctx context.Context, value string) (*Session, error)
-	fault  func() error
+	fault  error
 }
 
 func (c *credentialSessions) Authenticate(_ http.ResponseWriter, r *http.Request) (*Session, error) {
@@ -105,7 +101,7 @@ func (c *credentialSessions) Authenticate(_ http.ResponseWriter, r *http.Request
 }
 
 // withoutCredential keeps a credential out of the audit: the error of an HTTP
-// client has the URL that it asked.
+// client contains the URL of its request.
 func withoutCredential(err error, value string) error {
 	if err == nil {
 		return nil
@@ -133,9 +129,9 @@ func (e *scrubbedError) Error() string { return e.text }
 func (e *scrubbedError) Unwrap() error { return e.err }
 
 func (c *credentialSessions) misconfigured() error {
-	err := c.fault()
+	err := c.fault
 	if c.lookup == nil {
-		err = errors.Join(err, errors.New("lookup is nil: pass the function that finds a session by its credential"))
+		err = errors.Join(err, errors.New("lookup is nil: pass what finds a session by its credential"))
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.kind, err)
@@ -174,7 +170,7 @@ func (f firstOf) Authenticate(w http.ResponseWriter, r *http.Request) (*Session,
 
 func (f firstOf) misconfigured() error {
 	if len(f) == 0 {
-		return errors.New("FirstOf: no Authenticator given: nobody could ever come in")
+		return errors.New("FirstOf: no Authenticator given: pass at least one")
 	}
 	var errs []error
 	for i, a := range f {

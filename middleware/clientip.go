@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/textproto"
+	"slices"
 	"strings"
 )
 
@@ -28,12 +29,7 @@ func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
 		nets = append(nets, n)
 	}
 	isTrusted := func(a netip.Addr) bool {
-		for _, n := range nets {
-			if n.Contains(a) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(nets, func(n netip.Prefix) bool { return n.Contains(a) })
 	}
 	return func(r *http.Request) string {
 		peer := remoteHost(r)
@@ -42,31 +38,16 @@ func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
 			return peer
 		}
 		addr = addr.Unmap().WithZone("") // no prefix contains an address with a zone
-		lines := r.Header["X-Forwarded-For"]
 		// Each proxy appends, and may do so in a line of its own: walk from the end.
-		for i := len(lines) - 1; i >= 0; i-- {
-			for rest, more := lines[i], true; more; {
-				if !isTrusted(addr) {
-					return addr.String()
-				}
-				var hop string
-				rest, hop, more = cutLast(rest, ',')
-				if addr, err = parseHop(textproto.TrimString(hop)); err != nil {
-					return ""
-				}
+		lines := r.Header["X-Forwarded-For"]
+		hops := strings.Split(strings.Join(lines, ","), ",")
+		for i := len(hops) - 1; i >= 0 && len(lines) > 0 && isTrusted(addr); i-- {
+			if addr, err = parseHop(textproto.TrimString(hops[i])); err != nil {
+				return ""
 			}
 		}
 		return addr.String()
 	}
-}
-
-// cutLast cuts s at its last sep; without one, all of s is the last part.
-func cutLast(s string, sep byte) (before, last string, found bool) {
-	i := strings.LastIndexByte(s, sep)
-	if i < 0 {
-		return "", s, false
-	}
-	return s[:i], s[i+1:], true
 }
 
 // parseHop reads an address as proxies write it: bare, in brackets, or with a

@@ -123,7 +123,7 @@ func TestForwardedForOverTheWire(t *testing.T) {
 }
 
 // Whoever names no proxy trusts none: no door believes a header by default.
-func TestNobodyIsTrustedByDefault(t *testing.T) {
+func TestClientIP_NoProxyIsTrustedByDefault(t *testing.T) {
 	gate, gateRec := newGate(t, middleware.GateOptions{})
 	b := newBed(t, middleware.GuardOptions{})
 	minting := newMintBed(t, middleware.MintOptions{}, nil)
@@ -140,7 +140,7 @@ func TestNobodyIsTrustedByDefault(t *testing.T) {
 }
 
 // Other headers are anybody's to set.
-func TestForwardedForReadsNothingElse(t *testing.T) {
+func TestForwardedFor_ReadsNoOtherHeader(t *testing.T) {
 	gate, rec := newGate(t, middleware.GateOptions{ClientIP: middleware.ForwardedFor(prefixes("127.0.0.1/32")...)})
 	srv := serve(t, gate.Wrap(whoami))
 	for _, c := range []struct {

@@ -58,7 +58,7 @@ func closingHandshake(in *incoming, rej *Rejection) []byte {
 		}
 	}
 	b = append(b, "\r\n\r\n"...)
-	reason := rej.Code[:min(len(rej.Code), 123)] // RFC 6455 section 5.5: a control frame holds 125 bytes
+	reason := rej.Code[:min(len(rej.Code), 123)] // a control frame holds 125 bytes
 	b = append(b, 0x88, byte(2+len(reason)))
 	b = binary.BigEndian.AppendUint16(b, uint16(rej.CloseCode))
 	return append(b, reason...)

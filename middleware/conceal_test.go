@@ -132,7 +132,7 @@ func TestConcealTicket(t *testing.T) {
 
 // Parts of a request that a concealed ticket must not be found in, and others
 // that concealing it must leave alone.
-func TestConcealTicketElsewhere(t *testing.T) {
+func TestConcealTicket_OtherParts(t *testing.T) {
 	t.Run("what it does not concern it does not copy", func(t *testing.T) {
 		r := httptest.NewRequest("GET", "/ws?a=1&ticket=ST-1", nil)
 		r.Header.Set("Referer", "https://app.example/?a=1")
@@ -211,7 +211,7 @@ func TestConcealTicketElsewhere(t *testing.T) {
 
 // A guard's verdict is the same behind one ConcealTicket, behind two, and
 // behind none: what was concealed still counts.
-func TestConcealTicketChangesNoVerdict(t *testing.T) {
+func TestConcealTicket_GuardDecidesTheSame(t *testing.T) {
 	all := append(append([]refusal{}, badHandshakes...), badTickets...)
 	all = append(all, refusal{name: "good", request: upgrade("GET", ws+"&a=1"), status: 101}, refusal{name: "good, in a protocol",
 		request: upgrade("GET", "/ws?a=1", "Sec-WebSocket-Protocol: chat, ticket.{T}"), status: 101})
@@ -239,7 +239,7 @@ func TestConcealTicketChangesNoVerdict(t *testing.T) {
 }
 
 // What is behind the guard finds the session, and no ticket anywhere.
-func TestGuardHandsOnNoTicket(t *testing.T) {
+func TestGuard_HandlerSeesNoTicket(t *testing.T) {
 	started := time.Date(2026, 5, 27, 9, 12, 27, 123, time.UTC)
 	for _, tc := range []struct{ name, target, referer, protocol, wantQuery, wantReferer, wantProtocol string }{
 		{"query", "/ws?a=1&&ticket={T}&b=%7e", "/page", "", "a=1&&b=%7e", "/page", ""},

@@ -25,34 +25,37 @@
 //	session_verify_failure  401    session_expired            4401  invalid_or_expired_session
 //	session_verify_failure  503    unavailable                1013  unavailable
 //	ws_mint_refused         400    bad_request                -     body
-//	ws_mint_refused         401    session_expired            4401  session, revoked
+//	ws_mint_refused         401    session_expired            4401  revoked, session
 //	ws_mint_refused         401    unauthenticated            4401  session
-//	ws_mint_refused         403    forbidden                  4403  origin, endpoint
+//	ws_mint_refused         403    forbidden                  4403  endpoint, origin
 //	ws_mint_refused         405    method_not_allowed         -     method
 //	ws_mint_refused         413    too_large                  -     body
 //	ws_mint_refused         415    unsupported_media_type     -     body
 //	ws_mint_refused         429    too_many                   4429  too_many
 //	ws_mint_refused         503    unavailable                1013  store
 //	ws_ticket_rejected      400    bad_request                -     two_tickets
-//	ws_ticket_rejected      401    ticket_rejected            4401  no_ticket, unknown, used,
-//	                                                              expired, revoked, session
+//	ws_ticket_rejected      401    ticket_rejected            4401  expired, no_ticket, revoked,
+//	                                                              session, unknown, used
 //	ws_ticket_rejected      403    forbidden                  4403  endpoint, session
-//	ws_ticket_rejected      503    unavailable                1013  store, session
-//	ws_upgrade_refused      400    bad_request                -     query_ticket, query, body,
-//	                                                              key, not_upgrade
+//	ws_ticket_rejected      503    unavailable                1013  session, store
+//	ws_upgrade_refused      400    bad_request                -     body, key, not_upgrade, query,
+//	                                                              query_ticket
 //	ws_upgrade_refused      403    forbidden                  4403  origin
 //	ws_upgrade_refused      405    method_not_allowed         -     method
 //	ws_upgrade_refused      414    uri_too_long               -     query
 //	ws_upgrade_refused      426    upgrade_required           -     not_upgrade, version
 //	ws_upgrade_refused      429    too_many                   4429  too_many
-//	ws_upgrade_refused      501    not_implemented            -     not_upgrade, not_hijackable
+//	ws_upgrade_refused      501    not_implemented            -     not_hijackable, not_upgrade
 //	ws_upgrade_refused      503    unavailable                1001  going_away
 //	ws_upgrade_refused      505    http_version_not_supported -     version
 //
 // 401 asks a page to sign in (login_url says where), and a page load is
 // redirected; ticket_rejected is one answer for every ticket that is not valid.
 // With 400, 405, 413, 414, 415, 426, 501 and 505 the request itself is wrong; its
-// ticket is still valid. 429 and 503 have Retry-After, and leave cookies alone.
+// ticket is still valid. 429 and 503 have Retry-After, and leave cookies alone. As
+// a reason, key is whatever is wrong with a Sec-WebSocket header, not_upgrade at
+// 400 an upgrade to more than a WebSocket, and session a session that has ended,
+// that Restore refused, or (403) that is not the one in the request's context.
 //
 // A live socket is closed with 4401 (session_revoked, session_expired, or the
 // application's own reason), 4429 (evicted), 1013 (unavailable), 1001
@@ -63,8 +66,8 @@
 //
 // # What is promised
 //
-// Whatever cannot be decided lets nobody in and signs nobody out. A request that
-// is malformed, comes from another site's page or finds no room has not spent
-// its ticket; the ticket is consumed last. A socket ends when its session does: see
+// What cannot be decided is refused, and signs nobody out. A request that is
+// malformed, comes from another site's page or finds no room leaves its ticket
+// valid; the ticket is consumed last. A socket ends when its session does: see
 // [Sockets].
 package middleware

@@ -12,12 +12,12 @@ import (
 	"github.com/ticketgate/ticketgate/audit"
 )
 
-// Gate asks who is there. It puts the session into the request's context, or
-// sends the request to sign in: a page load by a redirect, everything else by
+// Gate finds the session of a request. It puts the session into the request's
+// context, or refuses: a page load by a redirect to sign in, everything else by
 // 401. It is safe for concurrent use.
 type Gate struct {
 	sessions  Authenticator
-	login     *url.URL // nil: nobody is redirected
+	login     *url.URL // nil: no redirects
 	loginPath string   // of login, where it is on this server
 	public    *publicRoutes
 	api       []string
@@ -30,16 +30,16 @@ type Gate struct {
 type GateOptions struct {
 	// LoginURL is where a person signs in: a path on this server, which is then
 	// public, or an http or https URL. It gets a parameter next, see [Next].
-	// Default "": nobody is redirected, every refusal is 401.
+	// Default "": no redirects, every refusal is 401.
 	LoginURL string
-	// Public are http.ServeMux patterns of what may be asked for without a
+	// Public are http.ServeMux patterns of what needs no
 	// session, such as "/static/" or "GET /healthz". A session that is recognised
 	// is put into the context there too. They are matched as a ServeMux at this
 	// place would; a path that is not clean (/public/../admin, //login, %2e, %2f)
 	// is never public, nor one with a needless escape that matches only when it is
 	// decoded (/st%61tic/). A wildcard matches any segment: "/{lang}/about" opens
 	// /admin/about too. Name a guarded socket's path too where the Gate stands
-	// around a whole router: there a ticket is all that is asked for.
+	// around a whole router: there a ticket is all that is needed.
 	// Default: none but the path of LoginURL.
 	Public []string
 	// API are path prefixes whose requests get 401 and never a redirect.
@@ -55,14 +55,17 @@ type GateOptions struct {
 	OnReject func(http.ResponseWriter, *http.Request, *Rejection)
 }
 
-// NewGate returns a Gate that asks sessions about every request. Its error
+// NewGate returns a Gate that calls sessions for every request. Its error
 // joins everything that is wrong with the configuration.
 func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 	var o GateOptions
 	if opts != nil {
 		o = *opts
 	}
-	g := &Gate{sessions: sessions, audit: o.Audit, clientIP: o.ClientIP, onReject: o.OnReject, api: slices.Clone(o.API)}
+	g := &Gate{
+		sessions: sessions, api: slices.Clone(o.API),
+		audit: o.Audit, clientIP: o.ClientIP, onReject: o.OnReject,
+	}
 	errs := []error{misconfigured(sessions)}
 	var err error
 	if o.LoginURL != "" {
@@ -77,7 +80,7 @@ func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 	}
 	for _, p := range g.api {
 		if !strings.HasPrefix(p, "/") {
-			errs = append(errs, fmt.Errorf("in API: %q: want a path prefix that begins with /, such as /api/", p))
+			errs = append(errs, fmt.Errorf("in API: %q: want a path prefix such as /api/", p))
 		}
 	}
 	g.public, err = newPublicRoutes(o.Public, g.loginPath)

@@ -190,7 +190,7 @@ func TestGateAPIPrefixes(t *testing.T) {
 
 // A client that is given a session, or turned away, finds on the answer what the
 // Authenticator put there: a rotated cookie.
-func TestGateKeepsHeadersOfAuthenticator(t *testing.T) {
+func TestGate_KeepsHeadersOfAuthenticator(t *testing.T) {
 	for _, err := range []error{nil, middleware.ErrNoSession, middleware.ErrSessionExpired, errDown} {
 		gate, _ := newGateOf(t, middleware.AuthenticatorFunc(func(w http.ResponseWriter, _ *http.Request) (*middleware.Session, error) {
 			w.Header().Add("Set-Cookie", "sid=rotated")

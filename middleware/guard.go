@@ -121,7 +121,7 @@ func checkSockets(issuer *tickets.Issuer, o *GuardOptions) error {
 	case s.issuer == nil:
 		return errors.New("the Sockets is a zero value: make it with NewSockets")
 	case s.issuer != issuer && issuer != nil:
-		return errors.New("the Sockets was made for another issuer: pass NewSockets and NewGuard the same one")
+		return errors.New("the Sockets is for another issuer: pass NewSockets and NewGuard the same one")
 	case o.Audit != nil && o.Audit != s.opts.Audit:
 		return errors.New("the Sockets has another Audit: set it in SocketsOptions, and leave it out here")
 	}

@@ -163,7 +163,7 @@ func exchange(t *testing.T, conn net.Conn, request string) string {
 	return regexp.MustCompile(`(?m)^Date: .*\r\n`).ReplaceAllString(string(raw), "")
 }
 
-func TestGuardTellsNobodyWhy(t *testing.T) {
+func TestGuard_InvalidTicketsGetOneAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, middleware.GuardOptions{})
 		dial := serveInBubble(t, b.guard.Wrap(accepts))
@@ -217,7 +217,7 @@ func TestGuardTellsNobodyWhy(t *testing.T) {
 
 // Whatever is wrong with a ticket, and by whatever way it came: at one instant
 // the answers are the same to the last byte.
-func TestGuardTellsNobodyWhyOnAnyWay(t *testing.T) {
+func TestGuard_InvalidTicketsGetOneAnswerEachWay(t *testing.T) {
 	inQuery := func(ticket string) string {
 		return upgrade("GET", "/ws?ticket="+ticket, "Connection: Upgrade, close")
 	}
@@ -287,7 +287,7 @@ func TestGuardTellsNobodyWhyOnAnyWay(t *testing.T) {
 	}
 }
 
-func TestGuardWhenTheStoreFails(t *testing.T) {
+func TestGuard_StoreFailureIs503(t *testing.T) {
 	type grantAnd = func(take func() (tickets.Grant, error)) (tickets.Grant, error)
 	fails := func(err error) grantAnd {
 		return func(func() (tickets.Grant, error)) (tickets.Grant, error) { return tickets.Grant{}, err }
@@ -371,7 +371,7 @@ func TestGuardWhenTheStoreFails(t *testing.T) {
 
 // A client that goes away while its ticket is taken has spent it, and leaves
 // one line of what came of it.
-func TestGuardWhenTheClientGoes(t *testing.T) {
+func TestGuard_ClientGoneWhileConsuming(t *testing.T) {
 	gone := make(chan struct{})
 	b := newBed(t, middleware.GuardOptions{
 		ClientIP: func(r *http.Request) string {

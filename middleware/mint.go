@@ -26,15 +26,14 @@ const (
 	mintBodyTimeout = 5 * time.Second
 )
 
-// Mint is the handler that gives the session in the context a ticket: put it
+// Mint is the handler that mints a ticket for the session in the context: put it
 // behind a [Gate]. It answers
 //
 //	POST → 200 {"ticket":"<43 characters of base64url>","ttl_seconds":30}
 //
 // and takes an optional body {"endpoint":"/ws/pty"} (Content-Type:
-// application/json), the path, as it stands in a URL, that the ticket is then
-// good for alone. It is safe for concurrent
-// use.
+// application/json): the one path, as it stands in a URL, that the ticket is then
+// valid for. It is safe for concurrent use.
 type Mint struct {
 	issuer    *tickets.Issuer
 	authorize func(ctx context.Context, s *Session, endpoint string) error
@@ -47,8 +46,8 @@ type Mint struct {
 
 // MintOptions configure a [Mint].
 type MintOptions struct {
-	// Authorize is called before every mint, and decides whether s may have a ticket for
-	// endpoint, a clean path, or "" for a ticket that is good on any guarded path.
+	// Authorize is called before every mint, and decides whether s may have a ticket
+	// for endpoint: a clean path, or "" for a ticket that is valid on any.
 	// An error is 403. Default: every session may have one for any path.
 	Authorize func(ctx context.Context, s *Session, endpoint string) error
 	// Origins are all the origins whose pages may mint, such as
@@ -80,7 +79,8 @@ func NewMint(issuer *tickets.Issuer, opts *MintOptions) (*Mint, error) {
 	if issuer == nil {
 		errs = append(errs, errNoIssuer)
 	} else if ttl := issuer.Lifetime(tickets.Grant{}); ttl < time.Second {
-		errs = append(errs, fmt.Errorf("the issuer's TTL is %v: it must be at least 1s, as ttl_seconds counts whole seconds", ttl))
+		errs = append(errs, fmt.Errorf("the issuer's TTL is %v: "+
+			"it must be at least 1s, as ttl_seconds counts whole seconds", ttl))
 	}
 	var err error
 	if m.origins, err = newOrigins(o.Origins, false); err != nil {
@@ -104,7 +104,7 @@ var errNoIssuer = errors.New("the issuer is nil: pass what tickets.NewIssuer ret
 // ServeHTTP mints, or says why not.
 func (m *Mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s, _ := SessionFrom(r.Context())
-	t, rej := m.mint(w, r, s)
+	ticket, g, rej := m.mint(w, r, s)
 	if rej != nil {
 		rej.record(m.audit, r, m.clientIP(r), "", s)
 		rej.answer(w, r, m.onReject)
@@ -114,8 +114,8 @@ func (m *Mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		slog.String("provider", s.Provider),
 		slog.String("user_id", s.UserID),
 		slog.String("ip", m.clientIP(r)),
-		slog.String("ticket_id", ticketID(t.ticket)),
-		slog.String("endpoint", t.endpoint),
+		slog.String("ticket_id", ticketID(ticket)),
+		slog.String("endpoint", g.Endpoint),
 	}
 	if s.ID != "" {
 		attrs = append(attrs, slog.String("session", shortSessionID(s.ID)))
@@ -124,7 +124,7 @@ func (m *Mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := json.Marshal(struct { // a string and a number cannot fail to encode
 		Ticket string `json:"ticket"`
 		TTL    int64  `json:"ttl_seconds"`
-	}{string(t.ticket), int64(t.lifetime / time.Second)})
+	}{string(ticket), max(1, int64(m.issuer.Lifetime(g)/time.Second))})
 	h := w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
@@ -132,43 +132,39 @@ func (m *Mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(body)
 }
 
-type minted struct {
-	ticket   tickets.Ticket
-	endpoint string
-	lifetime time.Duration
-}
-
-func (m *Mint) mint(w http.ResponseWriter, r *http.Request, s *Session) (minted, *Rejection) {
+// mint returns a ticket, and the grant that it stands for.
+func (m *Mint) mint(
+	w http.ResponseWriter, r *http.Request, s *Session,
+) (t tickets.Ticket, g tickets.Grant, _ *Rejection) {
 	switch {
 	case r.Method != http.MethodPost:
-		return minted{}, rejectMethod(refusedMintMethod, http.MethodPost)
+		return "", g, rejectMethod(refusedMintMethod, http.MethodPost)
 	case !m.sameSite(r):
-		return minted{}, reject(refusedMintOrigin, nil)
+		return "", g, reject(refusedMintOrigin, nil)
 	case s == nil:
-		return minted{}, reject(refusedMintNoSession, nil)
+		return "", g, reject(refusedMintNoSession, nil)
 	}
 	endpoint, rej := readEndpoint(w, r)
 	if rej != nil {
-		return minted{}, rej
+		return "", g, rej
 	}
 	if m.authorize != nil {
 		if err := m.authorize(r.Context(), s, endpoint); err != nil {
-			return minted{}, reject(refusedMintEndpoint, withoutCredential(err, s.ID))
+			return "", g, reject(refusedMintEndpoint, withoutCredential(err, s.ID))
 		}
 	}
-	g := tickets.Grant{
+	g = tickets.Grant{
 		SessionID: s.ID, Provider: s.Provider, UserID: s.UserID, Endpoint: endpoint, Data: s.Data,
 		StartedAt: s.StartedAt, SessionExpiresAt: s.ExpiresAt,
 	}
-	lifetime := m.issuer.Lifetime(g)
-	if lifetime < time.Second { // 0 in ttl_seconds: no page could use it
-		return minted{}, reject(refusedMintExpired, tickets.ErrExpired)
+	if m.issuer.Lifetime(g) < time.Second { // 0 in ttl_seconds: no page could use it
+		return "", g, reject(refusedMintExpired, tickets.ErrExpired)
 	}
 	t, err := m.issuer.Mint(r.Context(), g)
 	if err != nil {
-		return minted{}, rejectMint(withoutCredential(err, s.ID))
+		return "", g, rejectMint(withoutCredential(err, s.ID))
 	}
-	return minted{t, endpoint, lifetime}, nil
+	return t, g, nil
 }
 
 // rejectMint returns the Rejection for an error of Issuer.Mint.
@@ -189,9 +185,9 @@ func rejectMint(err error) *Rejection {
 	return reject(refusedMintStore, err)
 }
 
-// sameSite asks the origins that are configured, and http.CrossOriginProtection
-// for what only it looks at, Sec-Fetch-Site. It compares bytes: show it Origin
-// and Host in canonical form.
+// sameSite checks Origin against the configured ones, and Sec-Fetch-Site with
+// http.CrossOriginProtection, which compares bytes: it gets Origin and Host in
+// canonical form.
 func (m *Mint) sameSite(r *http.Request) bool {
 	origin, ok := m.origins.check(r)
 	if !ok {
@@ -293,7 +289,7 @@ func (s *oneString) UnmarshalJSON(text []byte) error {
 	return json.Unmarshal(text, &s.value)
 }
 
-// ticketID joins the audit's lines of one ticket, and opens no door.
+// ticketID is what the audit calls a ticket.
 func ticketID(t tickets.Ticket) string {
 	id := t.Key().ID()
 	return shortHex(id[:])

@@ -247,7 +247,7 @@ func sendAsH2(t *testing.T, srv *httptest.Server, raw string) (answer, bool) {
 
 // A page that goes while it asks has spent at most one ticket, which nobody will
 // ever see and which expires; nothing of the request stays behind.
-func TestMintWhenTheClientGoes(t *testing.T) {
+func TestMint_ClientGone(t *testing.T) {
 	for _, tc := range []struct {
 		name, request string
 		puts          int64
@@ -307,7 +307,7 @@ func requireMinted(t *testing.T, a answer, ttl int) (ticket string) {
 }
 
 // What depends on the session, and on the issuer.
-func TestMintForSession(t *testing.T) {
+func TestMint_SessionAndStore(t *testing.T) {
 	over := func(d time.Duration) func(*middleware.Session) {
 		return func(s *middleware.Session) { s.ExpiresAt = time.Now().Add(d) }
 	}
@@ -381,7 +381,7 @@ func TestMintForSession(t *testing.T) {
 }
 
 // One session's share is 429, with the time until it has one again.
-func TestMintShare(t *testing.T) {
+func TestMint_TooManyIs429(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxPerSession: 2})
 		require.NoError(t, err)
@@ -414,7 +414,7 @@ func TestMintShare(t *testing.T) {
 
 // A body that does not end is cut off, and costs the next request nothing; one
 // that took long does not end a handler that does.
-func TestMintSlowly(t *testing.T) {
+func TestMint_EndlessBodyIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newMintBed(t, middleware.MintOptions{Authorize: func(ctx context.Context, _ *middleware.Session, _ string) error {
 			time.Sleep(time.Minute) // a policy engine at its worst
@@ -467,7 +467,7 @@ func TestNewMint_RefusesTTLUnderOneSecond(t *testing.T) {
 }
 
 // A store is shown the SHA-256 of a ticket, and every ticket is another.
-func TestMintGuessesNothing(t *testing.T) {
+func TestMint_TicketsDifferAndAreStoredHashed(t *testing.T) {
 	b := newMintBed(t, middleware.MintOptions{}, ann())
 	srv := serveTLS(t, b.handler)
 	var mu sync.Mutex

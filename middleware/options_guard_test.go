@@ -19,7 +19,7 @@ import (
 
 // What only the grant can answer costs the ticket: the caller has it, and tries
 // it where it does not belong.
-func TestGuardWeighsTheGrant(t *testing.T) {
+func TestGuard_ChecksTheGrant(t *testing.T) {
 	endpoint := func(path string) func(*tickets.Grant) { return func(g *tickets.Grant) { g.Endpoint = path } }
 	inside := func(change func(*middleware.Session)) func(http.Handler) http.Handler {
 		s := ann()
@@ -154,7 +154,7 @@ func header(name, value string) func(http.Handler) http.Handler {
 
 // A guard without room says so before it takes the ticket; a person without,
 // only then is known.
-func TestGuardWithoutRoom(t *testing.T) {
+func TestGuard_NoRoomIs429(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		limits middleware.SocketsOptions

@@ -31,7 +31,7 @@ func newOrigins(list []string, required bool) (*origins, error) {
 			errs = append(errs, fmt.Errorf("in Origins: %q: %w", s, err))
 			continue
 		case canonical != s:
-			errs = append(errs, fmt.Errorf("in Origins: %q: browsers send it as %q: write that", s, canonical))
+			errs = append(errs, fmt.Errorf("in Origins: %q: browsers send %q: write that", s, canonical))
 			continue
 		}
 		if o.listed == nil {

@@ -12,27 +12,19 @@ import (
 	"unicode/utf8"
 )
 
-// publicRoutes decides which requests need no session. It asks an
+// publicRoutes decides which requests need no session. It matches with an
 // http.ServeMux, so that a pattern means here what it means where the
 // application registers its handlers.
 type publicRoutes struct {
-	mux   *http.ServeMux // nil: no patterns
+	mux   *http.ServeMux // the patterns
 	hosts bool           // some pattern has a host
 	login string         // one exact path; "": none
 }
 
-// publicMarker is the handler behind every public pattern; it never serves.
-type publicMarker struct{}
-
-func (publicMarker) ServeHTTP(http.ResponseWriter, *http.Request) {}
-
 func newPublicRoutes(patterns []string, login string) (*publicRoutes, error) {
-	p := &publicRoutes{login: login}
+	p := &publicRoutes{mux: http.NewServeMux(), login: login}
 	var errs []error
 	for _, pattern := range patterns {
-		if p.mux == nil {
-			p.mux = http.NewServeMux()
-		}
 		host, err := register(p.mux, pattern)
 		p.hosts = p.hosts || host != ""
 		if err != nil {
@@ -46,7 +38,7 @@ func newPublicRoutes(patterns []string, login string) (*publicRoutes, error) {
 // case-insensitive (RFC 9110 section 4.2.3), and ServeMux compares bytes.
 func register(mux *http.ServeMux, pattern string) (host string, err error) {
 	defer func() {
-		if p := recover(); p != nil { // how ServeMux reports a pattern that it does not understand
+		if p := recover(); p != nil { // so ServeMux reports a pattern that it does not understand
 			err = fmt.Errorf("want an http.ServeMux pattern such as /static/ or GET /healthz: %v", p)
 		}
 	}()
@@ -55,20 +47,18 @@ func register(mux *http.ServeMux, pattern string) (host string, err error) {
 		host = strings.ToLower(pattern[start:slash])
 		pattern = pattern[:start] + host + pattern[slash:]
 	}
-	mux.Handle(pattern, publicMarker{})
+	mux.Handle(pattern, mux) // as a marker: it never serves
 	return host, nil
 }
 
 // match reports whether r may pass without a session.
 func (p *publicRoutes) match(r *http.Request) bool {
-	if p.mux == nil && p.login == "" || r.Method == http.MethodConnect || !isClean(r.URL) {
+	if r.Method == http.MethodConnect || !isClean(r.URL) {
 		return false
 	}
-	if p.login != "" && sentPath(r) == p.login { // where LoginURL sends browsers, whatever StripPrefix has done since
+	// Where LoginURL sends browsers, whatever StripPrefix has done since.
+	if p.login != "" && sentPath(r) == p.login {
 		return true
-	}
-	if p.mux == nil {
-		return false
 	}
 	r = p.canonical(r)
 	return p.matchesPattern(r) && (oneSpelling(r.URL) || p.matchesPattern(withLiteralPath(r)))
@@ -77,7 +67,7 @@ func (p *publicRoutes) match(r *http.Request) bool {
 func (p *publicRoutes) matchesPattern(r *http.Request) bool {
 	// A handler that is not the marker is ServeMux's own redirect.
 	h, _ := p.mux.Handler(r)
-	return h == http.Handler(publicMarker{})
+	return h == http.Handler(p.mux)
 }
 
 // oneSpelling reports whether all routers read the same path from u. ServeMux
@@ -95,7 +85,7 @@ func withLiteralPath(r *http.Request) *http.Request {
 }
 
 // canonical returns r with the Host as patterns write it, where they have any.
-// Wrap hands on the same: a ServeMux behind the gate would take APP.example to
+// The handler behind the gate gets the same: a ServeMux behind the gate would take APP.example to
 // another handler than the one that is public.
 func (p *publicRoutes) canonical(r *http.Request) *http.Request {
 	if !p.hosts {
@@ -128,13 +118,12 @@ func isCleanPath(p string) bool {
 	if clean := path.Clean(p); p != clean && p != clean+"/" {
 		return false
 	}
-	if strings.Contains(p, ";") { // to some, "..;x" is a dot segment with a parameter (RFC 3986 section 3.3)
-		for segment := range strings.SplitSeq(p[1:], "/") {
-			switch name, _, found := strings.Cut(segment, ";"); name {
-			case "", ".", "..":
-				if found {
-					return false
-				}
+	// To some, "..;x" is a dot segment with a parameter (RFC 3986 section 3.3).
+	for segment := range strings.SplitSeq(p[1:], "/") {
+		switch name, _, found := strings.Cut(segment, ";"); name {
+		case "", ".", "..":
+			if found {
+				return false
 			}
 		}
 	}

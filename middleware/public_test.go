@@ -209,7 +209,7 @@ func TestPublicPatterns(t *testing.T) {
 
 // Where a pattern has a host, what is behind the gate is asked in the same
 // form, so that its own patterns mean the same; the port stays.
-func TestPublicHostIsHandedOn(t *testing.T) {
+func TestPublic_HostIsCanonicalBehindTheGate(t *testing.T) {
 	gate, _ := newGate(t, middleware.GateOptions{Public: []string{"app.example/a"}})
 	srv := serve(t, gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Host) })))
 	for sent, want := range map[string]string{"APP.Example": "app.example", "App.example.:8443": "app.example:8443", "app.example:8443": "app.example:8443"} {

@@ -35,133 +35,82 @@ type Rejection struct {
 	closing bool        // the connection is closed behind the answer
 }
 
-// A refusal is a row of the table of refusals.
-type refusal uint8
-
-// What a Gate, a Mint, and a Guard refuse. The last two are Sockets'.
-const (
-	refusedNoSession refusal = iota
-	refusedSession
-	refusedUndecided
-	refusedClientGone
-	refusedConnect
-
-	refusedMintMethod
-	refusedMintOrigin
-	refusedMintNoSession
-	refusedMintBody
-	refusedMintTooLarge
-	refusedMintType
-	refusedMintEndpoint
-	refusedMintExpired
-	refusedMintRevoked
-	refusedMintTooMany
-	refusedMintStore
-
-	refusedNotUpgrade
-	refusedHTTP2
-	refusedQueryTicket
-	refusedMethod
-	refusedHTTPVersion
-	refusedVersion
-	refusedLongQuery
-	refusedQuery
-	refusedBody
-	refusedKey
-	refusedOtherUpgrade
-	refusedNotHijackable
-	refusedOrigin
-	refusedNoTicket
-	refusedTwoTickets
-	refusedUnknown
-	refusedUsed
-	refusedExpired
-	refusedRevoked
-	refusedStore
-	refusedEndpoint
-	refusedOtherSession
-	refusedSessionOver
-	refusedNotRestored
-	refusedTooMany
-	refusedGoingAway
-)
-
 // Close codes: RFC 6455 section 7.4.1, IANA's registry (1013: try again later),
 // and the range that section 7.4.2 leaves to applications.
 const (
 	closeGoingAway    = 1001
 	closeTryAgain     = 1013
 	closeUnauthorized = 4401
-	closeForbidden    = 4403
 	closeTooMany      = 4429
 )
 
-// Codes that are reasons of close frames as well, or that more depends on.
+// Codes and reasons with more than one use.
 const (
 	codeUnauthenticated = "unauthenticated"
 	codeSessionExpired  = "session_expired"
 	codeUnavailable     = "unavailable"
-	codeRejected        = "ticket_rejected"
-	codeBad             = "bad_request"
 
+	reasonInvalid   = "invalid_or_expired_session"
+	reasonNoSession = "no_session"
 	reasonVersion   = "version"
 	reasonGoingAway = "going_away"
 )
 
-// refusals is the table of all that is refused.
-var refusals = [...]struct {
+// refusal is a row of the table of refusals.
+type refusal struct {
 	status    int
 	code      string
 	closeCode int
-	event     audit.Event
+	event     audit.Event // "": not recorded
 	reason    string
-}{
-	// Having no session is everyday life: every page's first request.
-	refusedNoSession:  {401, codeUnauthenticated, closeUnauthorized, "", "no_session"},
-	refusedSession:    {401, codeSessionExpired, closeUnauthorized, audit.SessionVerifyFailure, "invalid_or_expired_session"},
-	refusedUndecided:  {503, codeUnavailable, closeTryAgain, audit.SessionVerifyFailure, "unavailable"},
-	refusedClientGone: {503, codeUnavailable, closeTryAgain, "", "unavailable"},
-	refusedConnect:    {405, "method_not_allowed", 0, audit.UpgradeRefused, "method"},
-
-	refusedMintMethod:    {405, "method_not_allowed", 0, audit.MintRefused, "method"},
-	refusedMintOrigin:    {403, "forbidden", closeForbidden, audit.MintRefused, "origin"},
-	refusedMintNoSession: {401, codeUnauthenticated, closeUnauthorized, audit.MintRefused, "session"},
-	refusedMintBody:      {400, codeBad, 0, audit.MintRefused, "body"},
-	refusedMintTooLarge:  {413, "too_large", 0, audit.MintRefused, "body"},
-	refusedMintType:      {415, "unsupported_media_type", 0, audit.MintRefused, "body"},
-	refusedMintEndpoint:  {403, "forbidden", closeForbidden, audit.MintRefused, "endpoint"},
-	refusedMintExpired:   {401, codeSessionExpired, closeUnauthorized, audit.MintRefused, "session"},
-	refusedMintRevoked:   {401, codeSessionExpired, closeUnauthorized, audit.MintRefused, "revoked"},
-	refusedMintTooMany:   {429, "too_many", closeTooMany, audit.MintRefused, "too_many"},
-	refusedMintStore:     {503, codeUnavailable, closeTryAgain, audit.MintRefused, "store"},
-
-	refusedNotUpgrade:    {426, "upgrade_required", 0, audit.UpgradeRefused, "not_upgrade"},
-	refusedHTTP2:         {501, "not_implemented", 0, audit.UpgradeRefused, "not_upgrade"},
-	refusedQueryTicket:   {400, codeBad, 0, audit.UpgradeRefused, "query_ticket"},
-	refusedMethod:        {405, "method_not_allowed", 0, audit.UpgradeRefused, "method"},
-	refusedHTTPVersion:   {505, "http_version_not_supported", 0, audit.UpgradeRefused, reasonVersion},
-	refusedVersion:       {426, "upgrade_required", 0, audit.UpgradeRefused, reasonVersion},
-	refusedLongQuery:     {414, "uri_too_long", 0, audit.UpgradeRefused, "query"},
-	refusedQuery:         {400, codeBad, 0, audit.UpgradeRefused, "query"},
-	refusedBody:          {400, codeBad, 0, audit.UpgradeRefused, "body"},
-	refusedKey:           {400, codeBad, 0, audit.UpgradeRefused, "key"},
-	refusedOtherUpgrade:  {400, codeBad, 0, audit.UpgradeRefused, "not_upgrade"},
-	refusedNotHijackable: {501, "not_implemented", 0, audit.UpgradeRefused, "not_hijackable"},
-	refusedOrigin:        {403, "forbidden", closeForbidden, audit.UpgradeRefused, "origin"},
-	refusedNoTicket:      {401, codeRejected, closeUnauthorized, audit.TicketRejected, "no_ticket"},
-	refusedTwoTickets:    {400, codeBad, 0, audit.TicketRejected, "two_tickets"},
-	refusedUnknown:       {401, codeRejected, closeUnauthorized, audit.TicketRejected, "unknown"},
-	refusedUsed:          {401, codeRejected, closeUnauthorized, audit.TicketRejected, "used"},
-	refusedExpired:       {401, codeRejected, closeUnauthorized, audit.TicketRejected, "expired"},
-	refusedRevoked:       {401, codeRejected, closeUnauthorized, audit.TicketRejected, "revoked"},
-	refusedStore:         {503, codeUnavailable, closeTryAgain, audit.TicketRejected, "store"},
-	refusedEndpoint:      {403, "forbidden", closeForbidden, audit.TicketRejected, "endpoint"},
-	refusedOtherSession:  {403, "forbidden", closeForbidden, audit.TicketRejected, "session"},
-	refusedSessionOver:   {401, codeRejected, closeUnauthorized, audit.TicketRejected, "session"},
-	refusedNotRestored:   {503, codeUnavailable, closeTryAgain, audit.TicketRejected, "session"},
-	refusedTooMany:       {429, "too_many", closeTooMany, audit.UpgradeRefused, "too_many"},
-	refusedGoingAway:     {503, codeUnavailable, closeGoingAway, audit.UpgradeRefused, reasonGoingAway},
 }
+
+// The table of all that a Gate, a Mint, and a Guard with its Sockets refuse. Having
+// no session is everyday life: every page's first request.
+var (
+	refusedNoSession     = refusal{401, codeUnauthenticated, 4401, "", reasonNoSession}
+	refusedSession       = refusal{401, codeSessionExpired, 4401, audit.SessionVerifyFailure, reasonInvalid}
+	refusedUndecided     = refusal{503, codeUnavailable, 1013, audit.SessionVerifyFailure, "unavailable"}
+	refusedClientGone    = refusal{503, codeUnavailable, 1013, "", "unavailable"}
+	refusedConnect       = refusal{405, "method_not_allowed", 0, audit.UpgradeRefused, "method"}
+	refusedMintMethod    = refusal{405, "method_not_allowed", 0, audit.MintRefused, "method"}
+	refusedMintOrigin    = refusal{403, "forbidden", 4403, audit.MintRefused, "origin"}
+	refusedMintNoSession = refusal{401, codeUnauthenticated, 4401, audit.MintRefused, "session"}
+	refusedMintBody      = refusal{400, "bad_request", 0, audit.MintRefused, "body"}
+	refusedMintTooLarge  = refusal{413, "too_large", 0, audit.MintRefused, "body"}
+	refusedMintType      = refusal{415, "unsupported_media_type", 0, audit.MintRefused, "body"}
+	refusedMintEndpoint  = refusal{403, "forbidden", 4403, audit.MintRefused, "endpoint"}
+	refusedMintExpired   = refusal{401, codeSessionExpired, 4401, audit.MintRefused, "session"}
+	refusedMintRevoked   = refusal{401, codeSessionExpired, 4401, audit.MintRefused, "revoked"}
+	refusedMintTooMany   = refusal{429, "too_many", 4429, audit.MintRefused, "too_many"}
+	refusedMintStore     = refusal{503, codeUnavailable, 1013, audit.MintRefused, "store"}
+	refusedNotUpgrade    = refusal{426, "upgrade_required", 0, audit.UpgradeRefused, "not_upgrade"}
+	refusedHTTP2         = refusal{501, "not_implemented", 0, audit.UpgradeRefused, "not_upgrade"}
+	refusedQueryTicket   = refusal{400, "bad_request", 0, audit.UpgradeRefused, "query_ticket"}
+	refusedMethod        = refusal{405, "method_not_allowed", 0, audit.UpgradeRefused, "method"}
+	refusedHTTPVersion   = refusal{505, "http_version_not_supported", 0, audit.UpgradeRefused, reasonVersion}
+	refusedVersion       = refusal{426, "upgrade_required", 0, audit.UpgradeRefused, reasonVersion}
+	refusedLongQuery     = refusal{414, "uri_too_long", 0, audit.UpgradeRefused, "query"}
+	refusedQuery         = refusal{400, "bad_request", 0, audit.UpgradeRefused, "query"}
+	refusedBody          = refusal{400, "bad_request", 0, audit.UpgradeRefused, "body"}
+	refusedKey           = refusal{400, "bad_request", 0, audit.UpgradeRefused, "key"}
+	refusedOtherUpgrade  = refusal{400, "bad_request", 0, audit.UpgradeRefused, "not_upgrade"}
+	refusedNotHijackable = refusal{501, "not_implemented", 0, audit.UpgradeRefused, "not_hijackable"}
+	refusedOrigin        = refusal{403, "forbidden", 4403, audit.UpgradeRefused, "origin"}
+	refusedNoTicket      = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "no_ticket"}
+	refusedTwoTickets    = refusal{400, "bad_request", 0, audit.TicketRejected, "two_tickets"}
+	refusedUnknown       = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "unknown"}
+	refusedUsed          = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "used"}
+	refusedExpired       = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "expired"}
+	refusedRevoked       = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "revoked"}
+	refusedStore         = refusal{503, codeUnavailable, 1013, audit.TicketRejected, "store"}
+	refusedEndpoint      = refusal{403, "forbidden", 4403, audit.TicketRejected, "endpoint"}
+	refusedOtherSession  = refusal{403, "forbidden", 4403, audit.TicketRejected, "session"}
+	refusedSessionOver   = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "session"}
+	refusedNotRestored   = refusal{503, codeUnavailable, 1013, audit.TicketRejected, "session"}
+	refusedTooMany       = refusal{429, "too_many", 4429, audit.UpgradeRefused, "too_many"}
+	refusedGoingAway     = refusal{503, codeUnavailable, 1001, audit.UpgradeRefused, reasonGoingAway}
+)
 
 // retryAfter is how long a client is asked to wait: long enough not to add to the
 // trouble of a store, short enough that a page comes back by itself.
@@ -169,20 +118,19 @@ const retryAfter = 2 * time.Second
 
 // reject returns the Rejection of a row. err is for the audit, or nil.
 func reject(why refusal, err error) *Rejection {
-	row := &refusals[why]
 	rej := &Rejection{
-		Status: row.status, Code: row.code, Reason: row.reason, CloseCode: row.closeCode,
-		Err: err, event: row.event, gone: why == refusedClientGone,
+		Status: why.status, Code: why.code, Reason: why.reason, CloseCode: why.closeCode,
+		Err: err, event: why.event, gone: why == refusedClientGone,
 	}
-	switch row.status {
+	switch why.status {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		rej.RetryAfter = retryAfter
 	}
-	switch row.code {
+	switch why.code {
 	case codeUnauthenticated:
-		rej.BodyReason = "no_session"
+		rej.BodyReason = reasonNoSession
 	case codeSessionExpired:
-		rej.BodyReason = "invalid_or_expired_session"
+		rej.BodyReason = reasonInvalid
 	}
 	return rej
 }
@@ -215,20 +163,17 @@ func rejectConsume(err error) *Rejection {
 // and nothing of that may be served. HTTP/2 has no such connections.
 func (rej *Rejection) closeConnection(r *http.Request) { rej.closing = r.ProtoMajor == 1 }
 
-// prepare sets what every answer needs, also that of an OnReject.
-func (rej *Rejection) prepare(h http.Header) {
-	if rej.closing {
-		h.Set("Connection", "close")
-	}
-}
-
 // answer calls onReject, or ServeHTTP where there is none.
-func (rej *Rejection) answer(w http.ResponseWriter, r *http.Request, onReject func(http.ResponseWriter, *http.Request, *Rejection)) {
+func (rej *Rejection) answer(
+	w http.ResponseWriter, r *http.Request,
+	onReject func(http.ResponseWriter, *http.Request, *Rejection),
+) {
 	if onReject == nil || rej.gone {
-		rej.ServeHTTP(w, r)
-		return
+		onReject = func(w http.ResponseWriter, r *http.Request, rej *Rejection) { rej.ServeHTTP(w, r) }
 	}
-	rej.prepare(w.Header())
+	if rej.closing {
+		w.Header().Set("Connection", "close")
+	}
 	onReject(w, r, rej)
 }
 
@@ -242,7 +187,9 @@ func (rej *Rejection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		status = http.StatusInternalServerError
 	}
 	h := w.Header()
-	rej.prepare(h)
+	if rej.closing {
+		h.Set("Connection", "close")
+	}
 	h.Set("Cache-Control", "no-store")
 	if rej.gone { // or half gone, and still reading: an empty answer would be 200
 		w.WriteHeader(status)
@@ -305,20 +252,24 @@ func (rej *Rejection) record(l *audit.Log, r *http.Request, ip, ticketID string,
 	if ticketID != "" && rej.event == audit.TicketRejected {
 		add("ticket_id", ticketID)
 	}
-	if who != nil && (rej.event == audit.TicketRejected || rej.event == audit.MintRefused) {
+	minting := rej.event == audit.MintRefused
+	if who != nil && (minting || rej.event == audit.TicketRejected) {
 		add("provider", who.Provider)
 		add("user_id", who.UserID)
-		if rej.event == audit.MintRefused && who.ID != "" {
+		if minting && who.ID != "" {
 			add("session", shortSessionID(who.ID))
 		}
 	}
-	if origin := r.Header["Origin"]; len(origin) > 0 && (rej.event == audit.UpgradeRefused || rej.event == audit.MintRefused) {
+	if origin := r.Header["Origin"]; origin != nil && (minting || rej.event == audit.UpgradeRefused) {
 		add("origin", cutField(strings.Join(origin, ", ")))
 	}
 	// What went wrong underneath is for the operator; that a ticket is used or a
 	// session expired, reason says already.
-	if rej.Err != nil && (rej.Status == http.StatusServiceUnavailable || rej.Status == http.StatusForbidden) {
-		add("error", rej.Err.Error())
+	switch rej.Status {
+	case http.StatusServiceUnavailable, http.StatusForbidden:
+		if rej.Err != nil {
+			add("error", rej.Err.Error())
+		}
 	}
 	l.Record(r.Context(), rej.event, attrs...)
 }

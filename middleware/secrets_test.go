@@ -201,7 +201,7 @@ func quotes(_ context.Context, value string) (*middleware.Session, error) {
 	return nil, &url.Error{Op: "Get", URL: "https://sessions.internal/v1/sessions/" + value + "?token=" + value, Err: errQuotes}
 }
 
-func TestNoSecretComesOut(t *testing.T) {
+func TestSecrets_AppearNowhere(t *testing.T) {
 	o := &outlets{out: make(map[string]*strings.Builder), told: make(map[string]bool),
 		logs: map[string]*strings.Builder{"the audit": {}, "slog.Default": {}, "ErrorLog": {}}}
 	before := slog.Default()

@@ -10,8 +10,9 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// Session is who is there: what an [Authenticator] found, what [SessionFrom]
-// returns behind a [Gate] or a [Guard], and what a ticket is minted for.
+// Session is one sign-in of one person: what an [Authenticator] finds, what
+// [SessionFrom] returns behind a [Gate] or a [Guard], and what a ticket is minted
+// for.
 //
 // A Session is read by many goroutines; do not change one that has been handed
 // to this package.

@@ -162,8 +162,8 @@ func BenchmarkMillionOutstanding(b *testing.B) {
 }
 
 // Mints while a million tickets expire and are dropped. The floor is the longest that bare crypto
-// took meanwhile: what the machine itself keeps a goroutine waiting. By the thread's CPU time nobody
-// else's work counts, but neither does waiting for a lock: the wall has that.
+// took meanwhile: what the machine itself keeps a goroutine waiting. By the thread's CPU time
+// nobody else's work counts, but neither does waiting for a lock: the wall has that.
 func BenchmarkWorstMintWhileAMillionExpire(b *testing.B) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -225,7 +225,14 @@ func BenchmarkMemoryPerTicket(b *testing.B) {
 			for d := range 5 {
 				session[d] = byte(i >> (4 * d))
 			}
-			_, err := e.issuer.Mint(context.Background(), tickets.Grant{SessionID: string(session), Provider: "oidc", UserID: "0123456789abcdef"})
+			_, err := e.issuer.Mint(
+				context.Background(),
+				tickets.Grant{
+					SessionID: string(session),
+					Provider:  "oidc",
+					UserID:    "0123456789abcdef",
+				},
+			)
 			if err != nil {
 				b.Fatal(err)
 			}

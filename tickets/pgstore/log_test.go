@@ -39,13 +39,17 @@ func TestGaps(t *testing.T) {
 		sql string
 		gap bool
 	}{
-		"nothing":            {"SELECT 1", false},
-		"emptied":            {"TRUNCATE {s}.revocations", true},
-		"deleted":            {"DELETE FROM {s}.revocations", true},
-		"numbered anew":      {"TRUNCATE {s}.revocations RESTART IDENTITY; " + filler(100), true},
-		"restored":           {"CREATE TABLE {s}.dump AS TABLE {s}.revocations; TRUNCATE {s}.revocations; INSERT INTO {s}.revocations OVERRIDING SYSTEM VALUE TABLE {s}.dump", true},
-		"the end is missing": {"DELETE FROM {s}.revocations WHERE position = (SELECT max(position) FROM {s}.revocations)", true},
-		"vacuumed":           {"SELECT 1", false},
+		"nothing":       {"SELECT 1", false},
+		"emptied":       {"TRUNCATE {s}.revocations", true},
+		"deleted":       {"DELETE FROM {s}.revocations", true},
+		"numbered anew": {"TRUNCATE {s}.revocations RESTART IDENTITY; " + filler(100), true},
+		"restored": {
+			"CREATE TABLE {s}.dump AS TABLE {s}.revocations; TRUNCATE {s}.revocations; INSERT INTO {s}.revocations OVERRIDING SYSTEM VALUE TABLE {s}.dump", true,
+		},
+		"the end is missing": {
+			"DELETE FROM {s}.revocations WHERE position = (SELECT max(position) FROM {s}.revocations)", true,
+		},
+		"vacuumed": {"SELECT 1", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -74,7 +78,10 @@ func TestGaps(t *testing.T) {
 }
 
 func filler(n int) string {
-	return fmt.Sprintf("INSERT INTO {s}.revocations (at, reason) SELECT now(), '' FROM generate_series(1, %d)", n)
+	return fmt.Sprintf(
+		"INSERT INTO {s}.revocations (at, reason) SELECT now(), '' FROM generate_series(1, %d)",
+		n,
+	)
 }
 
 // Also where the log was empty: a cursor is always at a row.
@@ -121,7 +128,11 @@ func TestLongTransactions(t *testing.T) {
 	old, err := pool.Begin(t.Context())
 	require.NoError(t, err)
 	defer old.Rollback(context.Background())
-	_, err = old.Exec(t.Context(), "CREATE TEMP TABLE held (n int); SELECT pg_current_xact_id()", pgx.QueryExecModeSimpleProtocol)
+	_, err = old.Exec(
+		t.Context(),
+		"CREATE TEMP TABLE held (n int); SELECT pg_current_xact_id()",
+		pgx.QueryExecModeSimpleProtocol,
+	)
 	require.NoError(t, err)
 	var heard []string
 	for n := range 20 {
@@ -139,7 +150,12 @@ func TestLongTransactions(t *testing.T) {
 	slow := make(chan error, 1)
 	go func() { slow <- store.Append(context.Background(), revocation("slow")) }()
 	require.Eventually(t, func() bool {
-		return sql(t, s, "", "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1"
+		return sql(
+			t,
+			s,
+			"",
+			"SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'",
+		) == "1"
 	}, patience, time.Millisecond)
 	require.NoError(t, store.Append(t.Context(), revocation("quick")))
 	last, cursor := reasons(t, store, cursor) // at once: whoever could be passed over is, here
@@ -159,7 +175,11 @@ func TestTrim(t *testing.T) {
 	store := newStore(t, pool, schema)
 	_, cursor := reasons(t, store, "")
 	sql(t, s, schema, filler(1900)+aged)
-	again, err := pgstore.New(t.Context(), pool, &pgstore.Options{Schema: schema, Timeout: patience})
+	again, err := pgstore.New(
+		t.Context(),
+		pool,
+		&pgstore.Options{Schema: schema, Timeout: patience},
+	)
 	require.NoError(t, err)
 	_, _, err = again.Next(t.Context(), cursor)
 	require.ErrorIs(t, err, tickets.ErrGap, "its place has been trimmed")
@@ -178,8 +198,8 @@ func TestTrim(t *testing.T) {
 
 const aged = "; UPDATE {s}.revocations SET appended = now() - interval '66 minutes'"
 
-// Waiting takes one connection, and gives it back as it was. Where readers would take more than half
-// of the pool's, they look now and then instead.
+// Waiting takes one connection, and gives it back as it was. Where readers would take more than
+// half of the pool's, they look now and then instead.
 func TestWaitingLeavesThePoolAlone(t *testing.T) {
 	s := server(t)
 	schema := newSchema()
@@ -212,13 +232,22 @@ func TestWaitingLeavesThePoolAlone(t *testing.T) {
 		require.NoError(t, <-ended)
 	}
 	assert.Less(t, time.Since(began), patience)
-	assert.LessOrEqual(t, pool.Stat().NewConnsCount(), int64(4), "a wait that ended has cost a connection")
+	assert.LessOrEqual(
+		t,
+		pool.Stat().NewConnsCount(),
+		int64(4),
+		"a wait that ended has cost a connection",
+	)
 	for range 4 {
 		conn, err := pool.Acquire(t.Context())
 		require.NoError(t, err)
 		defer conn.Release()
 		var listening int
-		require.NoError(t, conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_listening_channels()").Scan(&listening))
+		require.NoError(
+			t,
+			conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_listening_channels()").
+				Scan(&listening),
+		)
 		assert.Zero(t, listening)
 	}
 	assert.Zero(t, sessionSettings(t, pool, "synchronous_commit"))
@@ -227,7 +256,12 @@ func TestWaitingLeavesThePoolAlone(t *testing.T) {
 // A revocation is on disk when Append returns, whatever the role would settle for.
 func TestAppendIsDurable(t *testing.T) {
 	server(t)
-	s, err := servers.NewPostgres(t.TempDir(), "fsync=on", "synchronous_commit=off", "wal_writer_delay=10s")
+	s, err := servers.NewPostgres(
+		t.TempDir(),
+		"fsync=on",
+		"synchronous_commit=off",
+		"wal_writer_delay=10s",
+	)
 	require.NoError(t, err)
 	defer s.Close()
 	schema := newSchema()
@@ -238,7 +272,10 @@ func TestAppendIsDurable(t *testing.T) {
 		sql(t, s, schema, "CHECKPOINT")
 		reason := fmt.Sprint("crash ", n)
 		require.NoError(t, store.Append(t.Context(), revocation(reason)))
-		_, err := pool.Exec(t.Context(), fmt.Sprintf(`INSERT INTO %q.other VALUES (1)`, schema)) // as the role settles for
+		_, err := pool.Exec(
+			t.Context(),
+			fmt.Sprintf(`INSERT INTO %q.other VALUES (1)`, schema),
+		) // as the role settles for
 		require.NoError(t, err)
 		s.Crash()
 		require.NoError(t, s.Start())
@@ -253,7 +290,12 @@ func TestAppendIsDurable(t *testing.T) {
 		}, patience, 10*time.Millisecond)
 		assert.Contains(t, heard, reason)
 	}
-	assert.Equal(t, "0", sql(t, s, schema, "SELECT count(*) FROM {s}.other"), "the crash loses what is not made durable")
+	assert.Equal(
+		t,
+		"0",
+		sql(t, s, schema, "SELECT count(*) FROM {s}.other"),
+		"the crash loses what is not made durable",
+	)
 }
 
 func TestNextWithAContextThatIsDone(t *testing.T) {

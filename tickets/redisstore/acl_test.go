@@ -18,9 +18,14 @@ const granted = "~ticketgate:* +eval +evalsha +info +get +set +pttl +del +xadd +
 func TestACL(t *testing.T) {
 	r := newRedis(t)
 	login := func(rules ...string) *redis.Client {
-		_, err := r.Do(append([]string{"ACL", "SETUSER", "app", "reset", "on", ">secret"}, rules...)...)
+		_, err := r.Do(
+			append([]string{"ACL", "SETUSER", "app", "reset", "on", ">secret"}, rules...)...)
 		require.NoError(t, err)
-		return newClient(t, r.Addr, func(o *redis.Options) { o.Username, o.Password = "app", "secret" })
+		return newClient(
+			t,
+			r.Addr,
+			func(o *redis.Options) { o.Username, o.Password = "app", "secret" },
+		)
 	}
 	words := strings.Fields(granted)
 	for i, missing := range words {

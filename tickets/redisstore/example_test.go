@@ -73,7 +73,11 @@ func ExampleNew() {
 		Username: "app",
 		Password: os.Getenv("REDIS_PASSWORD"),
 	})
-	store, err := redisstore.New(context.Background(), client, &redisstore.Options{Prefix: "shop:tickets:"})
+	store, err := redisstore.New(
+		context.Background(),
+		client,
+		&redisstore.Options{Prefix: "shop:tickets:"},
+	)
 	if err != nil {
 		log.Fatal(err) // says what is wrong with the servers, or what the user must be granted
 	}

@@ -24,7 +24,11 @@ import (
 func TestLostReply(t *testing.T) {
 	r := newRedis(t)
 	proxy := newProxy(t, r.Addr)
-	store := newStore(t, newClient(t, proxy.Addr(), func(o *redis.Options) { o.MaxRetries = 3 }), nil)
+	store := newStore(
+		t,
+		newClient(t, proxy.Addr(), func(o *redis.Options) { o.MaxRetries = 3 }),
+		nil,
+	)
 	direct := newStore(t, newClient(t, r.Addr), nil)
 	for range 20 {
 		key := put(t, store)
@@ -56,8 +60,8 @@ var blackHoles = map[string]func(*servers.Proxy){
 	"lost":    (*servers.Proxy).SwallowReplies,
 }
 
-// With go-redis's defaults a client waits 3 s for a server that does not answer, and its connections
-// are all in use until then.
+// With go-redis's defaults a client waits 3 s for a server that does not answer, and its
+// connections are all in use until then.
 func TestBlackHole(t *testing.T) {
 	const callers, poolSize, bound = 100, 8, 2500 * time.Millisecond
 	r := newRedis(t)
@@ -69,7 +73,12 @@ func TestBlackHole(t *testing.T) {
 			issuer, err := tickets.NewIssuer(store, nil)
 			require.NoError(t, err)
 			defer issuer.Close()
-			require.Eventually(t, func() bool { return issuer.Health() == nil }, 10*time.Second, time.Millisecond)
+			require.Eventually(
+				t,
+				func() bool { return issuer.Health() == nil },
+				10*time.Second,
+				time.Millisecond,
+			)
 
 			quick := false
 			for n := 0; n < 3 && !quick; n++ { // a busy machine is slow once, not always
@@ -97,10 +106,19 @@ func TestBlackHole(t *testing.T) {
 					return store.Put(ctx, ticket.Key(), g) == nil
 				}, 20*time.Second, time.Millisecond)
 				first := time.Since(back)
-				require.Eventually(t, func() bool { return issuer.Health() == nil }, 20*time.Second, time.Millisecond)
+				require.Eventually(
+					t,
+					func() bool { return issuer.Health() == nil },
+					20*time.Second,
+					time.Millisecond,
+				)
 				received := time.Since(back)
-				t.Logf("the slowest call took %v, the first success came after %v, the log was read after %v",
-					time.Duration(slowest.Load()), first, received)
+				t.Logf(
+					"the slowest call took %v, the first success came after %v, the log was read after %v",
+					time.Duration(slowest.Load()),
+					first,
+					received,
+				)
 				// The client's own timeout is 3 s, and it tries four times.
 				quick = max(first, received) < bound && slowest.Load() < int64(bound)
 			}

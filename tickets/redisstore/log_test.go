@@ -29,7 +29,10 @@ func reasons(t *testing.T, s *redisstore.Store, after string) ([]string, string)
 
 func revoke(t *testing.T, s *redisstore.Store, reason string) {
 	t.Helper()
-	require.NoError(t, s.Append(ctx, tickets.Revocation{SessionID: "s1", Reason: reason, At: time.Now()}))
+	require.NoError(
+		t,
+		s.Append(ctx, tickets.Revocation{SessionID: "s1", Reason: reason, At: time.Now()}),
+	)
 }
 
 // addOld writes what Append wrote in 1970.
@@ -50,7 +53,12 @@ func TestTrim(t *testing.T) {
 	}
 	got, upToDate := reasons(t, store, "")
 	require.Empty(t, got, "old entries are not in force again")
-	require.Equal(t, int64(2), client.XLen(ctx, logKey).Val(), "the third, and that the log was opened")
+	require.Equal(
+		t,
+		int64(2),
+		client.XLen(ctx, logKey).Val(),
+		"the third, and that the log was opened",
+	)
 
 	revoke(t, store, "new")
 	got, _ = reasons(t, store, upToDate)
@@ -77,7 +85,15 @@ func TestLogIsReadInPages(t *testing.T) {
 }
 
 func TestGaps(t *testing.T) {
-	r := newRedis(t, "--enable-debug-command", "yes", "--appendonly", "yes", "--appendfsync", "always")
+	r := newRedis(
+		t,
+		"--enable-debug-command",
+		"yes",
+		"--appendonly",
+		"yes",
+		"--appendfsync",
+		"always",
+	)
 	client := newClient(t, r.Addr)
 	do := func(args ...string) func() {
 		return func() {
@@ -99,7 +115,9 @@ func TestGaps(t *testing.T) {
 			do("FLUSHALL")()
 			newStore(t, client, nil)
 		}},
-		{"the entry is gone", func() { require.NoError(t, client.XTrimMaxLen(ctx, logKey, 0).Err()) }},
+		{
+			"the entry is gone", func() { require.NoError(t, client.XTrimMaxLen(ctx, logKey, 0).Err()) },
+		},
 		{"another entry of the same id", func() {
 			last := client.XRevRangeN(ctx, logKey, "+", "-", 1).Val()[0].ID
 			require.NoError(t, client.Del(ctx, logKey).Err())
@@ -127,11 +145,15 @@ func TestMalformedEntry(t *testing.T) {
 	store := newStore(t, client, nil)
 	_, cursor := reasons(t, store, "")
 	for name, fields := range map[string][]string{
-		"of nobody":     {"nonce", "1", "reason", "x", "at", "1970-01-01T00:00:01Z"},
-		"of two":        {"nonce", "1", "session", fmt.Sprintf("%064x", 1), "user", fmt.Sprintf("%064x", 1)},
-		"no time":       {"nonce", "1", "session", fmt.Sprintf("%064x", 1)},
-		"short hash":    {"nonce", "1", "user", "ff", "at", "1970-01-01T00:00:01Z"},
-		"long hash":     {"nonce", "1", "user", fmt.Sprintf("%066x", 1), "at", "1970-01-01T00:00:01Z"},
+		"of nobody": {"nonce", "1", "reason", "x", "at", "1970-01-01T00:00:01Z"},
+		"of two": {
+			"nonce", "1", "session", fmt.Sprintf("%064x", 1), "user", fmt.Sprintf("%064x", 1),
+		},
+		"no time":    {"nonce", "1", "session", fmt.Sprintf("%064x", 1)},
+		"short hash": {"nonce", "1", "user", "ff", "at", "1970-01-01T00:00:01Z"},
+		"long hash": {
+			"nonce", "1", "user", fmt.Sprintf("%066x", 1), "at", "1970-01-01T00:00:01Z",
+		},
 		"no hash":       {"nonce", "1", "user", "u1", "at", "1970-01-01T00:00:01Z"},
 		"other's entry": {"job", "1"},
 	} {

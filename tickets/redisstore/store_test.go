@@ -38,7 +38,10 @@ func TestContractOfOtherClients(t *testing.T) {
 			key := put(t, store)
 			require.NoError(t, take(store, key))
 			require.ErrorIs(t, take(store, key), tickets.ErrUsed)
-			require.NoError(t, store.Append(ctx, tickets.Revocation{SessionID: "s1", Reason: "logout"}))
+			require.NoError(
+				t,
+				store.Append(ctx, tickets.Revocation{SessionID: "s1", Reason: "logout"}),
+			)
 			rs, cursor, err := store.Next(ctx, "")
 			require.NoError(t, err)
 			require.Len(t, rs, 1)
@@ -53,7 +56,13 @@ func TestContractOfOtherClients(t *testing.T) {
 func TestSecrets(t *testing.T) {
 	r := newRedis(t, "--rdbcompression", "no")
 	store := newStore(t, newClient(t, r.Addr), nil)
-	canaries := []string{"session-canary", "provider-canary", "user-canary", "data-canary", "/endpoint-canary"}
+	canaries := []string{
+		"session-canary",
+		"provider-canary",
+		"user-canary",
+		"data-canary",
+		"/endpoint-canary",
+	}
 	for used := range 2 {
 		ticket, g := newTicket()
 		canaries = append(canaries, string(ticket))
@@ -63,8 +72,17 @@ func TestSecrets(t *testing.T) {
 			require.NoError(t, take(store, ticket.Key()))
 		}
 	}
-	require.NoError(t, store.Append(ctx, tickets.Revocation{SessionID: canaries[0], Reason: "logout"}))
-	require.NoError(t, store.Append(ctx, tickets.Revocation{Provider: canaries[1], UserID: canaries[2], Reason: "banned"}))
+	require.NoError(
+		t,
+		store.Append(ctx, tickets.Revocation{SessionID: canaries[0], Reason: "logout"}),
+	)
+	require.NoError(
+		t,
+		store.Append(
+			ctx,
+			tickets.Revocation{Provider: canaries[1], UserID: canaries[2], Reason: "banned"},
+		),
+	)
 
 	keys, err := r.Do("KEYS", "*")
 	require.NoError(t, err)
@@ -87,7 +105,15 @@ func TestSecrets(t *testing.T) {
 func TestKeysHavePrefix(t *testing.T) {
 	r := newRedis(t)
 	client := newClient(t, r.Addr)
-	one, other := newStore(t, client, &redisstore.Options{Prefix: "{one}"}), newStore(t, client, nil)
+	one, other := newStore(
+		t,
+		client,
+		&redisstore.Options{Prefix: "{one}"},
+	), newStore(
+		t,
+		client,
+		nil,
+	)
 	key := put(t, one)
 	require.ErrorIs(t, take(other, key), tickets.ErrUnknown)
 	require.NoError(t, take(one, key))
@@ -172,7 +198,11 @@ func TestMarkOutOfDate(t *testing.T) {
 		require.ErrorIs(t, err, tickets.ErrUnknown)
 	}
 	require.Error(t, take(other, after))
-	require.ErrorIs(t, take(one, before), tickets.ErrUnknown) // from now on it does not trust its own
+	require.ErrorIs(
+		t,
+		take(one, before),
+		tickets.ErrUnknown,
+	) // from now on it does not trust its own
 	require.NoError(t, take(other, put(t, one)))
 	require.NoError(t, take(one, put(t, other)))
 }
@@ -196,7 +226,9 @@ func TestEvicted(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	_, err := redisstore.New(ctx, nil, &redisstore.Options{Timeout: -1, KeepRevocations: -1})
-	for _, want := range []string{"client is nil", "Timeout is -1ns, want at least 10ms", "KeepRevocations is -1ns"} {
+	for _, want := range []string{
+		"client is nil", "Timeout is -1ns, want at least 10ms", "KeepRevocations is -1ns",
+	} {
 		require.ErrorContains(t, err, want)
 	}
 	_, err = redisstore.New(ctx, (*redis.Client)(nil), nil)

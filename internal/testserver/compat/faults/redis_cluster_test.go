@@ -61,10 +61,15 @@ func TestRedisCluster(t *testing.T) {
 	})
 	t.Run("a user who may do what the README says", func(t *testing.T) {
 		for _, n := range c.Nodes {
-			_, err := n.Do(append([]string{"ACL", "SETUSER", "app", "on", ">secret"}, strings.Fields(granted)...)...)
+			_, err := n.Do(
+				append(
+					[]string{"ACL", "SETUSER", "app", "on", ">secret"},
+					strings.Fields(granted)...)...)
 			require.NoError(t, err)
 		}
-		client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: c.Addrs(), Username: "app", Password: "secret"})
+		client := redis.NewClusterClient(
+			&redis.ClusterOptions{Addrs: c.Addrs(), Username: "app", Password: "secret"},
+		)
 		defer client.Close()
 		store, err := redisstore.New(context.Background(), client, nil)
 		require.NoError(t, err)

@@ -189,7 +189,7 @@ func malformed(escaped, value, name string) refusal {
 	}
 }
 
-func TestGuardRefusesUntouched(t *testing.T) {
+func TestGuard_RefusalLeavesTicketValid(t *testing.T) {
 	b := newBed(t, middleware.GuardOptions{})
 	h := b.guard.Wrap(accepts)
 	mux := http.NewServeMux()
@@ -279,7 +279,7 @@ func auditLine(tc refusal, fill func(string) string) string {
 }
 
 // Every way to say it that RFC 9110 and RFC 6455 allow.
-func TestGuardAdmitsEverySpelling(t *testing.T) {
+func TestGuard_AdmitsEverySpelling(t *testing.T) {
 	b := newBed(t, middleware.GuardOptions{})
 	h := b.guard.Wrap(accepts)
 	escaped := func(ticket string) string { return fmt.Sprintf("%%%02X", ticket[0]) + ticket[1:] }
@@ -324,7 +324,7 @@ func TestGuardAdmitsEverySpelling(t *testing.T) {
 
 // What a client sends behind its handshake, without waiting for the answer, is
 // the WebSocket library's (RFC 6455 section 4.1 forbids it; some do it).
-func TestGuardLeavesPipelinedBytes(t *testing.T) {
+func TestGuard_LeavesPipelinedBytes(t *testing.T) {
 	b := newBed(t, middleware.GuardOptions{})
 	const frame = "\x81\x85\x01\x02\x03\x04igoh{" // masked text
 	for _, hijack := range []struct {
