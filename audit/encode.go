@@ -15,6 +15,7 @@ const (
 	maxName  = 256      // bytes of a field's name, in a record that is cut
 	minValue = 16       // bytes that every value may have, in a record that is cut
 	maxDepth = 64       // objects and lists inside one another
+	maxAsked = 10_000   // LogValuers that one record may ask
 	badValue = `"!ERROR"`
 	masked   = "***"
 )
@@ -28,6 +29,7 @@ type encoder struct {
 	cut   bool // values are cut to their room, and names to theirs
 	full  bool // the line has reached its limit
 	depth int
+	asked int    // LogValuers
 	spans []span // of the secrets in the string at hand
 
 	known [slots]knownName // each at its slot
@@ -60,7 +62,7 @@ func (e *encoder) line(now time.Time, event Event, attrs []slog.Attr) []byte {
 }
 
 func (e *encoder) record(now time.Time, event Event, attrs []slog.Attr) {
-	e.full, e.depth = false, 0
+	e.full, e.depth, e.asked = false, 0, 0
 	e.buf = append(e.buf[:0], `{"ts":`...)
 	e.time(now)
 	e.buf = append(e.buf, `,"event":`...)
@@ -115,7 +117,7 @@ func (e *encoder) field(o *object, key string, v slog.Value) {
 		if nameKind(key) != plainName {
 			return // before its method is called
 		}
-		v, kind = resolve(v)
+		v, kind = e.resolve(v)
 	}
 	if kind == slog.KindString {
 		start := len(e.buf)

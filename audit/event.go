@@ -18,6 +18,7 @@ const (
 	Revoke               Event = "revoke"
 	SessionVerifyFailure Event = "session_verify_failure"
 	TicketMinted         Event = "ws_ticket_minted"
+	MintRefused          Event = "ws_mint_refused"
 	TicketRejected       Event = "ws_ticket_rejected"
 	UpgradeRefused       Event = "ws_upgrade_refused"
 	SocketOpened         Event = "ws_opened"
@@ -27,7 +28,8 @@ const (
 // refusal reports whether e is what a stranger can cause as often as he likes.
 func (e Event) refusal() bool {
 	switch e {
-	case LoginFailure, RefreshFailure, SessionVerifyFailure, TicketRejected, UpgradeRefused:
+	case LoginFailure, RefreshFailure, SessionVerifyFailure,
+		MintRefused, TicketRejected, UpgradeRefused:
 		return true
 	}
 	return false

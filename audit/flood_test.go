@@ -25,7 +25,7 @@ func refuse(l *audit.Log, reason, ip string) {
 
 // flooded records within a bubble of its own time, and returns what the file
 // holds after Close.
-func flooded(t *testing.T, opts *audit.FileOptions, do func(l *audit.Log, path string)) (all []audit.Record, stats audit.Stats) {
+func flooded(t *testing.T, opts *audit.FileOptions, do func(l *audit.Log, path string)) (all []logged, stats audit.Stats) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "auth.log")
 	synctest.Test(t, func(t *testing.T) {
@@ -35,14 +35,11 @@ func flooded(t *testing.T, opts *audit.FileOptions, do func(l *audit.Log, path s
 		require.NoError(t, l.Close())
 		stats = l.Stats()
 	})
-	for rec, err := range audit.Read(strings.NewReader(readAll(t, path))) {
-		require.NoError(t, err)
-		all = append(all, rec)
-	}
+	all, _ = read(t, strings.NewReader(readAll(t, path)))
 	return all, stats
 }
 
-func suppressed(rec audit.Record) int {
+func suppressed(rec logged) int {
 	n, _ := rec.Fields["suppressed"].(json.Number)
 	v, _ := n.Int64()
 	return int(v)
@@ -75,7 +72,7 @@ func TestRepeatsAreCounted(t *testing.T) {
 }
 
 func TestCloseTellsWhatWasSuppressed(t *testing.T) {
-	all, stats := flooded(t, &audit.FileOptions{RepeatsPerMinute: 1, Queue: 100}, func(l *audit.Log, _ string) {
+	all, stats := flooded(t, &audit.FileOptions{RepeatsPerMinute: 1}, func(l *audit.Log, _ string) {
 		for range 5 {
 			refuse(l, "unknown", "2001:db8::1")
 		}

@@ -15,7 +15,7 @@ func (e *encoder) slogRecord(now time.Time, event Event, attrs []slog.Attr) slog
 	build := func() slog.Record {
 		r := slog.NewRecord(now, event.level(), name, 0)
 		r.AddAttrs(slog.String("event", name))
-		e.full, e.depth, e.buf = false, 0, e.buf[:0]
+		e.full, e.depth, e.asked, e.buf = false, 0, 0, e.buf[:0]
 		o := object{top: true}
 		for i := 0; i < len(attrs) && !e.full; i++ {
 			start := len(e.buf)

@@ -2,12 +2,13 @@ package audit
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ticketgate/ticketgate/audit/internal/logfile"
 )
 
 // A Log records events. New makes one of any slog.Handler, OpenFile one of a
@@ -15,16 +16,14 @@ import (
 // slog.Default(). All methods may be called at the same time.
 type Log struct {
 	handler slog.Handler // of a log without a file; nil: slog.Default()'s
-	file    *file
-	queue   *queue // of a file's log, as its options say
-	group   *group
+	file    *logfile.File
 	floods  *floods
 	spare   atomic.Pointer[encoder] // of whoever recorded last
 
 	closing  sync.Once
 	closeErr error
 
-	written, failed, dropped, suppressed atomic.Uint64
+	written, failed, suppressed atomic.Uint64
 
 	inside  atomic.Int32 // calls of the handler that have not returned
 	warning atomic.Bool  // a warning is being given
@@ -33,11 +32,6 @@ type Log struct {
 
 // byDefault is what a nil *Log stands for.
 var byDefault Log
-
-var (
-	errClosed  = errors.New("the log is closed")
-	errDropped = errors.New("the queue is full")
-)
 
 // New returns a Log that hands its events to h: the event as the message and
 // as the first attribute, "event", then the attributes, redacted. What is not
@@ -86,37 +80,28 @@ func (l *Log) Enabled() bool {
 type Stats struct {
 	Written    uint64 // whole lines in the file, or records that a handler took without an error
 	Failed     uint64 // not written, because of an error
-	Dropped    uint64 // not written, because the queue was full or Close had waited enough
 	Suppressed uint64 // refusals beyond the rates that FileOptions sets
 }
 
-// Stats returns the log's counts. They are exact once no Record is under way
-// and nothing is queued.
+// Stats returns the log's counts. They are exact once no Record is under way.
 func (l *Log) Stats() Stats {
 	if l == nil {
 		l = &byDefault
 	}
-	return Stats{l.written.Load(), l.failed.Load(), l.dropped.Load(), l.suppressed.Load()}
+	return Stats{l.written.Load(), l.failed.Load(), l.suppressed.Load()}
 }
 
-// Close writes what is queued, tells what was suppressed, and closes the file.
-// With a queue it waits no longer than FileOptions.CloseWait: if the disk
-// hangs, the error says how many lines were not written. What is recorded
-// later is lost, and counted as failed. A log that has no file has nothing to
-// close. Closing again is harmless, and returns the same.
+// Close reports what was suppressed, and closes the file. What is recorded
+// later is lost, and counted as failed. A log without a file has nothing to
+// close. Later calls return the same.
 func (l *Log) Close() error {
 	if l == nil || l.file == nil {
 		return nil
 	}
 	l.closing.Do(func() {
-		if l.queue != nil {
-			if l.closeErr = l.queue.close(l.file.o.CloseWait); l.closeErr != nil {
-				return // the disk hangs: it would hang whoever closes the file
-			}
-		}
 		l.floods.close()
-		if err := l.file.close(); err != nil {
-			l.closeErr = fmt.Errorf("audit: close log %q: %w", l.file.path, err)
+		if err := l.file.Close(); err != nil {
+			l.closeErr = fmt.Errorf("audit: close log: %w", err)
 		}
 	})
 	return l.closeErr
@@ -134,27 +119,15 @@ func (l *Log) write(e Event, attrs []slog.Attr) {
 		enc = encoders.Get().(*encoder)
 	}
 	line := enc.line(now, e, attrs)
-	var err error
-	switch {
-	case l.queue != nil:
-		err = l.queue.add(line) // and counts it when it is written
-	case l.group != nil:
-		err = l.group.add(line)
-	default:
-		_, err = l.file.write(now, line, 1)
-	}
+	err := l.file.Write(now, line)
 	if cap(enc.buf) > 2*hardLine || !l.spare.CompareAndSwap(nil, enc) {
 		enc.free()
 	}
-	switch {
-	case err == errDropped:
-		l.dropped.Add(1)
-		l.warn("an event was dropped", err)
-	case err != nil:
+	if err != nil {
 		l.fail(1, err)
-	case l.queue == nil:
-		l.written.Add(1)
+		return
 	}
+	l.written.Add(1)
 }
 
 // summary writes a line of the log's own.
@@ -162,8 +135,7 @@ func (l *Log) summary(e Event, attrs ...slog.Attr) error {
 	enc := encoders.Get().(*encoder)
 	defer enc.free()
 	now := time.Now()
-	_, err := l.file.write(now, enc.line(now, e, attrs), 1)
-	return err
+	return l.file.Write(now, enc.line(now, e, attrs))
 }
 
 // maxInside ends a handler that records events of its own, through this log
@@ -222,7 +194,7 @@ func (l *Log) warn(what string, err error) {
 			close(done)
 		}()
 		slog.Default().LogAttrs(context.Background(), slog.LevelWarn, "audit: "+what,
-			slog.String("error", mask(err.Error())), slog.Uint64("failed", l.failed.Load()), slog.Uint64("dropped", l.dropped.Load()))
+			slog.String("error", mask(err.Error())), slog.Uint64("failed", l.failed.Load()))
 	}()
 	moment := time.NewTimer(100 * time.Millisecond)
 	defer moment.Stop()

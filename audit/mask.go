@@ -37,7 +37,7 @@ func secrets(spans []span, s string, encoded, clipped bool) []span {
 		if to > from {
 			f.hide(from, to)
 		}
-		if f.steps > 64*(len(f.v)+64) { // it was made to take long
+		if f.steps > 4*(len(f.v)+256) { // it was made to take long
 			f.hide(i, len(f.v))
 			break
 		}
@@ -212,7 +212,7 @@ func isHeader(name, value string) bool {
 	if strings.IndexByte(name, '-') >= 0 || len(name) >= 13 && strings.EqualFold(name[len(name)-13:], "authorization") {
 		return true
 	}
-	line, _, _ := strings.Cut(value, "\n")
+	line, _, _ := strings.Cut(value[:min(len(value), 1024)], "\n")
 	return len(name) >= 6 && strings.EqualFold(name[len(name)-6:], "cookie") && strings.IndexByte(line, '=') > 0
 }
 

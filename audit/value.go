@@ -22,7 +22,7 @@ var (
 
 // resolve asks a LogValuer for its value, and the value that it gives, until
 // there is one. A method that panics, and a chain that has no end, are kindBad.
-func resolve(v slog.Value) (_ slog.Value, kind slog.Kind) {
+func (e *encoder) resolve(v slog.Value) (_ slog.Value, kind slog.Kind) {
 	defer func() {
 		if recover() != nil {
 			kind = kindBad
@@ -31,6 +31,9 @@ func resolve(v slog.Value) (_ slog.Value, kind slog.Kind) {
 	for range 64 {
 		if v.Kind() != slog.KindLogValuer {
 			return v, v.Kind()
+		}
+		if e.asked++; e.asked > maxAsked { // groups of themselves, say
+			return v, kindBad
 		}
 		v = v.LogValuer().LogValue()
 	}
@@ -284,7 +287,7 @@ func keyText(k reflect.Value) (string, error) {
 
 // slog writes a value of slog's inside another value.
 func (w *walker) slog(v slog.Value) error {
-	v, kind := resolve(v)
+	v, kind := w.resolve(v)
 	switch kind {
 	case kindBad:
 		return errValue

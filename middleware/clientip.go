@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/textproto"
 	"strings"
 )
 
@@ -40,7 +41,7 @@ func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
 		if err != nil {
 			return peer
 		}
-		addr = addr.Unmap()
+		addr = addr.Unmap().WithZone("") // no prefix contains an address with a zone
 		lines := r.Header["X-Forwarded-For"]
 		// Each proxy appends, and may do so in a line of its own: walk from the end.
 		for i := len(lines) - 1; i >= 0; i-- {
@@ -50,7 +51,7 @@ func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
 				}
 				var hop string
 				rest, hop, more = cutLast(rest, ',')
-				if addr, err = parseHop(trimOWS(hop)); err != nil {
+				if addr, err = parseHop(textproto.TrimString(hop)); err != nil {
 					return ""
 				}
 			}
@@ -69,19 +70,23 @@ func cutLast(s string, sep byte) (before, last string, found bool) {
 }
 
 // parseHop reads an address as proxies write it: bare, in brackets, or with a
-// port. A zone, which may be any text, means nothing on another machine.
-func parseHop(s string) (addr netip.Addr, err error) {
-	if strings.Contains(s, "%") {
-		return addr, errors.New("an address with a zone")
+// port. A zone, which may be any text, means nothing on another machine, and the
+// unspecified address (0.0.0.0, ::) is nobody's.
+func parseHop(s string) (netip.Addr, error) {
+	addrPort, err := netip.ParseAddrPort(s)
+	addr := addrPort.Addr()
+	if err != nil {
+		if n := len(s); n > 2 && s[0] == '[' && s[n-1] == ']' {
+			s = s[1 : n-1]
+		}
+		if addr, err = netip.ParseAddr(s); err != nil {
+			return netip.Addr{}, err
+		}
 	}
-	if ap, err := netip.ParseAddrPort(s); err == nil {
-		return ap.Addr().Unmap(), nil
+	if addr = addr.Unmap(); strings.Contains(s, "%") || addr.IsUnspecified() {
+		return netip.Addr{}, errors.New("not the address of a client")
 	}
-	if n := len(s); n > 2 && s[0] == '[' && s[n-1] == ']' {
-		s = s[1 : n-1]
-	}
-	addr, err = netip.ParseAddr(s)
-	return addr.Unmap(), err
+	return addr, nil
 }
 
 // remoteHost is the default ClientIP: the peer's address without its port.

@@ -46,6 +46,22 @@ var concealRows = []concealRow{
 	{"another alphabet", "RFC 4648 4", "ticket=" + strings.Repeat("+", 43), asItWas, nothingLeft},
 	{"no value", "", "ticket", asItWas, nothingLeft},
 	{"other names", "RFC 3986 6.2.2.1", "TICKET=a&xticket=b&ticketx=c&ticket.x=d&ticket[]=e&%2574icket=f", asItWas, asItWas},
+	{"name in capitals", "HOSTILE W1, W27", "TICKET=" + minted + "&a=1", "a=1", "a=1"},
+	{"an array", "HOSTILE W1, W27", "ticket[]=" + minted + "&a=1", "a=1", "a=1"},
+	{"an array, escaped", "HOSTILE W1, W27", "a=1&ticket%5B0%5D=" + minted, "a=1", "a=1"},
+	{"??", "HOSTILE W1, W27", "?ticket=" + minted, nothingLeft, nothingLeft},
+	{"?? before others", "HOSTILE W1, W27", "?ticket=" + minted + "&a=1", "a=1", "a=1"},
+	{"behind a second ?", "HOSTILE W1, W27", "a=1?ticket=" + minted, "a=1", "a=1"},
+	{"behind a second ?, before others", "HOSTILE W1, W27", "a=1?Ticket=" + minted + "&b=2", "a=1&b=2", "a=1&b=2"},
+	{"behind a #", "like a second ?", "a=1#ticket=" + minted, "a=1", "a=1"},
+	{"name goes on behind a #", "like a second ?", "a=1&x#ticket#y=" + minted, "a=1&x", "a=1&x"},
+	{"a longer name", "HOSTILE W27", "ws_ticket=" + minted + "&ticketId=" + minted + "&a=1", "a=1", "a=1"},
+	{"escaped twice", "CWE-174", "%2574icket=" + minted + "&a=1", "a=1", "a=1"},
+	{"spaces around it", "copied by hand", "ticket=+" + minted + "%0A&a=1", "a=1", "a=1"},
+	{"in the URL in a value", "a way back", "next=%2Fws%3Fticket%3D" + minted + "&a=1", "a=1", "a=1"},
+	{"in the URL in a value, not escaped", "a way back", "next=/ws?ticket=" + minted + "&a=1", "next=/ws&a=1", "next=/ws&a=1"},
+	{"name alone, and another's value", "", "ticket&a=" + minted, asItWas, "a=" + minted},
+	{"in the name of a page", "", "page=/tickets/" + minted, asItWas, asItWas},
 	{"in a value", "", "next=/ws%3Fticket%3Da&q=ticket", asItWas, asItWas},
 	{"semicolon", "golang/go#25192", "a=1;ticket=" + minted, nothingLeft, nothingLeft},
 	{"semicolon behind", "golang/go#25192", "ticket=" + minted + "&a;b", nothingLeft, nothingLeft},
@@ -156,6 +172,11 @@ func TestConcealTicketElsewhere(t *testing.T) {
 		srv := serve(t, middleware.ConcealTicket(tells))
 		a := send(t, srv, get("/", "Referer: ?ticket="+minted, "Referer: https://[x/?a=1&ticket="+minted, "Referer: ::"))
 		assert.Contains(t, a.Body, `"Referer":["","https://[x/?a=1","::"]`)
+	})
+	t.Run("several URLs in one Referer", func(t *testing.T) {
+		srv := serve(t, middleware.ConcealTicket(tells))
+		a := send(t, srv, get("/", "Referer: https://a.example/?TICKET="+minted+", https://b.example/?a=1&ticket[]="+minted+"&b=2"))
+		requireNoSecret(t, "what the handler sees", a.Body)
 	})
 	t.Run("absolute form", func(t *testing.T) {
 		srv := serve(t, middleware.ConcealTicket(tells))

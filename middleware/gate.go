@@ -36,7 +36,9 @@ type GateOptions struct {
 	// session, such as "/static/" or "GET /healthz". A session that is recognised
 	// is put into the context there too. They are matched as a ServeMux at this
 	// place would; a path that is not clean (/public/../admin, //login, %2e, %2f)
-	// is never public. Name a guarded socket's path too where the Gate stands
+	// is never public, nor one with a needless escape that matches only when it is
+	// decoded (/st%61tic/). A wildcard matches any segment: "/{lang}/about" opens
+	// /admin/about too. Name a guarded socket's path too where the Gate stands
 	// around a whole router: there a ticket is all that is asked for.
 	// Default: none but the path of LoginURL.
 	Public []string
@@ -60,72 +62,58 @@ func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 	if opts != nil {
 		o = *opts
 	}
-	g := &Gate{sessions: sessions, audit: o.Audit, clientIP: o.ClientIP, onReject: o.OnReject, api: []string{"/api/"}}
+	g := &Gate{sessions: sessions, audit: o.Audit, clientIP: o.ClientIP, onReject: o.OnReject, api: slices.Clone(o.API)}
 	errs := []error{misconfigured(sessions)}
+	var err error
 	if o.LoginURL != "" {
-		var err error
 		if g.login, err = parseLoginURL(o.LoginURL); err != nil {
 			errs = append(errs, fmt.Errorf("in LoginURL: %q: %w", o.LoginURL, err))
 		} else if g.login.Host == "" {
 			g.loginPath = g.login.Path
 		}
 	}
-	if o.API != nil {
-		g.api = append([]string(nil), o.API...)
+	if o.API == nil {
+		g.api = []string{"/api/"}
 	}
 	for _, p := range g.api {
 		if !strings.HasPrefix(p, "/") {
 			errs = append(errs, fmt.Errorf("in API: %q: want a path prefix that begins with /, such as /api/", p))
 		}
 	}
-	var err error
-	if g.public, err = newPublicRoutes(o.Public, g.loginPath); err != nil {
-		errs = append(errs, err)
+	g.public, err = newPublicRoutes(o.Public, g.loginPath)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return nil, fmt.Errorf("middleware.NewGate: %w", err)
 	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("middleware: NewGate: %w", err)
+	if g.clientIP == nil {
+		g.clientIP = remoteHost
 	}
-	g.clientIP, g.onReject = defaults(g.clientIP, g.onReject)
 	return g, nil
 }
 
-func defaults(
-	clientIP func(*http.Request) string,
-	onReject func(http.ResponseWriter, *http.Request, *Rejection),
-) (func(*http.Request) string, func(http.ResponseWriter, *http.Request, *Rejection)) {
-	if clientIP == nil {
-		clientIP = remoteHost
-	}
-	if onReject == nil {
-		onReject = func(w http.ResponseWriter, r *http.Request, rej *Rejection) { rej.ServeHTTP(w, r) }
-	}
-	return clientIP, onReject
-}
-
 // Authenticate is the gate's decision, for applications that do not use
-// [Gate.Wrap]. There is a Rejection, or a session, or neither: that is a public
-// route without a session. A refusal has been audited when it is returned.
+// [Gate.Wrap]. It returns a Rejection, which is recorded, or a session, or
+// neither: that is a public route without a session.
 func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *Rejection) {
-	var ended *Session
+	var s *Session
 	var rej *Rejection
 	if r.Method == http.MethodConnect && !isExtendedConnect(r) {
 		// Nothing behind a gate is a proxy, and ServeMux does not clean the paths
 		// of CONNECT.
-		rej = refuse(http.StatusMethodNotAllowed, codeNotAllowed, reasonMethod)
-		rej.allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+		rej = rejectMethod(refusedConnect, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 	} else {
-		s, err := authenticate(g.sessions, w, r)
-		if err == nil {
+		var err error
+		if s, err = authenticate(g.sessions, w, r); err == nil {
 			return s, nil
 		}
 		if g.public.match(r) {
 			return nil, nil
 		}
-		ended, rej = s, g.reject(r, err)
+		rej = g.reject(r, err)
 	}
-	if rej.event != "" {
-		recordRejection(g.audit, r, rej, g.clientIP(r), "", ended)
+	if mentionsUpgrade(r) {
+		rej.closeConnection(r)
 	}
+	rej.record(g.audit, r, g.clientIP(r), "", s)
 	return nil, rej
 }
 
@@ -133,56 +121,48 @@ func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *
 func (g *Gate) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, rej := g.Authenticate(w, r)
-		switch {
-		case rej != nil && rej.gone:
-			rej.ServeHTTP(w, r)
-		case rej != nil:
-			g.onReject(w, r, rej)
-		case s != nil:
-			next.ServeHTTP(w, r.WithContext(WithSession(r.Context(), s)))
-		case hasSession(r): // an outer gate's, which this one does not recognise
-			next.ServeHTTP(w, g.public.canonical(r.WithContext(WithSession(r.Context(), nil))))
-		default:
-			next.ServeHTTP(w, g.public.canonical(r))
+		if rej != nil {
+			rej.answer(w, r, g.onReject)
+			return
 		}
+		if s == nil {
+			r = g.public.canonical(r)
+		}
+		// Where it is the same, the context of a live socket keeps it up to date. An
+		// outer gate's that is not recognised here goes.
+		if outer, _ := SessionFrom(r.Context()); s != outer {
+			r = r.WithContext(WithSession(r.Context(), s))
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 
-func hasSession(r *http.Request) bool {
-	_, ok := SessionFrom(r.Context())
-	return ok
-}
-
+// reject returns the Rejection for an error of authenticate.
 func (g *Gate) reject(r *http.Request, err error) *Rejection {
-	var rej Rejection
 	switch {
 	case errors.Is(err, ErrSessionExpired):
-		rej = newRejection(audit.SessionVerifyFailure, http.StatusUnauthorized, codeSessionExpired, reasonInvalidSession)
+		return g.toSignIn(r, reject(refusedSession, err))
 	case errors.Is(err, ErrNoSession):
-		// Everyday life: every page's first request.
-		rej = newRejection("", http.StatusUnauthorized, codeUnauthenticated, reasonNoSession)
+		return g.toSignIn(r, reject(refusedNoSession, err))
 	case r.Context().Err() == context.Canceled:
-		rej = newRejection("", http.StatusServiceUnavailable, codeUnavailable, reasonUnavailable)
-		rej.gone = true
-	default:
-		rej = newRejection(audit.SessionVerifyFailure, http.StatusServiceUnavailable, codeUnavailable, reasonUnavailable)
+		return reject(refusedClientGone, err)
 	}
-	rej.Err = err
-	if rej.Status != http.StatusUnauthorized {
-		return &rej
-	}
-	rej.why = rej.Reason
+	return reject(refusedUndecided, err)
+}
+
+// toSignIn adds the way to sign in.
+func (g *Gate) toSignIn(r *http.Request, rej *Rejection) *Rejection {
+	rej.PageLoad = g.isPageLoad(r)
 	if g.login != nil {
-		rej.loginURL = g.loginURL(r)
-		rej.redirect = g.isPageLoad(r)
+		rej.LoginURL = g.loginURL(r)
 	}
-	return &rej
+	return rej
 }
 
 // isPageLoad reports whether a person is waiting for a page: only then does a
 // redirect lead anywhere.
 func (g *Gate) isPageLoad(r *http.Request) bool {
-	if !g.isLookedAt(r) {
+	if !g.couldBePage(r) {
 		return false
 	}
 	if mode, ok := r.Header["Sec-Fetch-Mode"]; ok {
@@ -196,8 +176,9 @@ func (g *Gate) isPageLoad(r *http.Request) bool {
 	return false
 }
 
-// isLookedAt reports whether r asks for something that a person can look at.
-func (g *Gate) isLookedAt(r *http.Request) bool {
+// couldBePage reports whether r could be a page load: GET or HEAD, no upgrade, not
+// under API.
+func (g *Gate) couldBePage(r *http.Request) bool {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead || resemblesUpgrade(r) {
 		return false
 	}
@@ -218,9 +199,9 @@ func (g *Gate) loginURL(r *http.Request) string {
 	if !strings.HasPrefix(back, "/") {
 		back = r.URL.RequestURI()
 	}
-	back, _ = stripURI(back, false) // a Location is logged, and becomes a Referer
+	back = stripURI(back, false) // a Location is logged, and becomes a Referer
 	path, _, _ := strings.Cut(back, "?")
-	if !g.isLookedAt(r) || !isLocal(back) || g.loginPath != "" && path == g.loginPath {
+	if !g.couldBePage(r) || !isLocal(back) || g.loginPath != "" && path == g.loginPath {
 		return g.login.String()
 	}
 	u := *g.login
@@ -242,6 +223,10 @@ func parseLoginURL(s string) (*url.URL, error) {
 	case u.Query().Has("next"):
 		return nil, fmt.Errorf("%s; without next, which the way back is put into", form)
 	case u.Scheme == "" && u.Host == "" && isLocal(s) && isClean(u):
+		if !oneSpelling(u) { // it would not be public, and redirect to itself
+			plain := url.URL{Path: u.Path}
+			return nil, fmt.Errorf("%s; without needless escapes, as in %s", form, plain.EscapedPath())
+		}
 		return u, nil
 	case (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "":
 		return u, nil

@@ -61,13 +61,18 @@ type bed struct {
 	rec    *recorder
 }
 
-func newBed(t testing.TB, opts middleware.GuardOptions) *bed {
+func newBed(t testing.TB, opts middleware.GuardOptions, sockets ...middleware.SocketsOptions) *bed {
 	t.Helper()
 	b := &bed{store: &watchedStore{Store: tickets.NewMemoryStore(nil)}}
 	var err error
 	b.issuer, err = tickets.NewIssuer(b.store, &tickets.IssuerOptions{MaxPerSession: 1 << 16})
 	require.NoError(t, err)
 	opts.Audit, b.rec = newAudit()
+	for _, o := range sockets {
+		o.Audit = opts.Audit
+		opts.Sockets, err = middleware.NewSockets(b.issuer, &o)
+		require.NoError(t, err)
+	}
 	b.guard, err = middleware.NewGuard(b.issuer, &opts)
 	require.NoError(t, err)
 	return b
@@ -181,8 +186,8 @@ func TestGuardTellsNobodyWhy(t *testing.T) {
 		require.Equal(t, "in", reason)
 		want, reason := try(fresh)
 		require.Equal(t, "used", reason)
-		require.Equal(t, "HTTP/1.1 401 Unauthorized\r\nCache-Control: no-store\r\nContent-Type: application/json; charset=utf-8\r\n"+
-			"Vary: Cookie\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 51\r\nConnection: close\r\n\r\n"+
+		require.Equal(t, "HTTP/1.1 401 Unauthorized\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Type: application/json; charset=utf-8\r\n"+
+			"Vary: Cookie\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 51\r\n\r\n"+
 			`{"error":"ticket_rejected","detail":"Unauthorized"}`, want)
 		same := func(ticket, why string) {
 			t.Helper()
@@ -373,6 +378,7 @@ func TestGuardWhenTheClientGoes(t *testing.T) {
 			context.AfterFunc(r.Context(), func() { close(gone) })
 			return "client"
 		},
+	}, middleware.SocketsOptions{
 		Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
 			assert.NoError(t, ctx.Err(), "what the ticket was worth is to be found out all the same")
 			return s, nil

@@ -47,7 +47,7 @@ type Mint struct {
 
 // MintOptions configure a [Mint].
 type MintOptions struct {
-	// Authorize is asked before every mint whether s may have a ticket for
+	// Authorize is called before every mint, and decides whether s may have a ticket for
 	// endpoint, a clean path, or "" for a ticket that is good on any guarded path.
 	// An error is 403. Default: every session may have one for any path.
 	Authorize func(ctx context.Context, s *Session, endpoint string) error
@@ -72,10 +72,15 @@ func NewMint(issuer *tickets.Issuer, opts *MintOptions) (*Mint, error) {
 	if opts != nil {
 		o = *opts
 	}
-	m := &Mint{issuer: issuer, authorize: o.Authorize, audit: o.Audit, csrf: http.NewCrossOriginProtection()}
+	m := &Mint{
+		issuer: issuer, authorize: o.Authorize, csrf: http.NewCrossOriginProtection(),
+		audit: o.Audit, clientIP: o.ClientIP, onReject: o.OnReject,
+	}
 	var errs []error
 	if issuer == nil {
 		errs = append(errs, errNoIssuer)
+	} else if ttl := issuer.Lifetime(tickets.Grant{}); ttl < time.Second {
+		errs = append(errs, fmt.Errorf("the issuer's TTL is %v: it must be at least 1s, as ttl_seconds counts whole seconds", ttl))
 	}
 	var err error
 	if m.origins, err = newOrigins(o.Origins, false); err != nil {
@@ -86,9 +91,11 @@ func NewMint(issuer *tickets.Issuer, opts *MintOptions) (*Mint, error) {
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("middleware: NewMint: %w", err)
+		return nil, fmt.Errorf("middleware.NewMint: %w", err)
 	}
-	m.clientIP, m.onReject = defaults(o.ClientIP, o.OnReject)
+	if m.clientIP == nil {
+		m.clientIP = remoteHost
+	}
 	return m, nil
 }
 
@@ -99,16 +106,21 @@ func (m *Mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s, _ := SessionFrom(r.Context())
 	t, rej := m.mint(w, r, s)
 	if rej != nil {
-		recordRejection(m.audit, r, rej, m.clientIP(r), "", s)
-		m.onReject(w, r, rej)
+		rej.record(m.audit, r, m.clientIP(r), "", s)
+		rej.answer(w, r, m.onReject)
 		return
 	}
-	m.audit.Record(r.Context(), audit.TicketMinted,
+	attrs := []slog.Attr{
 		slog.String("provider", s.Provider),
 		slog.String("user_id", s.UserID),
 		slog.String("ip", m.clientIP(r)),
 		slog.String("ticket_id", ticketID(t.ticket)),
-		slog.String("endpoint", t.endpoint))
+		slog.String("endpoint", t.endpoint),
+	}
+	if s.ID != "" {
+		attrs = append(attrs, slog.String("session", shortSessionID(s.ID)))
+	}
+	m.audit.Record(r.Context(), audit.TicketMinted, attrs...)
 	body, _ := json.Marshal(struct { // a string and a number cannot fail to encode
 		Ticket string `json:"ticket"`
 		TTL    int64  `json:"ttl_seconds"`
@@ -127,18 +139,13 @@ type minted struct {
 }
 
 func (m *Mint) mint(w http.ResponseWriter, r *http.Request, s *Session) (minted, *Rejection) {
-	if r.Method != http.MethodPost {
-		rej := refuse(http.StatusMethodNotAllowed, codeNotAllowed, reasonMethod)
-		rej.allow = http.MethodPost
-		return minted{}, rej
-	}
-	if !m.sameSite(r) {
-		return minted{}, refuse(http.StatusForbidden, codeForbidden, reasonOrigin)
-	}
-	if s == nil {
-		rej := ticketRejection(http.StatusUnauthorized, codeUnauthenticated, reasonSession)
-		rej.why = reasonNoSession
-		return minted{}, rej
+	switch {
+	case r.Method != http.MethodPost:
+		return minted{}, rejectMethod(refusedMintMethod, http.MethodPost)
+	case !m.sameSite(r):
+		return minted{}, reject(refusedMintOrigin, nil)
+	case s == nil:
+		return minted{}, reject(refusedMintNoSession, nil)
 	}
 	endpoint, rej := readEndpoint(w, r)
 	if rej != nil {
@@ -146,9 +153,7 @@ func (m *Mint) mint(w http.ResponseWriter, r *http.Request, s *Session) (minted,
 	}
 	if m.authorize != nil {
 		if err := m.authorize(r.Context(), s, endpoint); err != nil {
-			rej := ticketRejection(http.StatusForbidden, codeForbidden, reasonEndpoint)
-			rej.Err = withoutCredential(err, s.ID)
-			return minted{}, rej
+			return minted{}, reject(refusedMintEndpoint, withoutCredential(err, s.ID))
 		}
 	}
 	g := tickets.Grant{
@@ -156,14 +161,32 @@ func (m *Mint) mint(w http.ResponseWriter, r *http.Request, s *Session) (minted,
 		StartedAt: s.StartedAt, SessionExpiresAt: s.ExpiresAt,
 	}
 	lifetime := m.issuer.Lifetime(g)
-	if lifetime < time.Second {
-		return minted{}, mintRejection(tickets.ErrExpired)
+	if lifetime < time.Second { // 0 in ttl_seconds: no page could use it
+		return minted{}, reject(refusedMintExpired, tickets.ErrExpired)
 	}
 	t, err := m.issuer.Mint(r.Context(), g)
 	if err != nil {
-		return minted{}, mintRejection(withoutCredential(err, s.ID))
+		return minted{}, rejectMint(withoutCredential(err, s.ID))
 	}
 	return minted{t, endpoint, lifetime}, nil
+}
+
+// rejectMint returns the Rejection for an error of Issuer.Mint.
+func rejectMint(err error) *Rejection {
+	var tooMany *tickets.TooManyError
+	switch {
+	case errors.Is(err, tickets.ErrRevoked):
+		return reject(refusedMintRevoked, err)
+	case errors.Is(err, tickets.ErrExpired):
+		return reject(refusedMintExpired, err)
+	case errors.Is(err, tickets.ErrTooMany):
+		rej := reject(refusedMintTooMany, err)
+		if errors.As(err, &tooMany) && tooMany.RetryAfter > 0 {
+			rej.RetryAfter = tooMany.RetryAfter
+		}
+		return rej
+	}
+	return reject(refusedMintStore, err)
 }
 
 // sameSite asks the origins that are configured, and http.CrossOriginProtection
@@ -175,8 +198,12 @@ func (m *Mint) sameSite(r *http.Request) bool {
 		return false
 	}
 	c := &http.Request{Method: r.Method, URL: r.URL, Host: r.Host, Header: http.Header{}}
-	if site, ok := r.Header["Sec-Fetch-Site"]; ok {
+	switch site := r.Header["Sec-Fetch-Site"]; len(site) {
+	case 0:
+	case 1:
 		c.Header["Sec-Fetch-Site"] = site
+	default: // Check reads the first line only
+		return false
 	}
 	if origin != "" {
 		scheme, host, _ := strings.Cut(origin, "://")
@@ -188,36 +215,13 @@ func (m *Mint) sameSite(r *http.Request) bool {
 	return m.csrf.Check(c) == nil
 }
 
-func mintRejection(err error) *Rejection {
-	var rej *Rejection
-	var share *tickets.TooManyError
-	switch {
-	case errors.Is(err, tickets.ErrRevoked):
-		rej = ticketRejection(http.StatusUnauthorized, codeSessionExpired, reasonRevoked)
-		rej.why = reasonInvalidSession
-	case errors.Is(err, tickets.ErrExpired):
-		rej = ticketRejection(http.StatusUnauthorized, codeSessionExpired, reasonSession)
-		rej.why = reasonInvalidSession
-	case errors.Is(err, tickets.ErrTooMany):
-		rej = refuse(http.StatusTooManyRequests, codeTooMany, reasonTooMany)
-		if errors.As(err, &share) && share.RetryAfter > 0 {
-			rej.RetryAfter = share.RetryAfter
-		}
-	default:
-		rej = ticketRejection(http.StatusServiceUnavailable, codeUnavailable, reasonStore)
-	}
-	rej.Err = err
-	return rej
-}
-
 // readEndpoint reads the body of a request to mint.
 func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
-	bad := func(status int, code string) (string, *Rejection) { return "", refuse(status, code, reasonBody) }
 	if r.ContentLength == 0 || r.Body == nil {
 		return "", nil
 	}
 	if r.ContentLength > maxMintBody {
-		return bad(http.StatusRequestEntityTooLarge, codeTooLarge)
+		return "", reject(refusedMintTooLarge, nil)
 	}
 	// The server sets its own deadline again for the next request; a writer that
 	// has none to set is no connection that could be slow.
@@ -226,43 +230,75 @@ func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return bad(http.StatusRequestEntityTooLarge, codeTooLarge)
+		return "", reject(refusedMintTooLarge, err)
 	case err != nil:
-		return bad(http.StatusBadRequest, codeBadRequest)
+		return "", reject(refusedMintBody, err)
 	case len(body) == 0:
 		return "", nil
 	}
-	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
-		return bad(http.StatusUnsupportedMediaType, codeMediaType)
+	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || mediaType != "application/json" || len(r.Header["Content-Type"]) > 1 {
+		return "", reject(refusedMintType, err)
 	}
-	var asked struct {
-		Endpoint string `json:"endpoint"`
+	endpoint, err := parseMintBody(body)
+	if err != nil {
+		return "", reject(refusedMintBody, err)
+	}
+	return endpoint, nil
+}
+
+// parseMintBody returns the endpoint that a body names, as a clean, decoded path,
+// or "".
+func parseMintBody(body []byte) (string, error) {
+	var asked *struct { // nil after null
+		Endpoint oneString `json:"endpoint"`
 	}
 	// A misspelt field would make a ticket for any path out of one for a single
 	// path: refuse what is not understood.
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
-	if d.Decode(&asked) != nil || d.Decode(&struct{}{}) != io.EOF {
-		return bad(http.StatusBadRequest, codeBadRequest)
+	if err := d.Decode(&asked); err != nil {
+		return "", err
 	}
-	if asked.Endpoint == "" {
+	if asked == nil || d.Decode(&struct{}{}) != io.EOF {
+		return "", errors.New("want one JSON object")
+	}
+	endpoint := asked.Endpoint.value
+	if endpoint == "" {
 		return "", nil
 	}
-	u, err := url.Parse(asked.Endpoint)
-	if err != nil || !isLocal(asked.Endpoint) || strings.ContainsAny(asked.Endpoint, "?#") || !isClean(u) {
-		return bad(http.StatusBadRequest, codeBadRequest)
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return "", err
+	}
+	if !isLocal(endpoint) || strings.ContainsAny(endpoint, "?#") || !isClean(u) {
+		return "", errors.New("endpoint: want a clean path")
 	}
 	return u.Path, nil
+}
+
+// oneString is a JSON member that is a string and occurs once. Without it, null
+// and the second of two members change what the first one asks for.
+type oneString struct {
+	value string
+	set   bool
+}
+
+// UnmarshalJSON is called for null, too.
+func (s *oneString) UnmarshalJSON(text []byte) error {
+	if s.set || text[0] != '"' {
+		return errors.New("not one string")
+	}
+	s.set = true
+	return json.Unmarshal(text, &s.value)
 }
 
 // ticketID joins the audit's lines of one ticket, and opens no door.
 func ticketID(t tickets.Ticket) string {
 	id := t.Key().ID()
-	return shortHex(id[:6])
+	return shortHex(id[:])
 }
 
-// shortHex is the hexadecimal of at most 8 bytes, for one allocation.
-func shortHex(b []byte) string {
-	var text [16]byte
-	return string(text[:hex.Encode(text[:], b)])
-}
+// shortHex is the hexadecimal of the first 6 bytes of a hash, as the audit shows
+// them.
+func shortHex(hash []byte) string { return hex.EncodeToString(hash[:6]) }

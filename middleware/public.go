@@ -71,9 +71,27 @@ func (p *publicRoutes) match(r *http.Request) bool {
 		return false
 	}
 	r = p.canonical(r)
+	return p.matchesPattern(r) && (oneSpelling(r.URL) || p.matchesPattern(withLiteralPath(r)))
+}
+
+func (p *publicRoutes) matchesPattern(r *http.Request) bool {
 	// A handler that is not the marker is ServeMux's own redirect.
 	h, _ := p.mux.Handler(r)
 	return h == http.Handler(publicMarker{})
+}
+
+// oneSpelling reports whether all routers read the same path from u. ServeMux
+// matches Path; chi, echo and gin (with UseRawPath) match RawPath where it is
+// set, without decoding it. To them /st%61tic/admin is not under /static/.
+func oneSpelling(u *url.URL) bool {
+	return u.RawPath == "" || u.RawPath == u.Path
+}
+
+// withLiteralPath returns r as a router reads it that matches RawPath.
+func withLiteralPath(r *http.Request) *http.Request {
+	c := *r
+	c.URL = &url.URL{Path: r.URL.RawPath}
+	return &c
 }
 
 // canonical returns r with the Host as patterns write it, where they have any.
@@ -95,7 +113,10 @@ func (p *publicRoutes) canonical(r *http.Request) *http.Request {
 // what it names. Proxies, routers and file servers differ on all others, and
 // each difference has been a way around somebody's gate.
 func isClean(u *url.URL) bool {
-	p := u.Path
+	return isCleanPath(u.Path) && (oneSpelling(u) || isCleanPath(u.RawPath))
+}
+
+func isCleanPath(p string) bool {
 	if p == "" || p[0] != '/' || !utf8.ValidString(p) { // overlong forms of / and . are invalid
 		return false
 	}
@@ -117,15 +138,24 @@ func isClean(u *url.URL) bool {
 			}
 		}
 	}
-	for rest := u.EscapedPath(); ; rest = rest[3:] {
-		i := strings.IndexByte(rest, '%')
-		if i < 0 {
-			return true
-		}
-		rest = rest[i:]
-		switch strings.ToLower(rest[:3]) { // EscapedPath has two digits behind each %
-		case "%2f", "%5c", "%2e":
+	return !escapesSeparator(p)
+}
+
+// escapesSeparator reports whether p has an escaped dot, slash or backslash,
+// however often it is escaped: somebody behind may decode it once more.
+func escapesSeparator(p string) bool {
+	for {
+		_, rest, found := strings.Cut(p, "%")
+		if !found {
 			return false
+		}
+		p = rest
+		for strings.HasPrefix(rest, "25") { // an escaped %
+			rest = rest[2:]
+		}
+		switch strings.ToLower(rest[:min(2, len(rest))]) {
+		case "2e", "2f", "5c":
+			return true
 		}
 	}
 }

@@ -28,33 +28,37 @@ func TestRejectByClosing(t *testing.T) {
 		return ticket
 	}
 	fresh := func(b *bed, t *testing.T) string { return b.mint(t) }
-	restore := func(err error) middleware.GuardOptions {
-		return middleware.GuardOptions{Restore: func(context.Context, *middleware.Session) (*middleware.Session, error) { return nil, err }}
+	restore := func(err error) middleware.SocketsOptions {
+		return middleware.SocketsOptions{Restore: func(context.Context, *middleware.Session) (*middleware.Session, error) { return nil, err }}
 	}
 	for _, tc := range []struct {
-		name   string
-		opts   middleware.GuardOptions
-		ticket func(*bed, *testing.T) string
-		origin string
-		take   error
-		code   websocket.StatusCode
-		reason string
+		name    string
+		opts    middleware.GuardOptions
+		sockets middleware.SocketsOptions
+		ticket  func(*bed, *testing.T) string
+		origin  string
+		take    error
+		code    websocket.StatusCode
+		reason  string
 	}{
 		{name: "used", ticket: used, code: 4401, reason: "ticket_rejected"},
 		{name: "none", ticket: func(*bed, *testing.T) string { return "" }, code: 4401, reason: "ticket_rejected"},
 		{name: "malformed", ticket: func(*bed, *testing.T) string { return "a" }, code: 4401, reason: "ticket_rejected"},
-		{name: "session gone", ticket: fresh, opts: restore(middleware.ErrNoSession), code: 4401, reason: "ticket_rejected"},
+		{name: "session gone", ticket: fresh, sockets: restore(middleware.ErrNoSession), code: 4401, reason: "ticket_rejected"},
 		{name: "another origin", ticket: fresh, origin: "https://evil.example", code: 4403, reason: "forbidden"},
 		{name: "another endpoint", ticket: func(b *bed, t *testing.T) string {
 			return b.mint(t, func(g *tickets.Grant) { g.Endpoint = "/ws/pty" })
 		}, code: 4403, reason: "forbidden"},
-		{name: "no room", ticket: fresh, opts: middleware.GuardOptions{Sockets: noRoom(t)}, code: 4429, reason: "too_many"},
+		{name: "no room", ticket: fresh, sockets: middleware.SocketsOptions{Max: 1}, code: 4429, reason: "too_many"},
 		{name: "store fails", ticket: fresh, take: errDown, code: 1013, reason: "unavailable"},
-		{name: "backend fails", ticket: fresh, opts: restore(errDown), code: 1013, reason: "unavailable"},
+		{name: "backend fails", ticket: fresh, sockets: restore(errDown), code: 1013, reason: "unavailable"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.opts.OnReject = middleware.RejectByClosing
-			b := newBed(t, tc.opts)
+			b := newBed(t, tc.opts, tc.sockets)
+			if tc.sockets.Max > 0 {
+				fill(t, b)
+			}
 			if tc.take != nil {
 				b.store.onTake = func(func() (tickets.Grant, error)) (tickets.Grant, error) { return tickets.Grant{}, tc.take }
 			}
@@ -109,12 +113,9 @@ func h1Client(srv *httptest.Server) *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-// noRoom returns Sockets that are at their limit.
-func noRoom(t *testing.T) *middleware.Sockets {
+// fill takes a place in b's Sockets.
+func fill(t *testing.T, b *bed) {
 	t.Helper()
-	sockets, err := middleware.NewSockets(&middleware.SocketsOptions{Max: 1})
-	require.NoError(t, err)
-	b := newBed(t, middleware.GuardOptions{Sockets: sockets})
 	r := httptest.NewRequest("GET", "/ws?ticket="+b.mint(t), nil)
 	for _, line := range strings.Split(upgrade("GET", "/ws"), "\r\n")[2:] {
 		if name, value, ok := strings.Cut(line, ": "); ok {
@@ -124,7 +125,6 @@ func noRoom(t *testing.T) *middleware.Sockets {
 	a, rej := b.guard.Admit(r)
 	require.Nil(t, rej)
 	t.Cleanup(a.Release)
-	return sockets
 }
 
 // What goes over the wire, byte for byte, and in which cases nothing but HTTP.
@@ -182,7 +182,7 @@ func TestRejectByClosingOnTheWire(t *testing.T) {
 		srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			h.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
 		}))
-		requireRefusal(t, refusal{status: 401, code: "ticket_rejected"}, send(t, srv, upgrade("GET", "/ws")), false)
+		requireRefusal(t, refusal{status: 501, code: "not_implemented"}, send(t, srv, upgrade("GET", "/ws")), false)
 	})
 }
 

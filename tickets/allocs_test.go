@@ -13,7 +13,7 @@ import (
 )
 
 // The race detector allocates on its own account, hence the build tag.
-func TestMintAndConsumeAllocateTwice(t *testing.T) {
+func TestMintAndConsume_AllocateTwice(t *testing.T) {
 	store := tickets.NewMemoryStore(nil)
 	i := mustIssuer(t, store, &tickets.IssuerOptions{MaxPerSession: 1 << 20})
 	g := tickets.Grant{SessionID: "0123456789abcdef0123456789abcdef", Provider: "oidc", UserID: "0123456789abcdef", Data: "room"}

@@ -15,7 +15,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-func TestConsumeErrorTexts(t *testing.T) {
+func TestConsume_ErrorTexts(t *testing.T) {
 	i := mustIssuer(t, nil, nil)
 	fresh := mustMint(t, i, tickets.Grant{})
 	used := mustMint(t, i, tickets.Grant{})
@@ -79,7 +79,7 @@ func (s *spy) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) 
 	return s.Store.Take(ctx, key)
 }
 
-func TestWhatIsNoTicketReachesNoStore(t *testing.T) {
+func TestConsume_MalformedTicketReachesNoStore(t *testing.T) {
 	store := &spy{Store: tickets.NewMemoryStore(nil)}
 	i := mustIssuer(t, store, nil)
 	good := mustMint(t, i, tickets.Grant{UserID: "u1"})
@@ -121,7 +121,7 @@ func TestWhatIsNoTicketReachesNoStore(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestStoreFailing(t *testing.T) {
+func TestIssuer_StoreFails(t *testing.T) {
 	down := errors.New("connection refused")
 	store := &spy{Store: tickets.NewMemoryStore(nil)}
 	i := mustIssuer(t, store, &tickets.IssuerOptions{MaxPerSession: 2})
@@ -136,7 +136,7 @@ func TestStoreFailing(t *testing.T) {
 	}
 	store.put = nil
 	ticket := mustMint(t, i, g)
-	mustMint(t, i, g) // failed mints took no share
+	mustMint(t, i, g) // failed mints do not count
 	_, err := i.Mint(t.Context(), g)
 	require.ErrorIs(t, err, tickets.ErrTooMany)
 
@@ -167,7 +167,7 @@ func TestStoreFailing(t *testing.T) {
 
 type ctxKey struct{}
 
-func TestConsumeRunsOnWhenTheCallerHasGone(t *testing.T) {
+func TestConsume_ContinuesWhenContextIsDone(t *testing.T) {
 	store := &spy{Store: tickets.NewMemoryStore(nil)}
 	i := mustIssuer(t, store, nil)
 	ticket := mustMint(t, i, tickets.Grant{UserID: "u1"})

@@ -32,7 +32,7 @@ func Example() {
 	grant, err := issuer.Consume(ctx, tickets.Ticket(answer))
 	fmt.Println(grant.UserID, grant.ExpiresAt.Sub(grant.MintedAt), err)
 
-	// Whoever shows it again:
+	// At the second use:
 	_, err = issuer.Consume(ctx, tickets.Ticket(answer))
 	fmt.Println(errors.Is(err, tickets.ErrInvalid), errors.Is(err, tickets.ErrUsed))
 	// Output:
@@ -44,11 +44,11 @@ func ExampleNewIssuer_badOptions() {
 	_, err := tickets.NewIssuer(nil, &tickets.IssuerOptions{TTL: 24 * time.Hour})
 	fmt.Println(err)
 	// Output:
-	// new issuer: store is nil, want a Store such as NewMemoryStore(nil)
+	// tickets.NewIssuer: store is nil, want a Store such as NewMemoryStore(nil)
 	// TTL is 24h0m0s, want 1ms to 1h0m0s
 }
 
-// Three answers, and what to make of them.
+// Three answers, and what to do with each.
 func ExampleIssuer_Consume() {
 	issuer, _ := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
 	admit := func(ticket tickets.Ticket) string {
@@ -59,7 +59,7 @@ func ExampleIssuer_Consume() {
 		case errors.Is(err, tickets.ErrInvalid):
 			return "401: " + err.Error() // for the audit; the client learns no more than 401
 		default:
-			return "503: " + err.Error() // it could not be decided: nobody comes in
+			return "503: " + err.Error() // no answer: do not admit
 		}
 	}
 	ticket, _ := issuer.Mint(context.Background(), tickets.Grant{UserID: "ada"})
@@ -110,8 +110,8 @@ func ExampleIssuer_Revoke() {
 	// mint ticket: the session was revoked
 }
 
-// A person is signed out everywhere, and signs in again.
-func ExampleIssuer_Revoke_person() {
+// A user is signed out everywhere, and signs in again.
+func ExampleIssuer_Revoke_user() {
 	issuer, _ := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
 	session := func(id string, startedAt time.Time) tickets.Grant {
 		return tickets.Grant{SessionID: id, Provider: "oidc", UserID: "ada", StartedAt: startedAt}
@@ -135,14 +135,14 @@ func ExampleTicket() {
 	// 43
 }
 
-// The name of a ticket in an audit log opens no door.
+// The name of a ticket in an audit log cannot be used to open a socket.
 func ExampleTicket_Key() {
 	ticket := tickets.Ticket("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
 	fmt.Println("ticket_id", ticket.Key().String()[:12])
 	// Output: ticket_id 0f007385b6f9
 }
 
-// What a store outside the process keeps can be read by nobody who does not have the ticket.
+// What a store outside the process keeps can only be read with the ticket.
 func ExampleKey_Seal() {
 	ticket := tickets.Ticket("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
 	sealed := ticket.Key().Seal(tickets.Grant{UserID: "ada"})
@@ -165,7 +165,7 @@ func ExampleNewMemoryStore() {
 	// Output: mint ticket: ticket store is full true
 }
 
-// A server that can't hear the others says so to its load balancer.
+// A readiness probe: a server that refuses every ticket tells its load balancer.
 func ExampleIssuer_Health() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil) // or over redisstore, pgstore
 	if err != nil {
@@ -175,8 +175,11 @@ func ExampleIssuer_Health() {
 	defer issuer.Close()
 
 	ready := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if err := issuer.Health(); err != nil {
-			slog.Error("not ready", "error", err)
+		err := issuer.Health()
+		if err != nil {
+			slog.Error("ticketgate", "error", err) // an alert
+		}
+		if errors.Is(err, tickets.ErrStale) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	})

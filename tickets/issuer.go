@@ -1,6 +1,7 @@
 package tickets
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,17 +10,18 @@ import (
 	"time"
 )
 
-// What IssuerOptions are unless they say otherwise.
+// The defaults of IssuerOptions.
 const (
 	DefaultTTL                 = 30 * time.Second
 	DefaultMaxPerSession       = 64
 	DefaultRememberRevocations = time.Hour
 )
 
-// A node that hears of a revocation late has minted until then: it stands for so much longer.
-const hearing = 5 * time.Second
+// Extra time to remember a revocation: a node that receives it late may have minted meanwhile.
+const receiveMargin = 5 * time.Second
 
-// Below a millisecond a ticket is dead before its page has it; above an hour it is a session.
+// A ticket of less than a millisecond expires before its page has it; one of more than an hour is a
+// session.
 const (
 	minTTL = time.Millisecond
 	maxTTL = maxLifetime
@@ -27,108 +29,122 @@ const (
 
 // IssuerOptions are the options of an Issuer; nil is the defaults.
 type IssuerOptions struct {
-	// TTL is how long a ticket lives, where its session does not end sooner: 1 ms to 1 h.
+	// TTL is how long a ticket lives if its session does not end sooner: 1 ms to 1 h.
 	// Default: DefaultTTL, 30 s.
 	TTL time.Duration
-	// MaxPerSession is how many tickets one session may mint here within one TTL, used or not.
-	// Default: DefaultMaxPerSession, 64.
+	// MaxPerSession is how many tickets one session may mint here within any time of one TTL, used
+	// or not. A mint may be refused up to one TTL early. Default: DefaultMaxPerSession, 64.
 	MaxPerSession int
-	// RememberRevocations is how long a revocation stands, at least TTL. Where a grant that was
-	// refused for it says that its session ends later than that, it stands until then.
+	// RememberRevocations is how long a revocation is in force, at least TTL. If a grant that was
+	// refused for it says that its session ends later, it is in force until then.
 	// Default: DefaultRememberRevocations, 1 h, or the TTL if that is longer.
 	RememberRevocations time.Duration
-	// MaxStaleness is how long a node whose store is a RevocationLog may go on without hearing it: then
-	// Consume lets nobody in, and guards end their sockets (1013), until it is heard again. At least
-	// 3 s. Default 0: for ever; Health tells.
+	// MaxStaleness is how long a node may go on without reading the RevocationLog that its store
+	// is. After that, and until it reads again, Consume refuses every ticket with ErrStale, and
+	// guards close their sockets (1013). At least 3 s. Default 0: no limit; see Health.
 	MaxStaleness time.Duration
 }
 
-// Issuer mints and consumes tickets, and revokes what they stand for. It is safe for concurrent use.
+func (o *IssuerOptions) withDefaults() IssuerOptions {
+	var c IssuerOptions
+	if o != nil {
+		c = *o
+	}
+	c.TTL = cmp.Or(c.TTL, DefaultTTL)
+	c.MaxPerSession = cmp.Or(c.MaxPerSession, DefaultMaxPerSession)
+	c.RememberRevocations = cmp.Or(c.RememberRevocations, max(DefaultRememberRevocations, c.TTL))
+	return c
+}
+
+// check returns everything that is wrong with store and the options.
+func (o *IssuerOptions) check(store Store) error {
+	var errs []error
+	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if store == nil {
+		wrong("store is nil, want a Store such as NewMemoryStore(nil)")
+	} else if v := reflect.ValueOf(store); v.Kind() == reflect.Pointer && v.IsNil() {
+		wrong("store is a nil %T", store) // what a constructor returns beside its error
+	}
+	if o.TTL < minTTL || o.TTL > maxTTL {
+		wrong("TTL is %v, want %v to %v", o.TTL, minTTL, maxTTL)
+	}
+	if o.MaxPerSession < 0 {
+		wrong("MaxPerSession is %d, want at least 1", o.MaxPerSession)
+	}
+	if o.RememberRevocations < max(o.TTL, minTTL) {
+		// A ticket that was minted just before would outlive its revocation.
+		wrong("RememberRevocations is %v, want at least the TTL", o.RememberRevocations)
+	}
+	_, shared := store.(RevocationLog)
+	switch {
+	case o.MaxStaleness != 0 && store != nil && !shared:
+		wrong("MaxStaleness is %v, but %T is no RevocationLog: there is nothing to read",
+			o.MaxStaleness, store)
+	case o.MaxStaleness != 0 && o.MaxStaleness < unhealthyAfter:
+		wrong("MaxStaleness is %v, want at least %v, or 0 for no limit",
+			o.MaxStaleness, unhealthyAfter)
+	}
+	keeper, ok := store.(interface{ KeepsRevocations() time.Duration })
+	if ok && len(errs) == 0 && keeper.KeepsRevocations() < o.RememberRevocations {
+		wrong("RememberRevocations is %v, but the store keeps revocations for %v: "+
+			"a node that starts later would admit revoked sessions",
+			o.RememberRevocations, keeper.KeepsRevocations())
+	}
+	return errors.Join(errs...)
+}
+
+// Issuer mints and consumes tickets, and revokes sessions and users. It is safe for concurrent use.
 //
-// Over a store that is a [RevocationLog] it hears the revocations of every node in the background,
+// If its store is a [RevocationLog], it receives the revocations of every node in the background,
 // from NewIssuer to Close.
 type Issuer struct {
 	store     Store
-	memory    *MemoryStore // the store, if it is one: half of the tickets' cost would be the interface
+	memory    *MemoryStore // the store, if it is one: a direct call takes half the time of Mint
 	ttl       time.Duration
 	base      time.Time
-	shares    shares
-	revoked   revocations
+	limiter   *limiter
+	revoked   *revocations
 	listeners listeners[Revocation]
 	gaps      listeners[error]
-	nodes     *nodes // nil: the store is no RevocationLog
+	cluster   *cluster // nil: the store is no RevocationLog
 	closed    atomic.Bool
 }
 
 // NewIssuer returns an issuer over store; nil options are the defaults. Its error joins everything
 // that is wrong with the arguments.
 func NewIssuer(store Store, opts *IssuerOptions) (*Issuer, error) {
-	var o IssuerOptions
-	if opts != nil {
-		o = *opts
-	}
-	if o.TTL == 0 {
-		o.TTL = DefaultTTL
-	}
-	if o.MaxPerSession == 0 {
-		o.MaxPerSession = DefaultMaxPerSession
-	}
-	if o.RememberRevocations == 0 {
-		o.RememberRevocations = max(DefaultRememberRevocations, o.TTL)
-	}
-	var errs []error
-	if v := reflect.ValueOf(store); v.Kind() == reflect.Pointer && v.IsNil() { // of a constructor that failed
-		errs = append(errs, fmt.Errorf("store is a nil %T", store))
-	}
-	if store == nil {
-		errs = append(errs, errors.New("store is nil, want a Store such as NewMemoryStore(nil)"))
-	}
-	if o.TTL < minTTL || o.TTL > maxTTL {
-		errs = append(errs, fmt.Errorf("TTL is %v, want %v to %v", o.TTL, minTTL, maxTTL))
-	}
-	if o.MaxPerSession < 0 {
-		errs = append(errs, fmt.Errorf("MaxPerSession is %d, want at least 1", o.MaxPerSession))
-	}
-	if o.RememberRevocations < max(o.TTL, minTTL) {
-		// A ticket that was minted just before would outlive the memory of its revocation.
-		errs = append(errs, fmt.Errorf("RememberRevocations is %v, want at least the TTL", o.RememberRevocations))
+	o := opts.withDefaults()
+	if err := o.check(store); err != nil {
+		return nil, fmt.Errorf("tickets.NewIssuer: %w", err)
 	}
 	log, shared := store.(RevocationLog)
-	switch {
-	case o.MaxStaleness != 0 && store != nil && !shared:
-		errs = append(errs, fmt.Errorf("MaxStaleness is %v, but %T is no RevocationLog: there is nothing to hear", o.MaxStaleness, store))
-	case o.MaxStaleness != 0 && o.MaxStaleness < deafAfter:
-		errs = append(errs, fmt.Errorf("MaxStaleness is %v, want at least %v, or 0 for no limit", o.MaxStaleness, deafAfter))
-	}
-	if k, ok := store.(interface{ KeepsRevocations() time.Duration }); ok && len(errs) == 0 && k.KeepsRevocations() < o.RememberRevocations {
-		errs = append(errs, fmt.Errorf("RememberRevocations is %v, but the store keeps revocations for %v: a node that starts later would let the revoked in",
-			o.RememberRevocations, k.KeepsRevocations()))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("new issuer: %w", err)
+	remember := min(o.RememberRevocations, longest) // a longer Duration may overflow
+	if shared {
+		remember += receiveMargin
 	}
 	memory, _ := store.(*MemoryStore)
-	i := &Issuer{store: store, memory: memory, ttl: o.TTL, base: time.Now()}
-	i.shares.init(o.TTL, o.MaxPerSession)
-	remember := min(o.RememberRevocations, longest) // beyond that a Duration overflows
-	if shared {
-		remember += hearing
+	i := &Issuer{
+		store:   store,
+		memory:  memory,
+		ttl:     o.TTL,
+		base:    time.Now(),
+		limiter: newLimiter(o.TTL, o.MaxPerSession),
+		revoked: newRevocations(remember),
 	}
-	i.revoked.init(remember)
 	if shared {
-		i.nodes = newNodes(i, log, o.MaxStaleness)
+		i.cluster = newCluster(i, log, o.MaxStaleness)
 	}
 	return i, nil
 }
 
-// Mint puts g into the store, with MintedAt and ExpiresAt filled in, and returns the ticket that
-// stands for it. The ticket expires after [Issuer.Lifetime].
+// Mint puts g into the store, with MintedAt and ExpiresAt filled in, and returns its ticket, which
+// expires after [Issuer.Lifetime].
 //
-// The error is ErrExpired where the session has ended, ErrRevoked where it was revoked, a
-// *TooManyError (ErrTooMany) at the session's share, ErrFull at the store's bound, and ErrClosed
-// after Close. A grant that can't be is an error too: Data above 256 bytes, another string above
-// 8 KiB. Any other error is the store's; there is no ticket then, and nothing counts against the
-// session. A grant without SessionID has no share.
+// The error is ErrExpired if the session has ended, ErrRevoked if it was revoked, a *TooManyError
+// (ErrTooMany) at MaxPerSession, ErrFull at the store's bound, and ErrClosed after Close. A grant
+// with Data above 256 bytes, or another string above 8 KiB, is an error too. Any other error is the
+// store's. If there is an error, there is no ticket, and nothing counts against the session. A
+// grant without SessionID has no limit.
 func (i *Issuer) Mint(ctx context.Context, g Grant) (Ticket, error) {
 	if i.closed.Load() {
 		return "", fmt.Errorf("mint ticket: %w", ErrClosed)
@@ -144,31 +160,32 @@ func (i *Issuer) Mint(ctx context.Context, g Grant) (Ticket, error) {
 	if i.revoked.cover(&g) {
 		return "", &refusal{kind: ErrRevoked, text: "mint ticket: the session was revoked"}
 	}
-	var mint minted
 	if g.SessionID != "" {
-		var err error
-		if mint, err = i.shares.take(g.SessionID, now.Sub(i.base)); err != nil {
+		if err := i.limiter.take(g.SessionID, now.Sub(i.base)); err != nil {
 			return "", fmt.Errorf("mint ticket: %w", err)
 		}
 	}
 	g.MintedAt, g.ExpiresAt = now, now.Add(lifetime)
-	t, key := newTicket()
-	if err := i.put(ctx, &key, &g); err != nil {
-		i.shares.giveBack(mint)
+	t := newTicket()
+	if err := i.put(ctx, t, &g, lifetime); err != nil {
+		if g.SessionID != "" {
+			i.limiter.release(g.SessionID, now.Sub(i.base))
+		}
 		return "", fmt.Errorf("mint ticket: %w", err)
 	}
 	return t, nil
 }
 
-func (i *Issuer) put(ctx context.Context, key *Key, g *Grant) error {
-	if i.memory != nil {
-		return i.memory.put(&key.id, g, true)
+func (i *Issuer) put(ctx context.Context, t Ticket, g *Grant, lifetime time.Duration) error {
+	if i.memory == nil {
+		return i.store.Put(ctx, t.Key(), *g)
 	}
-	return i.store.Put(ctx, *key, *g)
+	id := t.id()
+	return i.memory.put(&id, g, g.MintedAt.Sub(i.memory.base), lifetime, true)
 }
 
-// Lifetime returns how long a ticket for g would live if it were minted now: the TTL, or less where
-// the session ends sooner, and 0 where it has ended.
+// Lifetime returns how long a ticket for g would live if it were minted now: the TTL, or less if
+// the session ends sooner, or 0 if it has ended. Of the zero Grant it is the TTL.
 func (i *Issuer) Lifetime(g Grant) time.Duration { return i.lifetime(&g, time.Now()) }
 
 func (i *Issuer) lifetime(g *Grant, now time.Time) time.Duration {
@@ -178,17 +195,17 @@ func (i *Issuer) lifetime(g *Grant, now time.Time) time.Duration {
 	return max(0, min(i.ttl, g.SessionExpiresAt.Sub(now)))
 }
 
-// Consume takes the ticket and returns its grant, the first time and until it expires. It runs on
-// when ctx is done: whether a ticket was used is a fact, and must not hang on a client's patience.
-// The store bounds the wait.
+// Consume takes the ticket and returns its grant, once, until it expires. It continues when ctx is
+// done: a ticket is used or it is not, whether the client waits or not. The store bounds the wait.
 //
-// An error that errors.Is finds to be ErrInvalid means no, and its kind says why. Its text is
-// "unknown ticket: " and the ticket's first 8 characters, where that is less than half of it, for
-// one that is unknown or used; it contains "expired" or "revoked" for the others, and nothing of
-// the ticket. What cannot be a ticket is unknown without the store being asked. Any other error
-// means that it could not be decided, and nobody may be let in: the store failed, the issuer is
-// closed, or (ErrStale) it has not caught up with the revocations of other nodes. Of the last two the
-// ticket is untouched.
+// If errors.Is(err, ErrInvalid), the answer is no, and the kind of the error says why. The text of
+// an unknown or used ticket is "unknown ticket: " and its first 8 characters, if that is less than
+// half of it; the other texts contain "expired" or "revoked", and nothing of the ticket. What does
+// not have the form of a ticket is unknown, without a call of the store.
+//
+// Any other error means that there is no answer, and the client must not be admitted: the store
+// failed, the issuer is closed (ErrClosed), or it is not up to date with the revocations of other
+// nodes (ErrStale). The last two leave the ticket untouched.
 func (i *Issuer) Consume(ctx context.Context, t Ticket) (g Grant, err error) {
 	if i.closed.Load() {
 		return Grant{}, fmt.Errorf("consume ticket: %w", ErrClosed)
@@ -196,31 +213,31 @@ func (i *Issuer) Consume(ctx context.Context, t Ticket) (g Grant, err error) {
 	if !t.wellFormed() {
 		return Grant{}, refuse(t, ErrUnknown)
 	}
-	if i.nodes != nil {
-		if err := i.nodes.admits(); err != nil {
+	if i.cluster != nil {
+		if err := i.cluster.admits(); err != nil {
 			return Grant{}, fmt.Errorf("consume ticket: %w", err)
 		}
 	}
-	key := t.Key()
 	if i.memory != nil {
-		err = i.memory.take(&key.id, &g)
+		id := t.id()
+		err = i.memory.take(&id, &g)
 	} else {
-		g, err = i.store.Take(context.WithoutCancel(ctx), key)
+		g, err = i.store.Take(context.WithoutCancel(ctx), t.Key())
 	}
 	if err != nil {
 		return Grant{}, refuse(t, err)
 	}
-	if g.ExpiresAt.IsZero() { // Mint filled it in: rows that a driver found are not a grant
+	if g.ExpiresAt.IsZero() { // Mint filled it in: this is no grant that was minted
 		return Grant{}, errors.New("consume ticket: the store returned neither a grant nor an error")
 	}
-	// Last, so that a revocation that has returned covers every ticket that is not yet accepted.
+	// Last, so that a Revoke that has returned covers every ticket that is not accepted yet.
 	if i.revoked.cover(&g) {
 		return Grant{}, refuse(t, ErrRevoked)
 	}
 	return g, nil
 }
 
-// refuse gives a store's error the text that Consume promises for its kind.
+// refuse returns the error of Consume for an error of the store.
 func refuse(t Ticket, err error) error {
 	switch kindOf(err) {
 	case nil:
@@ -235,13 +252,8 @@ func refuse(t Ticket, err error) error {
 	return &refusal{kind: ErrUnknown, text: "unknown ticket: ", hint: t.hint()}
 }
 
-// kindOf returns which kind of ErrInvalid err is, or nil. A MemoryStore's needs no search.
+// kindOf returns which kind of ErrInvalid err is, or nil.
 func kindOf(err error) error {
-	for _, kind := range []error{ErrUnknown, ErrUsed, ErrExpired, ErrRevoked} {
-		if err == kind {
-			return kind
-		}
-	}
 	for _, kind := range []error{ErrRevoked, ErrExpired, ErrUsed, ErrInvalid} {
 		if errors.Is(err, kind) {
 			return kind
@@ -250,41 +262,42 @@ func kindOf(err error) error {
 	return nil
 }
 
-// Health returns nil while this node hears the revocations of the others, or has no others to hear;
-// else an error that says why not and since when, and is ErrStale where Consume lets nobody in for it; or
-// ErrClosed. It is an error too when the others can't be told. It asks nobody.
+// Health returns nil while this node receives the revocations of the other nodes, and they can
+// receive its own, or if there are no other nodes. Else the error says what is wrong, and for how
+// long. It is ErrStale if Consume refuses every ticket for it, and ErrClosed after Close. Health
+// makes no call of the store.
 //
-// A readiness probe should ask for ErrStale: a store that is down makes every node unhealthy at once, and
-// their other pages need it not. Any other error is an alert.
+// A readiness probe should test for ErrStale only: if the store is down, all nodes are unhealthy at
+// once, and their other pages do not need it. Alert on any error.
 func (i *Issuer) Health() error {
 	switch {
 	case i.closed.Load():
 		return ErrClosed
-	case i.nodes == nil:
+	case i.cluster == nil:
 		return nil
 	}
-	return i.nodes.health()
+	return i.cluster.health()
 }
 
-// OnGap has fn called when revocations may have been missed. With ErrGap: the log had lost its place,
-// and what is in it now is in force; every node appends again what it remembers, but somebody may have
-// been revoked whom no node remembers. With ErrStale: nothing was heard for IssuerOptions.MaxStaleness. Guards
-// listen here: after ErrGap those that have a GuardOptions.Restore ask it about every session that has
-// sockets; after ErrStale they end their sockets.
+// OnGap registers fn, which is called when revocations may have been missed. With ErrGap: the log
+// has lost its place, what is in it now is in force, and every node publishes again what it
+// remembers; a revocation that no node remembers is lost. With ErrStale: the log was not read for
+// IssuerOptions.MaxStaleness. middleware.Sockets registers here: after ErrGap it rechecks every
+// session that has sockets, and after ErrStale it closes them.
 //
-// fn may call anything of the issuer but Close. After stop, which may be called again, it is called no
-// more.
+// fn may call every method of the issuer except Close. After stop, which may be called again, fn is
+// not called any more.
 func (i *Issuer) OnGap(fn func(error)) (stop func()) { return i.gaps.add(fn) }
 
-// Close ends the issuer: from then on Mint and Consume fail with ErrClosed, and no other node is heard.
-// Revoke and Revoked go on, because sockets may outlive the issuer; but MaxStaleness is over, and what Revoke
-// could not tell is not told later. It does not close the store. It waits for a call of the store's Next,
-// which it cancels, and tries once more to tell what other nodes have not been told: the error says of how
-// many revocations that failed. Calling it again is safe.
+// Close ends the issuer: Mint and Consume fail with ErrClosed, and revocations of other nodes are
+// not received any more. Revoke and Revoked still work, because sockets may outlive the issuer; but
+// MaxStaleness ends, and what Revoke cannot publish is not published later. Close does not close
+// the store. It cancels a call of the store's Next and waits for it, and tries once more to publish
+// what is unpublished: the error says of how many revocations that failed. It may be called again.
 func (i *Issuer) Close() error {
 	i.closed.Store(true)
-	if i.nodes != nil {
-		return i.nodes.close()
+	if i.cluster != nil {
+		return i.cluster.close()
 	}
 	return nil
 }

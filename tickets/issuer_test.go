@@ -16,8 +16,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// What the tests of the Python dashboard's ticket store check, one by one.
-func TestWhatTheDashboardChecks(t *testing.T) {
+// The tests of the Python dashboard's ticket store, one by one.
+func TestIssuer_AsTheDashboardsTests(t *testing.T) {
 	t.Run("round trip", func(t *testing.T) {
 		i := mustIssuer(t, nil, nil)
 		got, err := i.Consume(t.Context(), mustMint(t, i, tickets.Grant{UserID: "u1", Provider: "nous"}))
@@ -87,7 +87,7 @@ func mintAndConsumeAtOnce(t *testing.T, n int) {
 	assert.Len(t, got, n)
 }
 
-func TestOneWinner(t *testing.T) {
+func TestConsume_OneWinner(t *testing.T) {
 	i := mustIssuer(t, nil, nil)
 	for range 50 {
 		ticket := mustMint(t, i, tickets.Grant{UserID: "u1"})
@@ -111,7 +111,7 @@ func TestOneWinner(t *testing.T) {
 	}
 }
 
-func TestConsumeReturnsWhatWasMinted(t *testing.T) {
+func TestConsume_ReturnsTheGrant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := mustIssuer(t, nil, nil)
 		for name, g := range grants() {
@@ -129,8 +129,8 @@ func TestConsumeReturnsWhatWasMinted(t *testing.T) {
 	})
 }
 
-// A ticket's whole life, with the instants at which something changes.
-func TestLife(t *testing.T) {
+// The life of a ticket, with the instants at which something changes.
+func TestConsume_LifeOfATicket(t *testing.T) {
 	const ttl = 30 * time.Second
 	for _, row := range []struct {
 		name     string
@@ -191,7 +191,7 @@ func TestLife(t *testing.T) {
 	}
 }
 
-func TestMintOfAnEndedSession(t *testing.T) {
+func TestMint_EndedSessionIsErrExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := mustIssuer(t, nil, &tickets.IssuerOptions{MaxPerSession: 1})
 		for _, end := range []time.Duration{0, -1, -time.Hour, -200 * 365 * 24 * time.Hour} {
@@ -202,11 +202,11 @@ func TestMintOfAnEndedSession(t *testing.T) {
 			assert.ErrorContains(t, err, "expired")
 			assert.Empty(t, string(ticket))
 		}
-		mustMint(t, i, tickets.Grant{SessionID: "s1"}) // none of it counted
+		mustMint(t, i, tickets.Grant{SessionID: "s1"}) // none of these counted
 	})
 }
 
-func TestNewIssuerRefusesBadOptionsAllAtOnce(t *testing.T) {
+func TestNewIssuer_RefusesBadOptionsAllAtOnce(t *testing.T) {
 	_, err := tickets.NewIssuer(nil, &tickets.IssuerOptions{TTL: -1, MaxPerSession: -1, RememberRevocations: -1})
 	require.Error(t, err)
 	for _, part := range []string{"store is nil", "TTL is -1ns, want 1ms to 1h0m0s", "MaxPerSession is -1", "RememberRevocations is -1ns"} {
@@ -229,7 +229,7 @@ func TestNewIssuerRefusesBadOptionsAllAtOnce(t *testing.T) {
 	}
 }
 
-func TestMintRefusesGrantsThatCannotBe(t *testing.T) {
+func TestMint_RefusesLongFields(t *testing.T) {
 	store := &spy{Store: tickets.NewMemoryStore(nil)}
 	i := mustIssuer(t, store, nil)
 	canary := strings.Repeat("canary", 10000)
@@ -255,11 +255,11 @@ func TestMintRefusesGrantsThatCannotBe(t *testing.T) {
 	mustMint(t, i, tickets.Grant{Data: canary[:256], SessionID: canary[:8<<10]})
 }
 
-func TestClose(t *testing.T) {
+func TestClose_EndsMintAndConsume(t *testing.T) {
 	i := mustIssuer(t, nil, nil)
 	ticket := mustMint(t, i, tickets.Grant{SessionID: "s1"})
-	var told int
-	i.OnRevoke(func(tickets.Revocation) { told++ })
+	var called int
+	i.OnRevoke(func(tickets.Revocation) { called++ })
 	require.NoError(t, i.Close())
 	require.NoError(t, i.Close())
 	_, err := i.Mint(t.Context(), tickets.Grant{})
@@ -272,7 +272,7 @@ func TestClose(t *testing.T) {
 	_, err = i.Consume(t.Context(), "")
 	require.ErrorIs(t, err, tickets.ErrClosed)
 	require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s1"}), "sockets may outlive the issuer")
-	assert.Equal(t, 1, told)
+	assert.Equal(t, 1, called)
 }
 
 func TestErrorKinds(t *testing.T) {

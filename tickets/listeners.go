@@ -8,14 +8,14 @@ import (
 // listeners are the functions of OnRevoke or OnGap. No lock is held while they run.
 type listeners[E any] struct {
 	mu  sync.Mutex
-	fns []*func(E) // never changed in place: tell goes through it without the lock
+	fns []*func(E) // never changed in place: call reads it without the lock
 }
 
 func (l *listeners[E]) add(fn func(E)) (stop func()) {
 	if fn == nil {
 		return func() {}
 	}
-	entry := &fn // two listeners may be one function, a pointer tells them apart
+	entry := &fn // a pointer identifies it: the same function may be added twice
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.fns = append(slices.Clip(l.fns), entry)
@@ -28,18 +28,19 @@ func (l *listeners[E]) add(fn func(E)) (stop func()) {
 	}
 }
 
-func (l *listeners[E]) tell(e E) {
+func (l *listeners[E]) call(e E) {
 	l.mu.Lock()
 	fns := l.fns
 	l.mu.Unlock()
-	tell(fns, e)
+	callAll(fns, e)
 }
 
-// Deferred, so that one listener's panic does not keep the others' sockets open.
-func tell[E any](fns []*func(E), e E) {
+// callAll defers the rest, so that the panic of one listener does not keep the others' sockets
+// open.
+func callAll[E any](fns []*func(E), e E) {
 	if len(fns) == 0 {
 		return
 	}
-	defer tell(fns[1:], e)
+	defer callAll(fns[1:], e)
 	(*fns[0])(e)
 }

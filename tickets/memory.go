@@ -2,78 +2,73 @@ package tickets
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/bits"
-	"runtime"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// DefaultMaxOutstanding is how many tickets a MemoryStore keeps unless told otherwise.
+// DefaultMaxOutstanding is how many tickets a MemoryStore holds by default.
 const DefaultMaxOutstanding = 1 << 20
 
 // MemoryOptions are the options of a MemoryStore.
 type MemoryOptions struct {
 	// MaxOutstanding bounds the tickets that have not expired yet, used ones included; Put beyond
-	// it is ErrFull. An expired one counts no longer, or, where lifetimes are mixed, at the latest
-	// when those minted before it have expired. Default, for zero or less too:
-	// DefaultMaxOutstanding, 1 << 20, which is about 200 MB when reached.
+	// it is ErrFull. An expired ticket is not counted, or, where lifetimes are mixed, at the latest
+	// when those put before it have expired too. Zero or less is the default:
+	// DefaultMaxOutstanding, 1 << 20, which takes about 200 MB.
 	MaxOutstanding int
 }
 
-// MemoryStore is the Store of a single process, and the default. Two servers that have one each
-// know nothing of each other's tickets, and a restart ends all of them: they live 30 s anyway. It is
-// for one Issuer: two over one MemoryStore would share tickets, and not revocations.
+// MemoryStore is the Store of a single process. Two servers with one each know nothing of each
+// other's tickets, and a restart ends all tickets, which live for 30 s. It is for one Issuer: two
+// over one MemoryStore would share tickets, but not revocations.
 //
-// It never waits, runs no goroutine and needs no Close. Expired tickets leave memory with the first
-// Put or Take after their time, a few thousand at a stroke and without a scan, so that no call is
-// slower while a million expire. A ticket is dead when the monotonic clock or the wall clock says
-// so: a machine that sleeps stops the one, a clock that is set moves the other.
+// It never waits, runs no goroutine and needs no Close. Each shard has four generations of tickets,
+// and a new one begins as often as a third of the longest lifetime passes. So expired tickets leave
+// memory with the first Put or Take after their time, whole generations at once: no call is slower
+// while a million expire. A ticket stays in memory as long as the longest one that was put with it.
+//
+// A ticket expires when the monotonic clock or the wall clock says so: suspend stops the first, and
+// setting the time moves the second.
 type MemoryStore struct {
 	max    int64
 	now    func() (mono time.Duration, wall time.Time) // replaced in tests, where the two part
 	base   time.Time                                   // where mono begins
-	count  atomic.Int64                                // entries in all generations but the retired ones, and unused places
-	due    due
-	shards []memoryShard // a power of two
+	count  atomic.Int64                                // tickets that are not known to have expired
+	turnAt atomic.Int64                                // mono time of the next generation
+	shards [memoryShards]memoryShard
 }
 
-// shardCount is enough shards that two processors seldom meet in one, and no more: what a ticket touches of
-// a shard is in a processor's cache only if tickets come there often.
-func shardCount() int {
-	return min(max(16, 1<<bits.Len(uint(4*runtime.GOMAXPROCS(0)-1))), 256)
-}
+// memoryShards is enough that processors seldom wait for each other.
+const memoryShards = 16
 
 type memoryShard struct {
 	mu          sync.Mutex
-	generations []*generation // in the order in which they were opened
-	places      int64         // for entries, which are counted already
-	_           [88]byte      // two cache lines to itself, which processors fetch as one
+	generations [4]*generation // newest first; nil: empty
+	_           [88]byte       // up to two cache lines, which processors fetch together
 }
 
 const (
-	// For so long after its end an expired ticket is told from an unknown one.
+	// An expired ticket is told from an unknown one for this long after its end.
 	expiredMemory = 5 * time.Second
-	// No ticket lives longer. What would be kept for days is a session, not a ticket.
+	// No ticket lives longer. What is kept for days is a session, not a ticket.
 	maxLifetime = time.Hour
-	// How many places a shard gets at most.
-	placesAtOnce = 64
-	// What one Put looks through for expired entries when the store is full.
-	retireAtOnce = 64
+	// How many expired tickets one Put takes off the count when the store is full.
+	uncountAtOnce = 64
 )
 
 var (
 	errKeyKnown = errors.New("memory store: the key was put before")
-	errTooLarge = fmt.Errorf("memory store: the grant is larger than %d bytes", chunkSize)
+	errTooLarge = fmt.Errorf("memory store: the grant takes %d bytes or more", maxEntry+1)
 	errTooLong  = fmt.Errorf("memory store: the grant expires later than %v from now", maxLifetime)
 )
 
 // NewMemoryStore returns an empty store; nil options are the defaults.
 func NewMemoryStore(opts *MemoryOptions) *MemoryStore {
-	m := &MemoryStore{max: DefaultMaxOutstanding, base: time.Now(), shards: make([]memoryShard, shardCount())}
+	m := &MemoryStore{max: DefaultMaxOutstanding, base: time.Now()}
 	if opts != nil && opts.MaxOutstanding > 0 {
 		m.max = int64(opts.MaxOutstanding)
 	}
@@ -81,14 +76,48 @@ func NewMemoryStore(opts *MemoryOptions) *MemoryStore {
 		now := time.Now()
 		return now.Sub(m.base), now
 	}
-	m.due.init()
 	return m
 }
 
 // Put keeps g under key until g.ExpiresAt. It returns ErrFull at MaxOutstanding, and an error for a
 // key that was put before and for a grant that expires more than an hour from now.
 func (m *MemoryStore) Put(_ context.Context, key Key, g Grant) error {
-	return m.put(&key.id, &g, false)
+	now, wall := m.now()
+	lifetime := g.ExpiresAt.Sub(wall)
+	if lifetime > maxLifetime {
+		return errTooLong
+	}
+	return m.put(&key.id, &g, now, lifetime, false)
+}
+
+// put is Put, for a ticket that lives for the given time from now. An ID is fresh if it belongs to
+// a ticket that was just made: crypto/rand does not repeat itself, so there is no need to look for
+// it.
+func (m *MemoryStore) put(
+	id *[32]byte, g *Grant, now, lifetime time.Duration, fresh bool,
+) error {
+	size := entrySize(g)
+	if size > maxEntry {
+		return errTooLarge
+	}
+	m.turn(now)
+	if !m.reserve(now) {
+		return ErrFull
+	}
+	shard := m.shard(id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if !fresh {
+		if known, _, _ := shard.find(id); known != nil {
+			m.count.Add(-1)
+			return errKeyKnown
+		}
+	}
+	if !shard.newest().add(id, now+lifetime, g, size) {
+		m.count.Add(-1)
+		return ErrFull
+	}
+	return nil
 }
 
 // Take returns the grant under key to the first caller until it expires.
@@ -97,63 +126,18 @@ func (m *MemoryStore) Take(_ context.Context, key Key) (g Grant, err error) {
 	return g, err
 }
 
-// put is Put. An ID that is fresh is that of a ticket that was made for this one call: as long as
-// crypto/rand does not repeat itself nobody can have put it before, and to look for it in every
-// generation is what costs the most where many lie unused.
-func (m *MemoryStore) put(id *[32]byte, g *Grant, fresh bool) error {
-	size := entrySize(g)
-	if size >= chunkSize {
-		return errTooLarge
-	}
-	// On the way that every ticket goes there is no look at the clock: MintedAt is near enough to
-	// tell when there is something to drop, and the deadline is in the grant.
-	lifetime := g.ExpiresAt.Sub(g.MintedAt)
-	if lifetime > maxLifetime || m.due.before(g.MintedAt.Sub(m.base)) {
-		now, wall := m.now()
-		m.dropDead(now)
-		// Where MintedAt was not filled in, a ticket lives from now.
-		if lifetime = min(lifetime, g.ExpiresAt.Sub(wall)); lifetime > maxLifetime {
-			return errTooLong
-		}
-	}
-	deadline := g.ExpiresAt.Sub(m.base)
-	shard := m.shard(id)
-	shard.mu.Lock()
-	for shard.places == 0 && !m.reserve(shard) {
-		shard.mu.Unlock()
-		if !m.giveBack() && !m.retire(shard) && m.count.Load() >= m.max {
-			return ErrFull
-		}
-		shard.mu.Lock()
-	}
-	if !fresh {
-		if known, _ := shard.find(id); known != nil {
-			shard.mu.Unlock()
-			return errKeyKnown
-		}
-	}
-	shard.places--
-	gen, opened := shard.generation(classOf(lifetime), deadline)
-	gen.add(id, deadline, g, size)
-	shard.mu.Unlock()
-	if opened {
-		m.due.lower(gen.dropAt())
-	}
-	return nil
-}
-
-// take is Take. g is zero, and stays so where there is an error.
+// take is Take. It leaves g alone if there is an error.
 func (m *MemoryStore) take(id *[32]byte, g *Grant) error {
 	now, wall := m.now()
-	m.dropDead(now)
+	m.turn(now)
 	shard := m.shard(id)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	gen, position := shard.find(id)
+	gen, chunk, offset := shard.find(id)
 	if gen == nil {
 		return ErrUnknown
 	}
-	e := gen.entry(position)
+	e := gen.entry(chunk, offset)
 	if e.used() {
 		return ErrUsed
 	}
@@ -167,96 +151,106 @@ func (m *MemoryStore) take(id *[32]byte, g *Grant) error {
 		*g = Grant{}
 		return ErrExpired
 	}
-	gen.use(position)
+	gen.use(chunk, offset)
 	return nil
 }
 
-// The IDs are SHA-256: any bytes of them are evenly spread, and nobody can choose them.
-func (m *MemoryStore) shard(id *[32]byte) *memoryShard {
-	return &m.shards[int(id[0])&(len(m.shards)-1)]
+func (m *MemoryStore) shard(id *[32]byte) *memoryShard { return &m.shards[id[0]%memoryShards] }
+
+// find returns the generation that has id, or nil, and where in it.
+func (s *memoryShard) find(id *[32]byte) (gen *generation, chunk, offset int) {
+	for _, gen := range s.generations {
+		if gen != nil {
+			if chunk, offset, found := gen.find(id); found {
+				return gen, chunk, offset
+			}
+		}
+	}
+	return nil, 0, 0
 }
 
-func hashOf(id *[32]byte) uint64 { return binary.LittleEndian.Uint64(id[8:]) }
+// newest returns the generation for new tickets.
+func (s *memoryShard) newest() *generation {
+	if s.generations[0] == nil {
+		expected := 0
+		if before := s.generations[1]; before != nil {
+			expected = before.index.len() // so that the index seldom has to grow
+		}
+		s.generations[0] = &generation{index: newIndex(expected)}
+	}
+	return s.generations[0]
+}
 
-// reserve gets the shard, which is locked, places for more entries, or says that there are none left.
-// Many at a time while there are many, so that processors seldom meet at the one count.
-func (m *MemoryStore) reserve(shard *memoryShard) bool {
+// reserve counts one more ticket, or reports that the store is full.
+func (m *MemoryStore) reserve(now time.Duration) bool {
 	for {
 		n := m.count.Load()
-		if n >= m.max {
+		if n < m.max {
+			if m.count.CompareAndSwap(n, n+1) {
+				return true
+			}
+		} else if !m.uncount(now) && m.count.Load() >= m.max {
 			return false
-		}
-		got := min(max((m.max-n)/int64(len(m.shards)), 1), placesAtOnce)
-		if m.count.CompareAndSwap(n, n+got) {
-			shard.places = got
-			return true
 		}
 	}
 }
 
-// giveBack takes from all shards the places that they have not used, and reports whether there were
-// any.
-func (m *MemoryStore) giveBack() bool {
-	any := false
+// uncount takes expired tickets off the count and reports whether there were any. Only a full store
+// needs to know of them one by one.
+func (m *MemoryStore) uncount(now time.Duration) bool {
 	for i := range m.shards {
 		s := &m.shards[i]
 		s.mu.Lock()
-		any = any || s.places > 0
-		m.count.Add(-s.places)
-		s.places = 0
-		s.mu.Unlock()
-	}
-	return any
-}
-
-// retire takes expired entries off the count, beginning with the shard that wants to grow, and
-// reports whether there were any. They stay where they are until their generation is dropped: only
-// a store that is full has to know of them one by one.
-func (m *MemoryStore) retire(first *memoryShard) bool {
-	now, _ := m.now()
-	retireIn := func(s *memoryShard) bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
 		n := 0
 		for _, gen := range s.generations {
-			n += gen.retire(now, retireAtOnce-n)
+			if gen != nil {
+				n += gen.uncount(now, uncountAtOnce-n)
+			}
 		}
-		m.count.Add(int64(-n))
-		return n > 0
-	}
-	if retireIn(first) {
-		return true
-	}
-	for i := range m.shards {
-		if retireIn(&m.shards[i]) {
+		m.count.Add(int64(-n)) // under the lock, so that who finds none left sees the new count
+		s.mu.Unlock()
+		if n > 0 {
 			return true
 		}
 	}
 	return false
 }
 
-// dropDead drops every generation whose time is over, in all shards: one call is enough to empty a
-// store that nobody has used for a while.
-func (m *MemoryStore) dropDead(now time.Duration) {
-	if !m.due.passed(now) {
+// turn begins a new generation in every shard, if it is time. The time between two turns is a third
+// of how long the newest generation has to be kept. So it can be dropped at the third turn after.
+func (m *MemoryStore) turn(now time.Duration) {
+	at := m.turnAt.Load()
+	if int64(now) < at || !m.turnAt.CompareAndSwap(at, math.MaxInt64) {
 		return
 	}
+	until := now
 	for i := range m.shards {
-		s := &m.shards[i]
-		s.mu.Lock()
-		dropped := 0
-		kept := s.generations[:0]
-		for _, gen := range s.generations {
-			if now > gen.dropAt() {
-				dropped += gen.n - gen.retired
-				continue
-			}
-			kept = append(kept, gen)
-			m.due.lower(gen.dropAt())
-		}
-		clear(s.generations[len(kept):])
-		s.generations = kept
-		s.mu.Unlock()
-		m.count.Add(int64(-dropped))
+		until = max(until, m.shards[i].turn(now, &m.count))
 	}
+	m.turnAt.Store(int64(now + (until+expiredMemory-now)/3 + 1))
+}
+
+// turn drops the generations that are over, and makes room for a new one if there is a free place.
+// It takes what it drops off the count, and returns the latest deadline of the newest generation.
+func (s *memoryShard) turn(now time.Duration, count *atomic.Int64) (until time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if newest := s.generations[0]; newest != nil {
+		until = newest.until
+	}
+	free := -1
+	for i, gen := range s.generations {
+		if gen != nil && now > gen.until+expiredMemory {
+			count.Add(int64(-gen.counted))
+			gen, s.generations[i] = nil, nil
+		}
+		if gen == nil {
+			free = i
+		}
+	}
+	if free >= 0 {
+		copy(s.generations[1:free+1], s.generations[:free])
+		s.generations[0] = nil
+	}
+	return until
 }

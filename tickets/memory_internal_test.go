@@ -13,9 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A machine that sleeps stops the monotonic clock (golang/go#24595) and a clock that is set moves
-// the wall clock. Neither gives a ticket more than its time.
-func TestDeadWhenEitherClockSaysSo(t *testing.T) {
+// Suspend stops the monotonic clock (golang/go#24595), and setting the time moves the wall clock.
+// Neither gives a ticket more than its time. HOSTILE S23.
+func TestConsume_ExpiredByEitherClock(t *testing.T) {
 	const ttl = 30 * time.Second
 	for name, row := range map[string]struct {
 		mono, wall time.Duration // how far each has moved
@@ -40,7 +40,9 @@ func TestDeadWhenEitherClockSaysSo(t *testing.T) {
 				ticket, err := i.Mint(t.Context(), Grant{UserID: "u1"})
 				require.NoError(t, err)
 				mono, wall := m.now()
-				m.now = func() (time.Duration, time.Time) { return mono + row.mono, wall.Round(0).Add(row.wall) }
+				m.now = func() (time.Duration, time.Time) {
+					return mono + row.mono, wall.Round(0).Add(row.wall)
+				}
 				got, err := i.Consume(t.Context(), ticket)
 				if row.want != nil {
 					require.ErrorIs(t, err, row.want)
@@ -54,9 +56,21 @@ func TestDeadWhenEitherClockSaysSo(t *testing.T) {
 	}
 }
 
-// Nothing is kept of tickets that are over: neither in the store nor in the shares, nor is it
-// counted.
-func TestEverythingIsDropped(t *testing.T) {
+// held returns what a store and its issuer hold: generations, tickets in them, and sessions.
+func held(m *MemoryStore, i *Issuer) (generations, tickets, sessions int) {
+	for s := range m.shards {
+		for _, gen := range m.shards[s].generations {
+			if gen != nil {
+				generations++
+				tickets += gen.index.len()
+			}
+		}
+	}
+	return generations, tickets, len(i.limiter.this) + len(i.limiter.last)
+}
+
+// Neither the store, nor its count, nor the limiter keeps anything of expired tickets.
+func TestMemoryStore_DropsExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewMemoryStore(nil)
 		i, err := NewIssuer(m, nil)
@@ -68,81 +82,81 @@ func TestEverythingIsDropped(t *testing.T) {
 		for n := range 20000 {
 			mint(Grant{SessionID: strings.Repeat("s", n%1000)})
 			if n%2000 == 0 {
-				time.Sleep(time.Second)
+				time.Sleep(2 * time.Second)
 			}
 		}
-		held := func() (generations, sessions int, counted int64) {
-			counted = m.count.Load()
-			for s := range m.shards {
-				counted -= m.shards[s].places
-				generations += len(m.shards[s].generations)
-				if i.shares.shards[s].cur != nil || i.shares.shards[s].prev != nil {
-					sessions++
-				}
-			}
-			return
-		}
-		generations, sessions, counted := held()
-		require.Greater(t, generations, shardCount())
-		require.Equal(t, shardCount(), sessions)
-		require.EqualValues(t, 20000, counted)
-		time.Sleep(DefaultTTL + expiredMemory + widthOf(classOf(DefaultTTL)) + time.Millisecond)
+		generations, tickets, sessions := held(m, i)
+		require.Greater(t, generations, memoryShards)
+		require.Equal(t, 20000, tickets)
+		require.Equal(t, 999, sessions)
+		require.EqualValues(t, 20000, m.count.Load())
+		time.Sleep(2 * DefaultTTL)
 		mint(Grant{SessionID: "s"}) // one call, in one shard
-		generations, sessions, counted = held()
+		generations, tickets, sessions = held(m, i)
 		assert.Equal(t, 1, generations)
+		assert.Equal(t, 1, tickets)
 		assert.Equal(t, 1, sessions)
-		assert.EqualValues(t, 1, counted)
+		assert.EqualValues(t, 1, m.count.Load())
 	})
 }
 
-// A few long tickets do not keep many short ones in memory.
-func TestLongTicketsHoldNoShortOnes(t *testing.T) {
+// Under a steady load, a store holds the tickets of their lifetime, the 5 s after, and a third more.
+func TestMemoryStore_SteadyLoad(t *testing.T) {
+	lifetimes := []time.Duration{
+		time.Millisecond, time.Second, 8 * time.Second, 30 * time.Second, time.Minute, time.Hour,
+	}
+	for _, ttl := range lifetimes {
+		synctest.Test(t, func(t *testing.T) {
+			m := NewMemoryStore(nil)
+			i, err := NewIssuer(m, &IssuerOptions{TTL: ttl})
+			require.NoError(t, err)
+			kept := ttl + expiredMemory
+			step := kept / 1000
+			most := 0
+			for n := range 6000 {
+				_, err := i.Mint(t.Context(), Grant{})
+				require.NoError(t, err)
+				time.Sleep(step)
+				if n%50 == 0 {
+					_, tickets, _ := held(m, i)
+					most = max(most, tickets)
+				}
+			}
+			assert.LessOrEqual(t, most, 1340, "with a TTL of %v", ttl)
+		})
+	}
+}
+
+// One ticket with a long lifetime keeps those that are put with it, and none of those after it.
+func TestMemoryStore_LongTicketKeepsNoLaterOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewMemoryStore(nil)
 		put := func(n int, life time.Duration) {
 			for range n {
 				now := time.Now()
-				_, key := newTicket()
-				require.NoError(t, m.Put(t.Context(), key, Grant{MintedAt: now, ExpiresAt: now.Add(life)}))
+				g := Grant{MintedAt: now, ExpiresAt: now.Add(life)}
+				require.NoError(t, m.Put(t.Context(), newTicket().Key(), g))
 			}
 		}
 		put(500, time.Hour)
-		put(5000, 30*time.Second)
-		put(5000, time.Second)
-		time.Sleep(time.Minute)
-		put(1, time.Hour)
-		held := 0
+		for range 2000 {
+			put(10, 30*time.Second)
+			time.Sleep(time.Second)
+		}
+		tickets := 0
 		for s := range m.shards {
 			for _, gen := range m.shards[s].generations {
-				held += gen.n
+				if gen != nil {
+					tickets += gen.index.len()
+				}
 			}
 		}
-		assert.Equal(t, 501, held)
+		// The first generation lasts until the second turn: a third of an hour.
+		assert.LessOrEqual(t, tickets, 500+10*(20*60+60))
 	})
 }
 
-// However long it runs, there is never much to look through.
-func TestFewGenerations(t *testing.T) {
-	for _, ttl := range []time.Duration{time.Millisecond, time.Second, 8 * time.Second, 30 * time.Second, time.Minute, time.Hour} {
-		synctest.Test(t, func(t *testing.T) {
-			m := NewMemoryStore(nil)
-			i, err := NewIssuer(m, &IssuerOptions{TTL: ttl})
-			require.NoError(t, err)
-			most := 0
-			for range 20000 {
-				_, err := i.Mint(t.Context(), Grant{})
-				require.NoError(t, err)
-				time.Sleep(max(ttl, 5*time.Second) / 2000)
-				for s := range m.shards {
-					most = max(most, len(m.shards[s].generations))
-				}
-			}
-			assert.LessOrEqual(t, most, 8, "with a TTL of %v", ttl)
-		})
-	}
-}
-
-func TestOutstandingTicketTakesLittleMemory(t *testing.T) {
+func TestMemoryStore_BytesPerTicket(t *testing.T) {
 	live := func() int64 {
 		var s runtime.MemStats
 		runtime.GC()
@@ -161,10 +175,11 @@ func TestOutstandingTicketTakesLittleMemory(t *testing.T) {
 			for d := range 8 {
 				session[d] = byte(k >> (4 * d) & 15)
 			}
-			_, err := i.Mint(context.Background(), Grant{SessionID: string(session), Provider: "oidc", UserID: user})
+			g := Grant{SessionID: string(session), Provider: "oidc", UserID: user}
+			_, err := i.Mint(context.Background(), g)
 			require.NoError(t, err)
 		}
-		assert.LessOrEqual(t, (live()-before)/n, int64(250), "bytes per outstanding ticket")
+		assert.LessOrEqual(t, (live()-before)/n, int64(260), "bytes per outstanding ticket")
 		time.Sleep(time.Minute)
 		_, err = i.Mint(context.Background(), Grant{SessionID: "s"})
 		require.NoError(t, err)
@@ -174,59 +189,60 @@ func TestOutstandingTicketTakesLittleMemory(t *testing.T) {
 	})
 }
 
-func TestClassesOfLifetime(t *testing.T) {
-	for lifetime, want := range map[time.Duration]int{
-		-time.Hour: 0, 0: 0, 1: 0, 8 * time.Second: 0, 8*time.Second + 1: 1, 30 * time.Second: 1, 32 * time.Second: 1,
-		32*time.Second + 1: 2, 128 * time.Second: 2, time.Hour: 5,
-	} {
-		assert.Equal(t, want, classOf(lifetime), "%v", lifetime)
-	}
-	assert.Equal(t, 8*time.Second, widthOf(1))
-}
-
-// The place where retire stopped may be the end of a chunk that has since been followed by another.
-func TestRetireGoesOnInTheNextChunk(t *testing.T) {
-	var gen generation
+// The oldest entry that is counted may be the last of a chunk that another one now follows.
+func TestGeneration_UncountContinuesInTheNextChunk(t *testing.T) {
+	gen := generation{index: newIndex(0)}
 	large := Grant{SessionID: strings.Repeat("s", 8<<10)}
 	size := entrySize(&large)
 	for n := range 30 {
 		id := [32]byte{8: byte(n)}
-		gen.add(&id, time.Duration(n), &large, size)
-		require.Equal(t, 1, gen.retire(time.Duration(n)+1, 10), "entry %d, in chunk %d", n, len(gen.chunks))
-		require.Zero(t, gen.retire(time.Hour, 10))
+		require.True(t, gen.add(&id, time.Duration(n), &large, size))
+		now := time.Duration(n) + 1
+		require.Equal(t, 1, gen.uncount(now, 10), "entry %d, in chunk %d", n, len(gen.chunks))
+		require.Zero(t, gen.uncount(time.Hour, 10))
 	}
 	require.Greater(t, len(gen.chunks), 2)
-	require.Equal(t, 30, gen.retired)
+	require.Zero(t, gen.counted)
 }
 
-// What is expired to the last entry is passed to its end, and not beyond.
-func TestRetireEnds(t *testing.T) {
-	var gen generation
+func TestGeneration_UncountStopsAtTheEnd(t *testing.T) {
+	gen := generation{index: newIndex(0)}
 	g := Grant{SessionID: "s"}
 	for n := range 3 {
 		id := [32]byte{8: byte(n)}
-		gen.add(&id, 0, &g, entrySize(&g))
+		require.True(t, gen.add(&id, 0, &g, entrySize(&g)))
 	}
-	require.Equal(t, 2, gen.retire(1, 2))
-	require.Equal(t, 1, gen.retire(1, 2))
-	require.Zero(t, gen.retire(1, 2))
+	require.Equal(t, 2, gen.uncount(1, 2))
+	require.Equal(t, 1, gen.uncount(1, 2))
+	require.Zero(t, gen.uncount(1, 2))
 }
 
-// A generation stops taking tickets before its positions run out.
-func TestGenerationHasRoom(t *testing.T) {
-	const most = maxPositions / chunkUnits
-	require.True(t, (&generation{chunks: make([][]byte, most-1)}).hasRoom())
-	require.False(t, (&generation{chunks: make([][]byte, most)}).hasRoom())
+// A generation refuses tickets before its positions run out.
+func TestGeneration_RefusesWhenPositionsRunOut(t *testing.T) {
+	g := Grant{SessionID: "s"}
+	full := make([]byte, chunkSize)
+	for _, row := range []struct {
+		chunks int
+		want   bool
+	}{{maxChunks - 1, true}, {maxChunks, false}} {
+		gen := generation{index: newIndex(0), chunks: make([][]byte, row.chunks)}
+		gen.chunks[row.chunks-1] = full
+		require.Equal(t, row.want, gen.add(new([32]byte), 0, &g, entrySize(&g)))
+	}
 }
 
 // The largest grant that fits comes back whole, and the next one is refused.
-func TestLargestGrant(t *testing.T) {
+func TestMemoryStore_LargestGrant(t *testing.T) {
 	m := NewMemoryStore(&MemoryOptions{}) // which is no bound of 0
 	now := time.Now()
 	g := Grant{MintedAt: now, ExpiresAt: now.Add(time.Second)}
-	g.SessionID = strings.Repeat("s", chunkSize-1-entrySize(&g)-2) // two more bytes of its length
-	require.Equal(t, chunkSize-1, entrySize(&g))
+	g.SessionID = strings.Repeat("s", maxEntry-entrySize(&g)-2) // two more bytes of its length
+	require.Equal(t, maxEntry, entrySize(&g))
 	require.NoError(t, m.Put(t.Context(), Key{}, g))
+	small := Key{id: [32]byte{8: 1}} // in the same shard
+	require.NoError(t, m.Put(t.Context(), small, Grant{ExpiresAt: now.Add(time.Second)}))
+	_, err := m.Take(t.Context(), small)
+	require.NoError(t, err)
 	got, err := m.Take(t.Context(), Key{})
 	require.NoError(t, err)
 	require.Equal(t, g.SessionID, got.SessionID)
@@ -234,8 +250,8 @@ func TestLargestGrant(t *testing.T) {
 	require.ErrorIs(t, m.Put(t.Context(), Key{id: [32]byte{1}}, g), errTooLarge)
 }
 
-// Lengths that overflow in sum, and a second of too many nanoseconds, are no grant.
-func TestDecodeRefusesWhatOverflows(t *testing.T) {
+// Lengths whose sum overflows, and a second of too many nanoseconds, are refused.
+func TestGrant_DecodeRefusesOverflow(t *testing.T) {
 	var g Grant
 	half := binary.AppendUvarint(nil, 1<<63)
 	b := append(append(append([]byte{}, half...), half...), 0, 0, 0)
@@ -247,10 +263,13 @@ func TestDecodeRefusesWhatOverflows(t *testing.T) {
 	require.NoError(t, g.decode(late))
 }
 
-// Whatever decode takes is what appendGrant makes of it.
+// What decode accepts is what appendGrant makes of it.
 func FuzzDecodeGrant(f *testing.F) {
 	f.Add(appendGrant(nil, &Grant{}))
-	f.Add(appendGrant(nil, &Grant{SessionID: strings.Repeat("s", 300), Provider: "p", UserID: "u", Endpoint: "/", Data: "d", StartedAt: time.Unix(1, 2)}))
+	f.Add(appendGrant(nil, &Grant{
+		SessionID: strings.Repeat("s", 300), Provider: "p", UserID: "u", Endpoint: "/", Data: "d",
+		StartedAt: time.Unix(1, 2),
+	}))
 	f.Add(append([]byte{0x80, 0}, appendGrant(nil, &Grant{})[1:]...)) // 0, in two bytes
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Add([]byte(nil))
@@ -268,44 +287,46 @@ func FuzzDecodeGrant(f *testing.F) {
 	})
 }
 
-// Take looks at the clock before it has the lock. A full store that retires the
-// entry in between made later Puts read in the middle of one, and panic.
-func TestRetireBetweenClockAndLock(t *testing.T) {
+// Take reads the clock before it has the lock. A full store that takes the entry off the count in
+// between must not make later Puts read in the middle of one.
+func TestMemoryStore_UncountBetweenClockAndLock(t *testing.T) {
 	m := NewMemoryStore(&MemoryOptions{MaxOutstanding: 2})
-	base := m.base
 	at := time.Duration(0)
 	hook := func() {}
-	m.now = func() (time.Duration, time.Time) { n := at; h := hook; hook = func() {}; h(); return n, base.Add(n) }
-	key := func(shard, n byte) Key { var k Key; k.id[0], k.id[8], k.id[9] = shard, n, n; return k }
-	put := func(k Key, life time.Duration) error {
-		return m.Put(context.Background(), k, Grant{SessionID: strings.Repeat("s", 200), MintedAt: base.Add(at), ExpiresAt: base.Add(at + life)})
+	m.now = func() (time.Duration, time.Time) {
+		now, h := at, hook
+		hook = func() {}
+		h()
+		return now, m.base.Add(now)
 	}
-	put(key(1, 1), time.Second)
-	put(key(1, 2), time.Second)
+	put := func(shard, n byte, life time.Duration) error {
+		key := Key{id: [32]byte{0: shard, 8: n, 9: n}}
+		minted := m.base.Add(at)
+		return m.Put(context.Background(), key, Grant{
+			SessionID: strings.Repeat("s", 200), MintedAt: minted, ExpiresAt: minted.Add(life),
+		})
+	}
+	require.NoError(t, put(1, 1, time.Second))
+	require.NoError(t, put(1, 2, time.Second))
 	at = time.Second - 1
-	hook = func() { at = time.Second + 1; t.Log("put in another shard, store full:", put(key(2, 3), time.Second)) }
-	_, err := m.Take(context.Background(), key(1, 2))
-	t.Log("take:", err)
-	m.max = 1 << 20 // room, then full again
-	for i := byte(10); i < 14; i++ {
-		put(key(1, i), time.Second)
+	hook = func() {
+		at = time.Second + 1
+		assert.NoError(t, put(2, 3, time.Second))
 	}
-	m.giveBack()
+	_, err := m.Take(context.Background(), Key{id: [32]byte{0: 1, 8: 2, 9: 2}})
+	require.NoError(t, err)
+	m.max = 1 << 20 // room, and then full again
+	for n := byte(10); n < 14; n++ {
+		require.NoError(t, put(1, n, time.Second))
+	}
 	m.max = m.count.Load()
 	at += 500 * time.Millisecond
-	accepted := 0
-	for i := range 20 {
-		if put(key(3, byte(i)), time.Minute) == nil {
-			accepted++
-		}
-	}
-	if accepted > 0 {
-		t.Fatalf("a full store (nothing expired) took %d more; count %d", accepted, m.count.Load())
+	for n := range 20 {
+		require.ErrorIs(t, put(3, byte(n), time.Minute), ErrFull, "nothing has expired")
 	}
 }
 
-// No shard gets more places than there are.
-func TestBoundHoldsInOneShard(t *testing.T) {
+func TestMemoryStore_BoundHoldsInOneShard(t *testing.T) {
 	now := time.Now()
 	for _, most := range []int{1, 63, 64, 65, 5000} {
 		m := NewMemoryStore(&MemoryOptions{MaxOutstanding: most})

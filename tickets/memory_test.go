@@ -19,7 +19,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets/storetest"
 )
 
-func TestMemoryStoreKeepsTheContract(t *testing.T) {
+func TestMemoryStore_Contract(t *testing.T) {
 	newStore := func() (tickets.Store, error) { return tickets.NewMemoryStore(nil), nil }
 	t.Run("in a bubble", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) { storetest.Run(t, newStore) })
@@ -37,7 +37,7 @@ func TestMemoryStoreKeepsTheContract(t *testing.T) {
 	})
 }
 
-func TestMemoryStoreIsBounded(t *testing.T) {
+func TestMemoryStore_Bound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most = 1000
 		i := mustIssuer(t, tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: most}), nil)
@@ -59,12 +59,12 @@ func TestMemoryStoreIsBounded(t *testing.T) {
 		fill(0)
 		for _, ticket := range minted[1:500] {
 			_, err := i.Consume(t.Context(), ticket)
-			require.NoError(t, err, "a good ticket was evicted")
+			require.NoError(t, err, "a valid ticket was evicted")
 		}
 		time.Sleep(10 * time.Second)
 		fill(0)
 		time.Sleep(time.Nanosecond)
-		// Expired ones do not count, although they are remembered as expired.
+		// Expired tickets do not count, although they are remembered as expired.
 		expired := minted[500:]
 		minted = nil
 		fill(most)
@@ -76,7 +76,7 @@ func TestMemoryStoreIsBounded(t *testing.T) {
 			_, err := i.Consume(t.Context(), ticket)
 			require.NoError(t, err)
 		}
-		for range 5 { // and again, through every stage of being forgotten
+		for range 5 { // and again, while older ones are dropped
 			time.Sleep(30*time.Second + 1)
 			minted = nil
 			fill(most)
@@ -86,8 +86,8 @@ func TestMemoryStoreIsBounded(t *testing.T) {
 	})
 }
 
-// Among many, in whatever order and however long after: each is found, once.
-func TestEveryOneOfManyIsFound(t *testing.T) {
+// Each of many is found once, in whatever order and however long after.
+func TestMemoryStore_FindsEachOfMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := mustIssuer(t, tickets.NewMemoryStore(nil), nil)
 		all := make([]tickets.Ticket, 30_000)
@@ -110,9 +110,9 @@ func TestEveryOneOfManyIsFound(t *testing.T) {
 	})
 }
 
-// Shards are given places many at a time, and yet the bound is exact: whoever comes before it finds a
-// place, though another is just giving back what was not used.
-func TestBoundIsExactForMany(t *testing.T) {
+// The bound is exact: a mint below it succeeds, also while another takes expired tickets off the
+// count.
+func TestMemoryStore_BoundIsExactConcurrently(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most, minting = 400, 8
 		i := mustIssuer(t, tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: most}), nil)
@@ -134,8 +134,8 @@ func TestBoundIsExactForMany(t *testing.T) {
 	})
 }
 
-// A refused mint at the store's bound takes nothing of the session's share.
-func TestFullTakesNoShare(t *testing.T) {
+// A mint that a full store refuses does not count for the session.
+func TestMint_FullStoreCountsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := mustIssuer(t, tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: 1}), &tickets.IssuerOptions{MaxPerSession: 1})
 		mustMint(t, i, tickets.Grant{})
@@ -148,8 +148,8 @@ func TestFullTakesNoShare(t *testing.T) {
 	})
 }
 
-// Two that come at once for the last place: one gets it.
-func TestMemoryStoreBoundUnderConcurrency(t *testing.T) {
+// Of two that put at once for the last place, one succeeds.
+func TestMemoryStore_LastPlaceHasOneWinner(t *testing.T) {
 	now := time.Now()
 	g := tickets.Grant{MintedAt: now, ExpiresAt: now.Add(time.Minute)}
 	random := rand.New(rand.NewPCG(1, 1))
@@ -186,7 +186,7 @@ func TestMemoryStoreBoundUnderConcurrency(t *testing.T) {
 	}
 }
 
-func TestMemoryStoreRefusesWhatItCannotKeep(t *testing.T) {
+func TestMemoryStore_PutRefusesBadGrants(t *testing.T) {
 	store := tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: 1})
 	ctx := context.Background()
 	key := tickets.Ticket(strings.Repeat("A", 43)).Key()
@@ -210,8 +210,8 @@ func TestMemoryStoreRefusesWhatItCannotKeep(t *testing.T) {
 	require.NoError(t, store.Put(ctx, tickets.Ticket(strings.Repeat("B", 43)).Key(), g), "a Put that was refused counts")
 }
 
-// Random lives in random order, against a map.
-func TestMemoryStoreAgainstModel(t *testing.T) {
+// Random lifetimes in random order, against a map.
+func TestMemoryStore_AgainstModel(t *testing.T) {
 	type entry struct {
 		key  tickets.Key
 		g    tickets.Grant

@@ -15,7 +15,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-func TestRevokeSession(t *testing.T) {
+func TestRevoke_Session(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := mustIssuer(t, nil, nil)
 		g := tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "u1"}
@@ -36,7 +36,7 @@ func TestRevokeSession(t *testing.T) {
 		require.Zero(t, got)
 		holdsPart(t, fmt.Sprintf("%v %+v %#v", err, err, err), ticket)
 		_, err = i.Consume(t.Context(), ticket)
-		require.ErrorIs(t, err, tickets.ErrUsed, "it was taken all the same")
+		require.ErrorIs(t, err, tickets.ErrUsed, "it is used all the same")
 
 		minted, err := i.Mint(t.Context(), g)
 		require.ErrorIs(t, err, tickets.ErrRevoked)
@@ -48,7 +48,7 @@ func TestRevokeSession(t *testing.T) {
 	})
 }
 
-func TestRevokePerson(t *testing.T) {
+func TestRevoke_User(t *testing.T) {
 	for _, row := range []struct {
 		name    string
 		r       tickets.Revocation
@@ -81,11 +81,11 @@ func TestRevokePerson(t *testing.T) {
 					row.g.StartedAt = time.Now().Add(row.began)
 				}
 				ticket := mustMint(t, i, row.g)
-				var told tickets.Revocation
-				i.OnRevoke(func(r tickets.Revocation) { told = r })
+				var received tickets.Revocation
+				i.OnRevoke(func(r tickets.Revocation) { received = r })
 				require.NoError(t, i.Revoke(t.Context(), row.r))
-				assert.True(t, told.At.Equal(time.Now()), "At is filled in")
-				assert.Equal(t, row.want, told.Covers(row.g))
+				assert.True(t, received.At.Equal(time.Now()), "At is filled in")
+				assert.Equal(t, row.want, received.Covers(row.g))
 				_, mintErr := i.Mint(t.Context(), row.g)
 				_, consumeErr := i.Consume(t.Context(), ticket)
 				for _, err := range []error{i.Revoked(row.g), mintErr, consumeErr} {
@@ -100,7 +100,7 @@ func TestRevokePerson(t *testing.T) {
 	}
 }
 
-func TestRevokeTakesAtFromThePastOnly(t *testing.T) {
+func TestRevoke_FutureAtIsNow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := mustIssuer(t, nil, nil)
 		now := time.Now()
@@ -122,19 +122,19 @@ func TestRevokeTakesAtFromThePastOnly(t *testing.T) {
 	})
 }
 
-func TestCovers(t *testing.T) {
+func TestRevocation_Covers(t *testing.T) {
 	session := tickets.Revocation{SessionID: "s"}
 	assert.True(t, session.Covers(tickets.Grant{SessionID: "s", UserID: "u"}))
 	assert.False(t, session.Covers(tickets.Grant{SessionID: "t"}))
 	assert.False(t, session.Covers(tickets.Grant{}))
-	assert.False(t, tickets.Revocation{}.Covers(tickets.Grant{}), "nobody's revocation ends nobody's session")
+	assert.False(t, tickets.Revocation{}.Covers(tickets.Grant{}), "a revocation of nobody covers nothing")
 	assert.False(t, tickets.Revocation{Provider: "p"}.Covers(tickets.Grant{Provider: "p"}))
-	assert.False(t, tickets.Revocation{UserHash: tickets.HashUser("p", "")}.Covers(tickets.Grant{Provider: "p"}), "as another node may tell it")
+	assert.False(t, tickets.Revocation{UserHash: tickets.HashUser("p", "")}.Covers(tickets.Grant{Provider: "p"}), "as another node may publish it")
 }
 
-func TestRevokeRefusesWhatIsUnclear(t *testing.T) {
+func TestRevoke_RefusesUnclearRevocations(t *testing.T) {
 	i := mustIssuer(t, nil, nil)
-	i.OnRevoke(func(tickets.Revocation) { t.Error("told of it") })
+	i.OnRevoke(func(tickets.Revocation) { t.Error("a listener was called") })
 	for name, r := range map[string]tickets.Revocation{
 		"nobody":                  {Reason: "logout"},
 		"both":                    {SessionID: "canary", UserID: "u"},
@@ -149,21 +149,21 @@ func TestRevokeRefusesWhatIsUnclear(t *testing.T) {
 	}
 }
 
-func TestRevocationsAreForgotten(t *testing.T) {
+func TestRevoke_IsForgotten(t *testing.T) {
 	const hour = time.Hour
 	for name, row := range map[string]struct {
 		r    tickets.Revocation
 		g    tickets.Grant
 		ends time.Duration // the session, after the revocation; 0: unknown
-		want time.Duration // how long it stands
+		want time.Duration // how long it is in force
 	}{
 		"a session":             {tickets.Revocation{SessionID: "s"}, tickets.Grant{SessionID: "s"}, 0, hour},
 		"one that ends sooner":  {tickets.Revocation{SessionID: "s"}, tickets.Grant{SessionID: "s"}, hour / 2, hour},
 		"one that ends later":   {tickets.Revocation{SessionID: "s"}, tickets.Grant{SessionID: "s"}, 30 * hour, 30 * hour},
-		"a person":              {tickets.Revocation{UserID: "u"}, tickets.Grant{SessionID: "s", UserID: "u", StartedAt: time.Unix(1, 0)}, 0, hour},
+		"a user":                {tickets.Revocation{UserID: "u"}, tickets.Grant{SessionID: "s", UserID: "u", StartedAt: time.Unix(1, 0)}, 0, hour},
 		"whose session is long": {tickets.Revocation{UserID: "u"}, tickets.Grant{SessionID: "s", UserID: "u", StartedAt: time.Unix(1, 0)}, 30 * hour, 30 * hour},
-		// It may be one that began after the revocation: each would keep out the next for ever.
-		"that began who knows when": {tickets.Revocation{UserID: "u"}, tickets.Grant{SessionID: "s", UserID: "u"}, 30 * hour, hour},
+		// It may have begun after the revocation: each would prolong what keeps out the next, for ever.
+		"whose beginning is unknown": {tickets.Revocation{UserID: "u"}, tickets.Grant{SessionID: "s", UserID: "u"}, 30 * hour, hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -174,7 +174,7 @@ func TestRevocationsAreForgotten(t *testing.T) {
 				require.NoError(t, i.Revoke(t.Context(), row.r))
 				began := time.Now()
 				for time.Since(began) < row.want {
-					// Others come and are forgotten meanwhile.
+					// Others are revoked and forgotten meanwhile.
 					require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: fmt.Sprint(time.Since(began))}))
 					g := row.g
 					require.ErrorIs(t, i.Revoked(g), tickets.ErrRevoked, "after %v", time.Since(began))
@@ -200,7 +200,7 @@ func TestRevocationsAreForgotten(t *testing.T) {
 			}
 		})
 	})
-	t.Run("revoked again, it stands from then", func(t *testing.T) {
+	t.Run("revoked again, it is in force from then", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			i := mustIssuer(t, nil, &tickets.IssuerOptions{RememberRevocations: time.Minute})
 			for range 2 {
@@ -216,27 +216,27 @@ func TestRevocationsAreForgotten(t *testing.T) {
 
 func TestOnRevoke(t *testing.T) {
 	i := mustIssuer(t, nil, nil)
-	var told []string
+	var called []string
 	listen := func(name string) func() {
 		return i.OnRevoke(func(r tickets.Revocation) {
-			assert.ErrorIs(t, i.Revoked(tickets.Grant{SessionID: r.SessionID}), tickets.ErrRevoked, "in force before it is told")
-			told = append(told, name+" "+r.SessionID+" "+r.Reason)
+			assert.ErrorIs(t, i.Revoked(tickets.Grant{SessionID: r.SessionID}), tickets.ErrRevoked, "in force before a listener is called")
+			called = append(called, name+" "+r.SessionID+" "+r.Reason)
 		})
 	}
 	stopA, _ := listen("a"), listen("b")
 	require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "1", Reason: "logout"}))
-	require.Equal(t, []string{"a 1 logout", "b 1 logout"}, told, "before Revoke returns, in order")
+	require.Equal(t, []string{"a 1 logout", "b 1 logout"}, called, "before Revoke returns, in order")
 	stopA()
 	stopA()
-	told = nil
+	called = nil
 	require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "1", Reason: "again"}))
-	require.Equal(t, []string{"b 1 again"}, told)
+	require.Equal(t, []string{"b 1 again"}, called)
 	i.OnRevoke(nil)()
 	require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "2"}))
 }
 
 // A listener may call anything of the issuer.
-func TestListenersDoNotDeadlock(t *testing.T) {
+func TestOnRevoke_ListenerMayCallTheIssuer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := mustIssuer(t, nil, nil)
 		var calls int
@@ -258,36 +258,36 @@ func TestListenersDoNotDeadlock(t *testing.T) {
 	})
 }
 
-// A list that is gone through must not shift under whoever goes through it.
-func TestListenersThatStop(t *testing.T) {
+// A listener that stops must not shift the list while it is called.
+func TestOnRevoke_StopInsideAListener(t *testing.T) {
 	i := mustIssuer(t, nil, nil)
-	var told []int
+	var called []int
 	stops := make([]func(), 5)
 	for n := range stops {
 		stops[n] = i.OnRevoke(func(tickets.Revocation) {
-			told = append(told, n)
+			called = append(called, n)
 			stops[n]()
 			i.OnRevoke(func(tickets.Revocation) {})()
 		})
 	}
 	require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s"}))
-	require.Equal(t, []int{0, 1, 2, 3, 4}, told)
+	require.Equal(t, []int{0, 1, 2, 3, 4}, called)
 	require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s"}))
-	require.Len(t, told, 5)
+	require.Len(t, called, 5)
 }
 
-func TestListenerThatPanics(t *testing.T) {
+func TestOnRevoke_ListenerPanics(t *testing.T) {
 	i := mustIssuer(t, nil, nil)
-	told := false
+	called := false
 	i.OnRevoke(func(tickets.Revocation) { panic("the application's") })
-	i.OnRevoke(func(tickets.Revocation) { told = true })
+	i.OnRevoke(func(tickets.Revocation) { called = true })
 	assert.PanicsWithValue(t, "the application's", func() { i.Revoke(t.Context(), tickets.Revocation{SessionID: "s"}) })
-	assert.True(t, told, "its sockets would have stayed open")
+	assert.True(t, called, "its sockets would have stayed open")
 	assert.ErrorIs(t, i.Revoked(tickets.Grant{SessionID: "s"}), tickets.ErrRevoked)
 }
 
 // After Revoke has returned, no Consume of the session succeeds, whenever it began.
-func TestRevokeAgainstConsume(t *testing.T) {
+func TestRevoke_RacesWithConsume(t *testing.T) {
 	i := mustIssuer(t, nil, &tickets.IssuerOptions{MaxPerSession: 1 << 20})
 	for round := range 200 {
 		g := tickets.Grant{SessionID: fmt.Sprint("s", round), UserID: fmt.Sprint("u", round), StartedAt: time.Now()}
@@ -327,7 +327,7 @@ func TestRevokeAgainstConsume(t *testing.T) {
 	}
 }
 
-// slow is a store that hands a ticket out late: the revocation comes in between.
+// slow is a store that answers late: the revocation happens in between.
 type slow struct {
 	tickets.Store
 	between func()
@@ -339,7 +339,7 @@ func (s slow) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) 
 	return g, err
 }
 
-func TestRevokedWhileTheStoreAnswers(t *testing.T) {
+func TestConsume_RevokedWhileTheStoreAnswers(t *testing.T) {
 	var i *tickets.Issuer
 	i = mustIssuer(t, slow{tickets.NewMemoryStore(nil), func() {
 		assert.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s"}))
@@ -348,21 +348,21 @@ func TestRevokedWhileTheStoreAnswers(t *testing.T) {
 	require.ErrorIs(t, err, tickets.ErrRevoked)
 }
 
-func TestListenersConcurrently(t *testing.T) {
+func TestOnRevoke_Concurrently(t *testing.T) {
 	i := mustIssuer(t, nil, nil)
 	var wg sync.WaitGroup
 	for n := range 8 {
 		wg.Go(func() {
 			for k := range 100 {
 				id := fmt.Sprint(n, " ", k)
-				var told atomic.Bool
+				var called atomic.Bool
 				stop := i.OnRevoke(func(r tickets.Revocation) {
 					if r.SessionID == id {
-						told.Store(true)
+						called.Store(true)
 					}
 				})
 				assert.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: id, Reason: "x"}))
-				assert.True(t, told.Load())
+				assert.True(t, called.Load())
 				assert.Error(t, i.Revoked(tickets.Grant{SessionID: id}))
 				stop()
 			}

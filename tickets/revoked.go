@@ -7,104 +7,116 @@ import (
 	"time"
 )
 
-// revocations is the memory of what was revoked. What is over is forgotten a few at a time by those
-// who come by, so that no call waits for it, and none pays while there is nothing to remember.
+// revocations remembers what was revoked. Every call forgets a few that are over, so that no call
+// waits for a million of them, and none pays anything while there are none.
 type revocations struct {
 	remember time.Duration
 	base     time.Time
 	active   atomic.Int64 // how many are remembered
-	mu       sync.RWMutex
-	sessions remembered // by Revocation.SessionHash
-	persons  remembered // by Revocation.UserHash
+
+	mu    sync.RWMutex
+	all   map[subject]revoked
+	queue []queued // every subject of all, once, in the order in which to look whether it is over
 }
 
-type hash = [sha256.Size]byte
+// subject is a revoked session or user.
+type subject struct {
+	user bool
+	hash [sha256.Size]byte
+}
 
-// revoked is one of them.
 type revoked struct {
-	end    time.Duration // since base: the last instant at which it stands
-	sec    int64         // Revocation.At
-	nsec   int32
+	until  time.Duration // since base: the last instant at which it is in force
+	at     time.Time     // Revocation.At
 	reason string
 }
 
-func (r revoked) at() time.Time { return time.Unix(r.sec, int64(r.nsec)) }
-
-func (rs *revocations) init(remember time.Duration) {
-	rs.remember, rs.base = remember, time.Now()
+type queued struct {
+	subject subject
+	when    time.Duration
 }
 
-// add enters r, or makes the one that is there stand for longer and cover more. It reports whether r
-// covers anything that was not covered before.
+// Some give a session without end the year 9999, which is more than a Duration holds.
+const longest = 100 * 365 * 24 * time.Hour
+
+func newRevocations(remember time.Duration) *revocations {
+	return &revocations{remember: remember, base: time.Now()}
+}
+
+// add remembers r, which is hashed. If its subject is revoked already, the one that is in force
+// longer and covers more stands. It reports whether r covers anything that was not covered before.
 func (rs *revocations) add(r *Revocation, now time.Time) (news bool) {
 	mono := now.Sub(rs.base)
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	rs.sessions.forget(mono, rs.remember)
-	rs.persons.forget(mono, rs.remember)
-	v := revoked{end: mono + rs.remember, sec: r.At.Unix(), nsec: int32(r.At.Nanosecond()), reason: r.Reason}
-	if r.ofSession() {
-		old, ok := rs.sessions.add(r.SessionHash, v, mono)
-		news = !ok || mono > old.end
-	} else {
-		old, ok := rs.persons.add(r.UserHash, v, mono)
-		news = !ok || mono > old.end || old.at().Before(v.at())
+	rs.forget(mono)
+	key := r.subject()
+	added := revoked{until: mono + rs.remember, at: r.At, reason: r.Reason}
+	old, known := rs.all[key]
+	if !known {
+		if rs.all == nil {
+			rs.all = make(map[subject]revoked)
+		}
+		rs.all[key] = added
+		rs.queue = append(rs.queue, queued{key, added.until})
+		rs.active.Store(int64(len(rs.all)))
+		return true
 	}
-	rs.count()
-	return news
+	over, later := mono > old.until, added.at.After(old.at)
+	if over || later { // else it is the same, received again: that does not prolong it
+		added.until = max(added.until, old.until)
+		rs.all[key] = added
+	}
+	return over || key.user && later
 }
 
-// stands reports whether r is still remembered.
-func (rs *revocations) stands(r *Revocation) bool {
+// inForce reports whether r is still remembered.
+func (rs *revocations) inForce(r *Revocation) bool {
 	mono := time.Since(rs.base)
 	rs.mu.RLock()
 	defer rs.mu.RUnlock()
-	v, ok := rs.sessions.m[r.SessionHash]
-	if r.ofUser() {
-		v, ok = rs.persons.m[r.UserHash]
-	}
-	return ok && mono <= v.end
+	v, ok := rs.all[r.subject()]
+	return ok && mono <= v.until
 }
 
-// all returns what stands.
-func (rs *revocations) all() []Revocation {
+// list returns everything that is in force.
+func (rs *revocations) list() []Revocation {
 	mono := time.Since(rs.base)
 	rs.mu.RLock()
 	defer rs.mu.RUnlock()
-	all := make([]Revocation, 0, len(rs.sessions.m)+len(rs.persons.m))
-	for h, v := range rs.sessions.m {
-		if mono <= v.end {
-			all = append(all, Revocation{SessionHash: h, Reason: v.reason, At: v.at()})
+	list := make([]Revocation, 0, len(rs.all))
+	for key, v := range rs.all {
+		if mono > v.until {
+			continue
 		}
-	}
-	for h, v := range rs.persons.m {
-		if mono <= v.end {
-			all = append(all, Revocation{UserHash: h, Reason: v.reason, At: v.at()})
+		r := Revocation{Reason: v.reason, At: v.at}
+		if key.user {
+			r.UserHash = key.hash
+		} else {
+			r.SessionHash = key.hash
 		}
+		list = append(list, r)
 	}
-	return all
+	return list
 }
 
-func (rs *revocations) count() { rs.active.Store(int64(len(rs.sessions.m) + len(rs.persons.m))) }
-
-// cover reports whether one that stands covers g.
+// cover reports whether a revocation that is in force covers g.
 func (rs *revocations) cover(g *Grant) bool { return rs.active.Load() != 0 && rs.lookUp(g) }
 
 func (rs *revocations) lookUp(g *Grant) bool {
 	now := time.Now()
 	mono := now.Sub(rs.base)
-	session, who := HashSession(g.SessionID), HashUser(g.Provider, g.UserID)
+	session := subject{hash: HashSession(g.SessionID)}
+	user := subject{user: true, hash: HashUser(g.Provider, g.UserID)}
 	rs.mu.RLock()
-	bySession, ok := rs.sessions.m[session]
-	ok = ok && mono <= bySession.end
-	byPerson, ok2 := rs.persons.m[who]
-	ok2 = ok2 && mono <= byPerson.end && beganBefore(g.StartedAt, byPerson.at())
-	over := rs.sessions.over(mono) || rs.persons.over(mono)
+	ofSession, ok := rs.all[session]
+	ok = ok && mono <= ofSession.until
+	ofUser, ok2 := rs.all[user]
+	ok2 = ok2 && mono <= ofUser.until && beganBefore(g.StartedAt, ofUser.at)
+	over := rs.over(mono)
 	rs.mu.RUnlock()
 	if over && rs.mu.TryLock() {
-		rs.sessions.forget(mono, rs.remember)
-		rs.persons.forget(mono, rs.remember)
-		rs.count()
+		rs.forget(mono)
 		rs.mu.Unlock()
 	}
 	if !ok && !ok2 {
@@ -113,78 +125,49 @@ func (rs *revocations) lookUp(g *Grant) bool {
 	if g.SessionExpiresAt.IsZero() {
 		return true
 	}
-	// The grant says what Revoke could not know: when the session ends by itself.
+	// The grant says what Revoke did not know: when the session ends by itself.
 	end := mono + min(g.SessionExpiresAt.Sub(now), longest)
-	if ok && end > bySession.end {
-		rs.mu.Lock()
-		rs.sessions.extend(session, end)
-		rs.mu.Unlock()
+	if ok && end > ofSession.until {
+		rs.extend(session, end)
 	}
-	// Not by a session that may have begun later: it would be kept out for ever, each new one
-	// prolonging what keeps the next one out.
-	if ok2 && end > byPerson.end && !g.StartedAt.IsZero() {
-		rs.mu.Lock()
-		rs.persons.extend(who, end)
-		rs.mu.Unlock()
+	// Not if it is unknown when the session began: it may have begun after the revocation, and each
+	// new session would prolong what keeps out the next one, for ever.
+	if ok2 && end > ofUser.until && !g.StartedAt.IsZero() {
+		rs.extend(user, end)
 	}
 	return true
 }
 
-// Some give a session without end the year 9999, which is beyond what a Duration can add.
-const longest = 100 * 365 * 24 * time.Hour
-
-// remembered are the revocations of one kind, and the order in which to look whether they are over.
-type remembered struct {
-	m     map[hash]revoked
-	queue queue // every key of m, once
-}
-
-// add enters v, or joins it with the one that is there and is returned: whichever stands longer, and
-// covers more.
-func (r *remembered) add(key hash, v revoked, mono time.Duration) (old revoked, ok bool) {
-	if old, ok = r.m[key]; !ok {
-		if r.m == nil {
-			r.m = make(map[hash]revoked)
-		}
-		r.m[key] = v
-		r.queue.push(key, v.end)
-		return old, false
-	}
-	if !v.at().After(old.at()) && mono <= old.end { // the same, heard again: it stands no longer for that
-		return old, true
-	}
-	v.end = max(v.end, old.end)
-	r.m[key] = v
-	return old, true
-}
-
-func (r *remembered) extend(key hash, end time.Duration) {
-	if v, ok := r.m[key]; ok {
-		v.end = max(v.end, end)
-		r.m[key] = v
+// extend keeps the revocation of a subject in force until end.
+func (rs *revocations) extend(key subject, end time.Duration) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if v, ok := rs.all[key]; ok && end > v.until {
+		v.until = end
+		rs.all[key] = v
 	}
 }
 
 // over reports whether there may be something to forget.
-func (r *remembered) over(now time.Duration) bool {
-	oldest := r.queue.peek()
-	return oldest != nil && now > oldest.when
+func (rs *revocations) over(now time.Duration) bool {
+	return len(rs.queue) > 0 && now > rs.queue[0].when
 }
 
-// forget looks at the few that have waited longest. One that was prolonged goes to the end of the
-// queue again, to be looked at when it is over or as late as a new one would be: so the queue stays
-// in order.
-func (r *remembered) forget(now, remember time.Duration) {
-	for n := 0; n < 8 && r.over(now); n++ {
-		key := r.queue.peek().key
-		r.queue.pop()
-		if end := r.m[key].end; now > end {
-			delete(r.m, key)
+// forget looks at the first few of the queue. One that was prolonged is queued again, for its end
+// or for when a new one would end: so the queue stays in order.
+func (rs *revocations) forget(now time.Duration) {
+	const atOnce = 8
+	for n := 0; n < atOnce && rs.over(now); n++ {
+		key := rs.queue[0].subject
+		rs.queue = rs.queue[1:]
+		if until := rs.all[key].until; now > until {
+			delete(rs.all, key)
 		} else {
-			r.queue.push(key, min(end, now+remember))
+			rs.queue = append(rs.queue, queued{key, min(until, now+rs.remember)})
 		}
 	}
-	if len(r.m) == 0 {
-		r.m = nil // a map gives no memory back otherwise
+	if len(rs.all) == 0 {
+		rs.all, rs.queue = nil, nil // a map gives no memory back otherwise
 	}
+	rs.active.Store(int64(len(rs.all)))
 }

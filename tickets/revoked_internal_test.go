@@ -10,13 +10,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What is over leaves memory, by those who come by: a Revoke, or a look at any grant.
-func TestRevocationsLeaveMemory(t *testing.T) {
+// Every Revoke, and every look at a grant, forgets a few revocations that are over.
+func TestRevocations_AreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i, err := NewIssuer(NewMemoryStore(nil), nil)
 		require.NoError(t, err)
-		rs := &i.revoked
-		size := func() int { return len(rs.sessions.m) + len(rs.persons.m) }
+		rs := i.revoked
+		size := func() int { return len(rs.all) }
 		const n = 2000
 		for k := range n {
 			require.NoError(t, i.Revoke(t.Context(), Revocation{SessionID: fmt.Sprint(k)}))
@@ -35,9 +35,8 @@ func TestRevocationsLeaveMemory(t *testing.T) {
 		}
 		assert.Zero(t, size())
 		assert.Zero(t, rs.active.Load())
-		assert.Nil(t, rs.sessions.m)
-		assert.Nil(t, rs.sessions.queue.first)
-		assert.Nil(t, rs.persons.queue.last)
+		assert.Nil(t, rs.all)
+		assert.Nil(t, rs.queue)
 
 		// Under steady use it does not grow.
 		for k := range 10000 {
@@ -60,16 +59,15 @@ func TestRevocationsLeaveMemory(t *testing.T) {
 	})
 }
 
-// A revocation is news if it covers what was not covered: also where the one before is over, and only
-// nobody has come by to forget it.
-func TestNews(t *testing.T) {
+// A revocation is new if it covers what was not covered: also if the one before is over and not yet
+// forgotten.
+func TestRevocations_AddReportsNew(t *testing.T) {
 	for name, r := range map[string]func(n int) Revocation{
-		"sessions": func(n int) Revocation { return Revocation{SessionHash: hash{byte(n), 1}} },
-		"persons":  func(n int) Revocation { return Revocation{UserHash: hash{byte(n), 1}} },
+		"sessions": func(n int) Revocation { return Revocation{SessionHash: [32]byte{byte(n), 1}} },
+		"users":    func(n int) Revocation { return Revocation{UserHash: [32]byte{byte(n), 1}} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			var rs revocations
-			rs.init(time.Minute)
+			rs := newRevocations(time.Minute)
 			add := func(n int, at, after time.Duration) bool {
 				r := r(n)
 				r.At = rs.base.Add(at).Round(0)
@@ -77,10 +75,10 @@ func TestNews(t *testing.T) {
 			}
 			for n := range 20 {
 				require.True(t, add(n, 0, 0))
-				require.False(t, add(n, 0, 0), "heard again")
+				require.False(t, add(n, 0, 0), "received again")
 				require.False(t, add(n, -1, 0), "an earlier one")
 			}
-			require.Equal(t, name == "persons", add(18, 1, 0), "a later one covers sessions that have begun since")
+			require.Equal(t, name == "users", add(18, 1, 0), "a later one covers sessions that have begun since")
 			require.False(t, add(19, 0, time.Minute), "at its last instant")
 			require.True(t, add(17, 0, time.Minute+1))
 		})

@@ -7,10 +7,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"unsafe"
 )
 
-// The first byte of a sealed grant says how the rest is made. Version 1: a random nonce, and the
+// The first byte of a sealed grant is the version of its format. Version 1: a random nonce, and the
 // encoded grant under AES-256-GCM with the version as additional data.
 const (
 	sealVersion = 1
@@ -21,7 +20,7 @@ const (
 var errNotSealed = errors.New("not a grant that was sealed under this ticket")
 
 // Seal encrypts a grant for a store outside this process: with AES-256-GCM, under a key that HKDF
-// (RFC 5869) derives from the ticket. The store holds only the ticket's hash, so whoever reads the
+// (RFC 5869) derives from the ticket. The store holds only the ticket's hash, so a reader of the
 // store can open nothing. Sealing one grant twice gives different bytes.
 //
 // The zero Key, and the key of an empty ticket, seal nothing: the result is nil, which never opens.
@@ -45,7 +44,8 @@ func (k Key) Open(b []byte) (Grant, error) {
 		return Grant{}, fmt.Errorf("open grant of 0 bytes: %w", errNotSealed)
 	}
 	if b[0] != sealVersion {
-		return Grant{}, fmt.Errorf("open grant of version %d, want %d: %w", b[0], sealVersion, errNotSealed)
+		return Grant{}, fmt.Errorf("open grant of version %d, want %d: %w",
+			b[0], sealVersion, errNotSealed)
 	}
 	aead, err := k.aead()
 	if err != nil {
@@ -63,12 +63,12 @@ func (k Key) Open(b []byte) (Grant, error) {
 }
 
 func (k Key) aead() (cipher.AEAD, error) {
-	if k.size == 0 {
+	if k.text == nil || k.text() == "" {
 		return nil, errors.New("the key is of no ticket")
 	}
-	// Only the second half of HKDF: a ticket's characters spell 256 random bits, which is a key as the
-	// first half would make one (section 3.3). The slice is over the ticket's own; hkdf only reads it.
-	derived, err := hkdf.Expand(sha256.New, unsafe.Slice(k.text, k.size), sealPurpose, sealKeySize)
+	// Only the second half of HKDF: a ticket encodes 256 random bits, which need no extraction
+	// (RFC 5869, section 3.3).
+	derived, err := hkdf.Expand(sha256.New, []byte(k.text()), sealPurpose, sealKeySize)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func (k Key) aead() (cipher.AEAD, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A random nonce, although the key is the ticket's alone: nobody keeps a store from sealing
-	// two grants under one ticket, and a nonce that repeats would give both away.
+	// A random nonce, although the key belongs to one ticket: a store may seal two grants under one
+	// ticket, and a repeated nonce would reveal both.
 	return cipher.NewGCMWithRandomNonce(block)
 }

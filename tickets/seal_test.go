@@ -52,7 +52,7 @@ func assertSameGrant(t testing.TB, want, got tickets.Grant) {
 	assert.Equal(t, want, got)
 }
 
-func TestSealRoundTrip(t *testing.T) {
+func TestKey_SealRoundTrip(t *testing.T) {
 	key := tickets.Ticket(strings.Repeat("A", 43)).Key()
 	for name, g := range grants() {
 		t.Run(name, func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestSealRoundTrip(t *testing.T) {
 	}
 }
 
-func TestOpenTakesNothingElse(t *testing.T) {
+func TestKey_OpenRefusesEverythingElse(t *testing.T) {
 	key := tickets.Ticket(strings.Repeat("A", 43)).Key()
 	g := grants()["whole"]
 	sealed := key.Seal(g)

@@ -80,7 +80,7 @@ func mustMint(t testing.TB, i *tickets.Issuer, g tickets.Grant) tickets.Ticket {
 	return ticket
 }
 
-func TestTicketIsRandomBase64URL(t *testing.T) {
+func TestTicket_IsRandomBase64URL(t *testing.T) {
 	i := mustIssuer(t, nil, nil)
 	seen := map[tickets.Ticket]bool{}
 	for range 1000 {
@@ -94,7 +94,7 @@ func TestTicketIsRandomBase64URL(t *testing.T) {
 	}
 }
 
-func TestTicketNeverPrints(t *testing.T) {
+func TestTicket_NeverPrints(t *testing.T) {
 	ticket := mustMint(t, mustIssuer(t, nil, nil), tickets.Grant{})
 	for name, v := range map[string]any{
 		"ticket":    ticket,
@@ -125,7 +125,7 @@ func TestTicketNeverPrints(t *testing.T) {
 }
 
 // A session id may be the very cookie.
-func TestSessionIDsPrintHashed(t *testing.T) {
+func TestGrant_SessionIDPrintsHashed(t *testing.T) {
 	const id = "canary-canary-canary"
 	g := tickets.Grant{SessionID: id, UserID: "ada"}
 	r := tickets.Revocation{SessionID: id, Reason: "logout"}
@@ -145,7 +145,7 @@ func TestSessionIDsPrintHashed(t *testing.T) {
 }
 
 // A failing assertion prints its arguments by reflection, pointers followed.
-func TestFailedAssertionPrintsNoTicket(t *testing.T) {
+func TestKey_FailedAssertionPrintsNoTicket(t *testing.T) {
 	ticket := mustMint(t, mustIssuer(t, nil, nil), tickets.Grant{})
 	var out recorder
 	assert.Equal(&out, ticket.Key(), tickets.Ticket("another").Key())
@@ -157,7 +157,7 @@ type recorder struct{ bytes.Buffer }
 
 func (r *recorder) Errorf(format string, args ...any) { fmt.Fprintf(r, format, args...) }
 
-func TestKeyPrintsAsItsID(t *testing.T) {
+func TestKey_PrintsAsItsID(t *testing.T) {
 	for _, ticket := range []tickets.Ticket{"", "x", tickets.Ticket(strings.Repeat("A", 43)), tickets.Ticket(strings.Repeat("long", 100))} {
 		key := ticket.Key()
 		id := sha256.Sum256([]byte(ticket))

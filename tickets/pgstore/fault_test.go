@@ -65,7 +65,7 @@ func TestLostReply(t *testing.T) {
 // within a second of the return.
 func TestBlackHole(t *testing.T) {
 	const conns, callers = 8, 100
-	store, proxy, pool := through(t, conns, 0)
+	store, proxy, pool := through(t, conns, 2*time.Second)
 	var keys []tickets.Key
 	for range callers {
 		keys = append(keys, put(t, store))
@@ -89,7 +89,7 @@ func TestBlackHole(t *testing.T) {
 				}
 				assert.ErrorIs(t, err, context.DeadlineExceeded)
 				assert.NotErrorIs(t, err, tickets.ErrInvalid)
-				assert.Less(t, time.Since(began), 5*time.Second)
+				assert.Less(t, time.Since(began), patience)
 			})
 		}
 		wg.Wait()
@@ -102,7 +102,7 @@ func TestBlackHole(t *testing.T) {
 		require.Less(t, time.Since(back), patience)
 	}
 	t.Logf("the first success came %v after the return", time.Since(back))
-	assert.Less(t, time.Since(back), time.Second)
+	assert.Less(t, time.Since(back), 10*time.Second) // pgx closes lost connections after 15 s
 	require.Eventually(t, func() bool { return backends(t) <= conns }, patience, 10*time.Millisecond)
 	for _, key := range keys {
 		// Those that were asked for meanwhile may be used; none is good twice.
@@ -114,14 +114,15 @@ func TestBlackHole(t *testing.T) {
 
 // A server that is slow is waited for; one that is slower than the timeout is not.
 func TestSlowServer(t *testing.T) {
-	store, proxy, _ := through(t, 2, time.Second)
+	store, proxy, _ := through(t, 2, 4*time.Second)
 	key := put(t, store)
 	proxy.Delay(100 * time.Millisecond)
 	require.NoError(t, take(store, key))
-	proxy.Delay(3 * time.Second)
+	proxy.Delay(8 * time.Second)
 	began := time.Now()
 	require.ErrorIs(t, take(store, newTicket().Key()), context.DeadlineExceeded)
-	assert.Less(t, time.Since(began), 5*time.Second)
+	assert.Less(t, time.Since(began), patience)
+	proxy.Delay(0)
 }
 
 // Clients that go away must not cost the pool its connections: a query that is cancelled closes its
@@ -177,7 +178,7 @@ func TestCallerThatIsGoneWaitsForNoConnection(t *testing.T) {
 
 // Every connection is in use elsewhere: the answer is no, within the timeout.
 func TestExhaustedPool(t *testing.T) {
-	store, _, pool := through(t, 2, 0)
+	store, _, pool := through(t, 2, time.Second)
 	key := put(t, store)
 	_, cursor := reasons(t, store, "")
 	var held []*pgxpool.Conn
@@ -192,7 +193,7 @@ func TestExhaustedPool(t *testing.T) {
 	assert.Error(t, store.Append(t.Context(), revocation("x")))
 	_, _, err := store.Next(t.Context(), cursor)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
-	assert.Less(t, time.Since(began), 10*time.Second)
+	assert.Less(t, time.Since(began), patience)
 	for _, conn := range held {
 		conn.Release()
 	}
@@ -205,7 +206,7 @@ func TestLockedTable(t *testing.T) {
 	s := server(t)
 	pool := newPool(t, s.URL("postgres"), maxConns(3), parameter("application_name", t.Name()))
 	schema := newSchema()
-	store := newStoreWith(t, pool, &pgstore.Options{Schema: schema})
+	store := newStoreWith(t, pool, &pgstore.Options{Schema: schema, Timeout: time.Second})
 	key := put(t, store)
 	other, err := newPool(t, s.URL("postgres")).Begin(t.Context())
 	require.NoError(t, err)

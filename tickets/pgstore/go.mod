@@ -3,6 +3,7 @@ module github.com/ticketgate/ticketgate/tickets/pgstore
 go 1.26.0
 
 require (
+	github.com/coder/websocket v1.8.15
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/stretchr/testify v1.12.1
 	github.com/ticketgate/ticketgate v0.1.0

@@ -18,20 +18,20 @@ import (
 
 const (
 	heartbeat = 800 * time.Millisecond // the contract says 1 s, and an answer takes its time
-	pollEvery = 25 * time.Millisecond  // where nobody wakes us
+	pollEvery = 25 * time.Millisecond  // without LISTEN
 	page      = 1000                   // rows that are read at once
 	trimEvery = 64                     // appends
 	trimLimit = 1000
-	keepLeast = 1000 // rows that stay however old they are: cursors are there
+	keepLeast = 1000 // rows that stay however old they are, because cursors are at them
 )
 
 const (
-	// Rows become visible in the order of their positions, because the lock is held until the commit
-	// is visible, and the position drawn when it is held: FROM comes before the list of what is
-	// selected. So a cursor is a position, and a transaction that is open for hours holds nobody up. It
-	// is one statement, and so one message: no client can vanish while it holds the lock.
+	// Rows become visible in the order of their positions: the lock is taken before the position
+	// (FROM is evaluated before the selected list) and held until the commit is visible. So a cursor
+	// is a position, and a transaction that is open for hours delays nothing. It is one statement,
+	// and so one message: no client can disappear while it holds the lock.
 	//
-	// The commit is durable before it is visible, whatever the role or the database would settle for.
+	// The commit is durable before it is visible, whatever the role or the database are set to.
 	appendSQL = `INSERT INTO {schema}.revocations (at, session, person, reason)
 		SELECT $1::timestamptz, $2::bytea, $3::bytea, $4::bytea
 		FROM pg_advisory_xact_lock({lock}),
@@ -39,10 +39,10 @@ const (
 				WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
 			pg_notify('{channel}', '')`
 
-	// Everything is spelled so that no setting of the session (DateStyle, bytea_output) matters.
+	// The result does not depend on settings of the session (DateStyle, bytea_output).
 	//
-	// The proof of a row: the server process, and the transaction that wrote it where it is the one that
-	// wrote what is there now. No restart, promotion, restore or copy has the same one.
+	// The proof of a row is the server process, and the transaction that first wrote the row if it
+	// also wrote what is there now. After a restart, promotion, restore or copy it is another.
 	readSQL = `SELECT position,
 			concat((extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, '-',
 				CASE WHEN xmin = born::xid THEN born END),
@@ -50,7 +50,7 @@ const (
 			coalesce(encode(session, 'hex'), ''), coalesce(encode(person, 'hex'), ''), encode(reason, 'hex')
 		FROM {schema}.revocations WHERE position >= $1 ORDER BY position LIMIT {page}`
 
-	// Of what a trim has left, what is older than KeepRevocations is over: it must not stand again.
+	// Rows older than KeepRevocations that a trim has left must not be in force again.
 	beginSQL = `SELECT coalesce(
 			(SELECT min(position) FROM {schema}.revocations WHERE appended >= statement_timestamp() - $1 * interval '1 microsecond'),
 			(SELECT max(position) FROM {schema}.revocations), 0)`
@@ -64,15 +64,19 @@ const (
 // KeepsRevocations returns Options.KeepRevocations, for the issuer to check.
 func (s *Store) KeepsRevocations() time.Duration { return s.keep }
 
-// Append adds r at the end of the log, and returns when it is on disk. Every 64th takes out what
+// Append adds r at the end of the log, and returns when it is on disk. Every 64th Append deletes what
 // is older than Options.KeepRevocations.
 func (s *Store) Append(ctx context.Context, r tickets.Revocation) error {
-	err := s.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	r, err := r.Hashed()
+	if err != nil {
+		return fmt.Errorf("postgres store: append: %w", err)
+	}
+	err = s.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		if err := s.append(ctx, conn, r); err != nil {
 			return err
 		}
 		if s.appends.Add(1)%trimEvery == 0 {
-			s.trim(ctx, conn) // r is in the log, whatever comes of this
+			s.trim(ctx, conn) // an error does not matter: r is in the log
 		}
 		return nil
 	})
@@ -99,9 +103,9 @@ func hashOrNull(h [sha256.Size]byte) []byte {
 	return h[:]
 }
 
-// Next returns what was appended after the cursor, or waits for it. The error is tickets.ErrGap where
-// the row of the cursor is not what it was, or the server process is another one: it may have come
-// back with less than was heard.
+// Next returns what was appended after the cursor, or waits for it. The error is tickets.ErrGap if the
+// row of the cursor has changed, or the server process is another one, which may have less than was
+// read.
 func (s *Store) Next(ctx context.Context, after string) ([]tickets.Revocation, string, error) {
 	rs, next, err := s.next(ctx, after)
 	if err != nil {
@@ -132,7 +136,7 @@ func (s *Store) next(ctx context.Context, after string) (rs []tickets.Revocation
 			sleep(ctx, min(pollEvery, time.Until(end)))
 			err = s.with(ctx, read)
 		} else {
-			// What came before the LISTEN has woken nobody, so reading comes first.
+			// Read first: what was appended before the LISTEN has sent no notification.
 			err = s.on(ctx, conn, read)
 		}
 		if err != nil || next != after || !time.Now().Before(end) {
@@ -140,7 +144,7 @@ func (s *Store) next(ctx context.Context, after string) (rs []tickets.Revocation
 		}
 		if conn != nil {
 			wait, cancel := context.WithDeadline(ctx, end)
-			conn.Conn().WaitForNotification(wait) // a connection that is lost shows when it is read from
+			conn.Conn().WaitForNotification(wait) // the next read finds a lost connection
 			cancel()
 		}
 		if err := ctx.Err(); err != nil {
@@ -149,13 +153,13 @@ func (s *Store) next(ctx context.Context, after string) (rs []tickets.Revocation
 	}
 }
 
-// read returns all that comes after the cursor, page by page.
+// read returns everything after the cursor, page by page.
 func (s *Store) read(ctx context.Context, conn *pgx.Conn, after string) (rs []tickets.Revocation, next string, err error) {
 	var from int64
 	if after != "" {
 		position, _, _ := strings.Cut(after, "-")
 		if from, err = strconv.ParseInt(position, 10, 64); err != nil {
-			return nil, "", tickets.ErrGap // no cursor of this log
+			return nil, "", tickets.ErrGap // not a cursor of this log
 		}
 	} else if err = conn.QueryRow(ctx, s.sql.begin, unprepared, s.keep.Microseconds()).Scan(&from); err != nil {
 		return nil, "", err
@@ -171,7 +175,7 @@ func (s *Store) read(ctx context.Context, conn *pgx.Conn, after string) (rs []ti
 		var proof, session, person, reason string
 		_, err = pgx.ForEachRow(rows, []any{&position, &proof, &at, &session, &person, &reason}, func() error {
 			cursor := fmt.Sprint(position, "-", proof)
-			// A page begins with the row that the one before ended with: the proof that it continues.
+			// A page begins with the last row of the page before, as a proof that nothing is lost.
 			if n++; n == 1 && next != "" {
 				if cursor != next {
 					return tickets.ErrGap
@@ -180,7 +184,7 @@ func (s *Store) read(ctx context.Context, conn *pgx.Conn, after string) (rs []ti
 			}
 			next, from = cursor, position
 			r, err := revocationOf(at, session, person, reason)
-			if session+person != "" { // else it is a mark of where the log was opened
+			if session+person != "" { // else it is the row for an opened log
 				rs = append(rs, r)
 			}
 			return err
@@ -195,7 +199,7 @@ func (s *Store) read(ctx context.Context, conn *pgx.Conn, after string) (rs []ti
 		case next != "":
 			return nil, "", tickets.ErrGap
 		}
-		// A cursor has to be at a row. There is none: the log has been emptied.
+		// The log is empty, and a cursor has to be at a row.
 		if err := s.append(ctx, conn, tickets.Revocation{At: time.Now()}); err != nil {
 			return nil, "", err
 		}
@@ -210,8 +214,8 @@ func revocationOf(micros int64, session, person, reason string) (r tickets.Revoc
 	return r, errors.Join(err1, err2, err3)
 }
 
-// listen returns a connection that is told of what is appended, or nil where there is none to spare:
-// readers that wait must not keep the pool from those who mint.
+// listen returns a connection that is notified of appended rows, or nil if none can be spared: waiting
+// readers must not keep the pool from Put and Take.
 func (s *Store) listen(ctx context.Context) *pgxpool.Conn {
 	if !s.notified {
 		return nil
@@ -229,7 +233,7 @@ func (s *Store) listen(ctx context.Context) *pgxpool.Conn {
 	return nil
 }
 
-// simple is a statement that returns nothing.
+// simple returns a function that executes a statement without a result.
 func (s *Store) simple(sql string) func(context.Context, *pgx.Conn) error {
 	return func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
@@ -237,11 +241,11 @@ func (s *Store) simple(sql string) func(context.Context, *pgx.Conn) error {
 	}
 }
 
-// unlisten gives the connection back as it was.
+// unlisten releases the connection as it was.
 func (s *Store) unlisten(ctx context.Context, conn *pgxpool.Conn) {
 	defer conn.Release()
 	if err := s.on(ctx, conn, s.simple(s.sql.unlisten)); err != nil {
-		// It is closed, or it would be of no use to others: the pool makes another.
+		// Close it: it still listens, or is broken. The pool opens another.
 		closed, cancel := context.WithCancel(context.Background())
 		cancel()
 		conn.Conn().Close(closed)
@@ -249,7 +253,7 @@ func (s *Store) unlisten(ctx context.Context, conn *pgxpool.Conn) {
 	}
 	over, cancel := context.WithCancel(ctx)
 	cancel()
-	for { // what came and was not waited for
+	for { // drop the notifications that are left
 		if _, err := conn.Conn().WaitForNotification(over); err != nil {
 			return
 		}

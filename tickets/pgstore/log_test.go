@@ -159,7 +159,7 @@ func TestTrim(t *testing.T) {
 	store := newStore(t, pool, schema)
 	_, cursor := reasons(t, store, "")
 	sql(t, s, schema, filler(1900)+aged)
-	again, err := pgstore.New(t.Context(), pool, &pgstore.Options{Schema: schema})
+	again, err := pgstore.New(t.Context(), pool, &pgstore.Options{Schema: schema, Timeout: patience})
 	require.NoError(t, err)
 	_, _, err = again.Next(t.Context(), cursor)
 	require.ErrorIs(t, err, tickets.ErrGap, "its place has been trimmed")
@@ -211,7 +211,7 @@ func TestWaitingLeavesThePoolAlone(t *testing.T) {
 	for range readers {
 		require.NoError(t, <-ended)
 	}
-	assert.Less(t, time.Since(began), 5*time.Second)
+	assert.Less(t, time.Since(began), patience)
 	assert.LessOrEqual(t, pool.Stat().NewConnsCount(), int64(4), "a wait that ended has cost a connection")
 	for range 4 {
 		conn, err := pool.Acquire(t.Context())
@@ -262,4 +262,14 @@ func TestNextWithAContextThatIsDone(t *testing.T) {
 	cancel()
 	_, _, err := store.Next(ctx, "")
 	assert.True(t, errors.Is(err, context.Canceled), err)
+}
+
+func TestAppend_OfNobodyIsRefused(t *testing.T) {
+	store := newStore(t, newPool(t, server(t).URL("postgres")), newSchema())
+	both := tickets.Revocation{SessionID: "s1", UserID: "u1"}
+	for _, r := range []tickets.Revocation{{Reason: "nobody"}, both} {
+		require.ErrorContains(t, store.Append(t.Context(), r), "exactly one session or user")
+	}
+	heard, _ := reasons(t, store, "")
+	require.Empty(t, heard)
 }

@@ -82,7 +82,7 @@ func TestNewWithoutAServer(t *testing.T) {
 	port, err := servers.FreePort()
 	require.NoError(t, err)
 	_, err = pgstore.New(t.Context(), newPool(t, servers.PostgresURL(servers.Address(port), "postgres", "postgres")), nil)
-	assert.ErrorContains(t, err, "new postgres store: no connection")
+	assert.ErrorContains(t, err, "pgstore.New: no connection")
 	assert.ErrorContains(t, err, "refused")
 }
 

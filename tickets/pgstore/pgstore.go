@@ -1,15 +1,14 @@
-// Package pgstore keeps tickets, and the log of revocations, in PostgreSQL 14 or later, for
-// applications that run on more than one server. It is handed the pool that the application has.
+// Package pgstore keeps tickets and the revocation log in PostgreSQL 14 or later, for applications on
+// more than one server. It uses the pool that the application has.
 //
 // No ticket is accepted twice, whatever fails: tickets are in an UNLOGGED table, which is empty after
-// a crash, a promotion or a restore, and each is good only while the server process that took it in
-// runs, as the very row that was written (see the README for what that covers). A server that fails
-// over or restarts therefore loses the tickets that are on their way, which live for 30 s anyway: the
-// page mints another.
+// a crash, a promotion or a restore, and each is valid only while the server process that stored it
+// runs, and only as the row that was written (see the README). So a failover or a restart loses the
+// outstanding tickets, which live for 30 s: the page mints another.
 //
-// What is in the tables opens no door and names nobody. A ticket is filed under its SHA-256, the grant
-// is sealed under a key that only the ticket itself gives, and a revocation is the hash of a session's
-// id or of a person's name.
+// The contents of the tables cannot be used to open a socket, and have no names. The key of a ticket
+// is its SHA-256, the grant is sealed under a key that only the ticket gives, and a revocation is the
+// hash of a session's id or of a user.
 package pgstore
 
 import (
@@ -29,7 +28,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// What Options are unless they say otherwise.
+// The defaults of Options.
 const (
 	DefaultSchema          = "ticketgate"
 	DefaultTimeout         = 500 * time.Millisecond
@@ -38,17 +37,17 @@ const (
 
 // Options are the options of a Store; nil is the defaults.
 type Options struct {
-	// Schema has the tables "tickets" and "revocations". Stores with one schema in one database are
-	// one store. Default: DefaultSchema, "ticketgate".
+	// Schema has the tables "tickets" and "revocations". Stores with the same schema in one database
+	// are one store. Default: DefaultSchema, "ticketgate".
 	Schema string
-	// CreateTables has New make the schema and the tables where they are missing, which the role must
-	// be allowed to. Default: they must be there; see DDL.
+	// CreateTables makes New create the schema and the tables if they are missing, which the role
+	// must be allowed to do. Default: they must exist; see DDL.
 	CreateTables bool
-	// Timeout is how long Put, Take and Append may take, with the wait for a connection, at least
-	// 10 ms. Default: DefaultTimeout, 500 ms.
+	// Timeout is how long Put, Take and Append may take, including the wait for a connection: at
+	// least 10 ms. Default: DefaultTimeout, 500 ms.
 	Timeout time.Duration
-	// KeepRevocations is how long a revocation is in the log for nodes that start, or were cut off.
-	// It is to be more than the issuers' RememberRevocations. Default: DefaultKeepRevocations, 65 min.
+	// KeepRevocations is how long a revocation stays in the log for nodes that start or were cut
+	// off: more than the issuers' RememberRevocations. Default: DefaultKeepRevocations, 65 min.
 	KeepRevocations time.Duration
 }
 
@@ -88,17 +87,13 @@ func (o *Options) withDefaults() (Options, error) {
 // It takes a connection of the pool for each Put, Take and Append. Next holds one while it waits, as
 // long as no more than half of the pool's connections are in use.
 type Store struct {
-	pool    *pgxpool.Pool
-	timeout time.Duration
-	watch   watch
-	keep    time.Duration
-	sql     statements
-	// The statements that every ticket is are prepared: the pool does it too, and there is no pooler.
-	prepared bool
-	// The server, or the role, begins transactions at an isolation level above READ COMMITTED.
-	isolated bool
-	// Notifications reach the connection that listens.
-	notified bool
+	pool     *pgxpool.Pool
+	timeout  time.Duration
+	keep     time.Duration
+	sql      statements
+	prepared bool // put and take are prepared: the pool prepares statements, and there is no pooler
+	isolated bool // transactions begin at an isolation level above READ COMMITTED
+	notified bool // notifications reach the connection that listens
 
 	puts, appends atomic.Uint64
 	sweep         sweep
@@ -115,34 +110,33 @@ var (
 	errForeign = fmt.Errorf("%w: the server has restarted since it was put", tickets.ErrUnknown)
 )
 
-// New returns a store over pool; nil options are the defaults. It does everything that the store will
-// do once, and says what is wrong: a server that can't be reached, a standby, tables that are missing
-// or of the wrong kind, and what the role must be granted. It waits for 10 s at most.
+// New returns a store over pool; nil options are the defaults. It tries everything that the store
+// needs. The error says what is wrong: a server that cannot be reached, a standby, tables that are
+// missing or of the wrong kind, and what to grant to the role. It waits for at most 10 s.
 //
-// Between the pool and the server may be a pooler such as PgBouncer, in any mode. New notices, and
-// the store then does without prepared statements and without LISTEN, which do not go through one.
+// Between the pool and the server may be a pooler such as PgBouncer, in any mode. New notices it, and
+// the store then uses neither prepared statements nor LISTEN, which do not work through one.
 func New(ctx context.Context, pool *pgxpool.Pool, opts *Options) (*Store, error) {
 	o, err := opts.withDefaults()
 	if pool == nil {
 		err = errors.Join(err, errors.New("pool is nil, want what pgxpool.New returns"))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("new postgres store: %w", err)
+		return nil, fmt.Errorf("pgstore.New: %w", err)
 	}
 	s := &Store{
 		pool: pool, timeout: o.Timeout, keep: o.KeepRevocations, sql: statementsFor(o.Schema),
-		watch: watch{timeout: o.Timeout},
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := s.try(ctx, &o); err != nil {
-		return nil, fmt.Errorf("new postgres store: %w", err)
+		return nil, fmt.Errorf("pgstore.New: %w", err)
 	}
 	return s, nil
 }
 
-// Put keeps g, sealed, under key for as long as it was to live when it was minted: this machine's
-// clock does not matter. Every 64th Put also takes some rows out that have expired.
+// Put keeps g, sealed, under key for g.ExpiresAt.Sub(g.MintedAt): this machine's clock does not
+// matter. Every 64th Put also deletes some rows that have expired.
 func (s *Store) Put(ctx context.Context, key tickets.Key, g tickets.Grant) error {
 	sealed := key.Seal(g)
 	if sealed == nil {
@@ -178,16 +172,16 @@ func (s *Store) put(ctx context.Context, conn *pgx.Conn, id, sealed []byte, life
 	return err
 }
 
-// Take returns the grant under key to the first that asks. It is sent once: an answer that is lost
-// or late is an error, and the ticket may be used then.
+// Take returns the grant under key to the first caller. It is sent once: a lost or late answer is an
+// error, and the ticket may be used then.
 func (s *Store) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) {
 	id := key.ID()
 	var sealed []byte
 	err := s.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		var err error
 		sealed, err = s.take(ctx, conn, id[:])
-		// Above READ COMMITTED, whoever comes second to a row that another has changed is told so by
-		// this code: most likely the ticket is used.
+		// Above READ COMMITTED, the second transaction to change a row fails with this code: most
+		// likely the ticket is used.
 		if errors.Is(err, pgx.ErrNoRows) || isCode(err, "40001") { // serialization_failure
 			err = s.whyNot(ctx, conn, id[:], err)
 		}
@@ -207,8 +201,8 @@ func (s *Store) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error
 	return g, nil
 }
 
-// take is one statement, or one transaction where its isolation level has to be set: under
-// SERIALIZABLE, those who take different tickets would fail each other.
+// take is one statement, or one transaction if its isolation level has to be set: under SERIALIZABLE,
+// transactions that take different tickets would make each other fail.
 func (s *Store) take(ctx context.Context, conn *pgx.Conn, id []byte) (sealed []byte, err error) {
 	if s.isolated {
 		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(pgx.Tx) error {
@@ -224,8 +218,7 @@ func (s *Store) take(ctx context.Context, conn *pgx.Conn, id []byte) (sealed []b
 	return sealed, err
 }
 
-// exec sends one of the two statements that every ticket is, and returns the first column of the row,
-// if there is one.
+// exec sends put or take, and returns the first column of the row, if there is one.
 func (s *Store) exec(ctx context.Context, conn *pgx.Conn, sql string, params ...[]byte) ([]byte, error) {
 	if !s.prepared {
 		return firstColumn(conn.PgConn().ExecParams(ctx, sql, params, nil, binaryFormat, binaryFormat))
@@ -236,8 +229,8 @@ func (s *Store) exec(ctx context.Context, conn *pgx.Conn, sql string, params ...
 			return nil, err
 		}
 		column, err := firstColumn(conn.PgConn().ExecStatement(ctx, statement, params, binaryFormat, binaryFormat))
-		// Where an application says DISCARD ALL between its uses of a connection, the server has
-		// forgotten the statement, and has done nothing.
+		// If an application sends DISCARD ALL between two uses of a connection, the server has
+		// dropped the statement, and has executed nothing.
 		if again || !isCode(err, "26000") { // invalid_sql_statement_name
 			return column, err
 		}
@@ -247,8 +240,8 @@ func (s *Store) exec(ctx context.Context, conn *pgx.Conn, sql string, params ...
 	}
 }
 
-// Parameters and columns are in the binary format, which for bytea is the bytes: what pgx does for
-// values of any type would cost half as much again.
+// firstColumn reads a reply in the binary format, which for bytea is the bytes themselves. The
+// conversions of pgx for values of any type would take half as much time again.
 func firstColumn(reply *pgconn.ResultReader) (column []byte, err error) {
 	if reply.NextRow() {
 		column = bytes.Clone(reply.Values()[0])
@@ -261,10 +254,10 @@ func firstColumn(reply *pgconn.ResultReader) (column []byte, err error) {
 
 var binaryFormat = []int16{1}
 
-// How all other statements are sent: in one round trip, whatever there is between us and the server.
+// All other statements are sent in this mode: one round trip, with or without a pooler.
 const unprepared = pgx.QueryExecModeExec
 
-// whyNot looks why there is no ticket. It admits nobody.
+// whyNot returns why a ticket could not be taken. It never returns nil.
 func (s *Store) whyNot(ctx context.Context, conn *pgx.Conn, id []byte, cause error) error {
 	var used, expired, same bool
 	err := conn.QueryRow(ctx, s.sql.whyNot, unprepared, id).Scan(&used, &expired, &same)
@@ -283,20 +276,20 @@ func (s *Store) whyNot(ctx context.Context, conn *pgx.Conn, id []byte, cause err
 	return fmt.Errorf("the ticket could not be taken: %v", cause)
 }
 
-// One Put in so many also looks through so many pages of the table for rows that have expired: several
-// times as many as can have been filled. There is no goroutine for it, and whoever mints then pays
-// about as much as for another statement.
+// One Put in sweepEvery also looks through sweepPages pages of the table for expired rows: several
+// times as many as these Puts can have filled. It takes about as long as another statement, and needs
+// no goroutine.
 const (
 	sweepEvery = 64
 	sweepPages = 24
 )
 
-// sweep goes round the table as the hand of a clock does, and so has as much to do each time, however
-// many rows there are and whatever else is going on. An index on the rows' ends would cost each Put
-// more, and be full of what is deleted while another transaction stays open for hours.
+// sweep goes round the table page by page, so each run takes the same time, however many rows there
+// are. An index on the end of a ticket would cost each Put more, and would fill with deleted rows
+// while another transaction stays open for hours.
 type sweep struct {
 	mu   sync.Mutex
-	hand int64 // the page that comes next
+	next int64 // the next page
 }
 
 func (w *sweep) run(ctx context.Context, s *Store, conn *pgx.Conn) error {
@@ -305,11 +298,11 @@ func (w *sweep) run(ctx context.Context, s *Store, conn *pgx.Conn) error {
 	}
 	defer w.mu.Unlock()
 	var pages int64
-	// The pages stand in the text: a plan for any pages might read them all.
-	sql := fmt.Sprintf(s.sql.sweep, w.hand, w.hand+sweepPages)
+	// The pages are part of the text: a plan for any pages might read them all.
+	sql := fmt.Sprintf(s.sql.sweep, w.next, w.next+sweepPages)
 	err := conn.QueryRow(ctx, sql, unprepared, s.sql.schema+".tickets").Scan(&pages)
-	if w.hand += sweepPages; w.hand >= pages {
-		w.hand = 0
+	if w.next += sweepPages; w.next >= pages {
+		w.next = 0
 	}
 	return err
 }

@@ -20,8 +20,8 @@ import (
 // A name in PostgreSQL has 63 bytes; a longer one is cut without an error.
 const maxName = 63
 
-// DDL returns the statements that make the schema and the tables, for whoever keeps them in
-// migrations. What is there already stays as it is.
+// DDL returns the statements that create the schema and the tables, for migrations. They leave alone
+// what exists already.
 func DDL(opts *Options) (string, error) {
 	o, err := opts.withDefaults()
 	if err != nil {
@@ -30,9 +30,9 @@ func DDL(opts *Options) (string, error) {
 	return fill(ddl, o.Schema), nil
 }
 
-// Both tables remember the transaction that wrote a row: a row that was copied back, from a dump or a
-// replica, has been written by another. fillfactor leaves room for the row that a Take writes; a table
-// that a vacuum had cut to nothing would for a while be read whole by statements that were planned then.
+// Both tables remember the transaction that wrote a row: a row that was copied back from a dump or a
+// replica was written by another. fillfactor leaves room for the row that a Take writes. Without
+// vacuum_truncate, statements that are planned while the table is empty would read all of it later.
 const ddl = `CREATE SCHEMA IF NOT EXISTS {schema};
 
 -- UNLOGGED: empty after a crash, on a standby and in a backup. That is the point.
@@ -62,13 +62,13 @@ type statements struct {
 	append, begin, read, trim, listen, unlisten, lock string
 }
 
-// Time is what the server's clock said when it received the statement.
+// The time is that of the server when it received the statement.
 const (
 	putSQL = `INSERT INTO {schema}.tickets (id, sealed, ends)
 		VALUES ($1, $2, statement_timestamp() + $3::bigint * interval '1 microsecond')
 		RETURNING used`
 
-	// The row is the very one that Put wrote, in the life of this server process.
+	// The row is the one that Put wrote, in the life of this server process.
 	sameSQL = `life = pg_postmaster_start_time() AND xmin = born::xid`
 
 	takeSQL = `UPDATE {schema}.tickets SET used = true
@@ -105,7 +105,7 @@ func statementsFor(schema string) statements {
 
 // fill puts names and numbers in their places.
 func fill(sql, schema string) string {
-	// Of an advisory lock there is but a number, and the channel is a name in the whole database.
+	// An advisory lock has only a number, and the name of a channel is global in the database.
 	hash := sha256.Sum256([]byte("ticketgate revocations " + schema))
 	return strings.NewReplacer(
 		"{schema}", pgx.Identifier{schema}.Sanitize(),
@@ -117,7 +117,7 @@ func fill(sql, schema string) string {
 	).Replace(sql)
 }
 
-// try looks whether everything is there and allowed, and then does everything once.
+// try checks that everything exists and is allowed, and then runs everything once.
 func (s *Store) try(ctx context.Context, o *Options) error {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
@@ -137,16 +137,16 @@ func (s *Store) try(ctx context.Context, o *Options) error {
 	if err := server.check(s); err != nil {
 		return err
 	}
-	// Poolers give a connection a process id of their own making.
+	// Poolers give a connection a process id of their own.
 	direct := server.pid == conn.Conn().PgConn().PID()
 	config := s.pool.Config().ConnConfig
-	s.notified = direct && config.OnNotification == nil // else it is the application that is told
+	s.notified = direct && config.OnNotification == nil // else the application receives them
 	s.isolated = server.isolation != "read committed" && server.isolation != "read uncommitted"
 	s.prepared = direct && !s.isolated && config.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement
 	return s.rehearse(ctx, conn.Conn())
 }
 
-// server is what there is on the other side.
+// server describes the server and the role.
 type server struct {
 	version             int
 	standby, readOnly   bool
@@ -166,7 +166,7 @@ type table struct {
 
 func (v *server) missing() bool { return v.tickets.kind == "" || v.revocation.kind == "" }
 
-// look asks for nothing that needs a privilege, a version or tables.
+// look needs no privilege, no version and no tables.
 func (s *Store) look(ctx context.Context, conn *pgx.Conn, schema string) (server, error) {
 	v := server{
 		tickets:    table{name: "tickets", wants: []string{"SELECT", "INSERT", "UPDATE", "DELETE"}},
@@ -251,8 +251,8 @@ func (s *Store) create(ctx context.Context, conn *pgx.Conn, schema string) error
 	return nil
 }
 
-// rehearse mints a ticket and uses it twice, sweeps, and opens the log: what no catalogue tells (a
-// policy, a trigger, a column that is missing, a function that may not be called) shows.
+// rehearse puts a ticket and takes it twice, sweeps, and opens the log. This finds what look does not:
+// a policy, a trigger, a missing column, a function that may not be called.
 func (s *Store) rehearse(ctx context.Context, conn *pgx.Conn) error {
 	var secret [32]byte
 	rand.Read(secret[:])
@@ -290,7 +290,7 @@ func (s *Store) rehearse(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// isCode reports whether the server's answer was this SQLSTATE.
+// isCode reports whether err is the server's, with this SQLSTATE.
 func isCode(err error, code string) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && pgErr.Code == code

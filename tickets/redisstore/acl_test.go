@@ -26,13 +26,15 @@ func TestACL(t *testing.T) {
 	for i, missing := range words {
 		t.Run("without "+missing, func(t *testing.T) {
 			rules := append(append([]string{}, words[:i]...), words[i+1:]...)
-			_, err := redisstore.New(ctx, login(rules...), nil)
+			_, err := redisstore.New(ctx, login(rules...), patient)
 			require.ErrorContains(t, err, "grant the user "+granted)
 		})
 	}
 	t.Run("granted", func(t *testing.T) {
 		client := login(words...)
-		storetest.RunShared(t, func() (tickets.Store, error) { return redisstore.New(ctx, client, nil) })
+		storetest.RunShared(t, func() (tickets.Store, error) {
+			return redisstore.New(ctx, client, patient)
+		})
 	})
 }
 

@@ -10,11 +10,11 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// once is a command that go-redis does not send again when the answer is lost, whatever MaxRetries
-// the client has. The first one may have been carried out: the second would find the ticket used.
+// once is a command that go-redis does not send again if the answer is lost, whatever MaxRetries the
+// client has. The first one may have been executed: the second would find the ticket used.
 type once struct {
 	*redis.Cmd
-	sentOn bool // to another server of the cluster
+	redirected bool // to another server of the cluster
 }
 
 func newOnce(ctx context.Context, words ...any) *once { return &once{Cmd: redis.NewCmd(ctx, words...)} }
@@ -22,7 +22,7 @@ func newOnce(ctx context.Context, words ...any) *once { return &once{Cmd: redis.
 // NoRetry returns true.
 func (*once) NoRetry() bool { return true }
 
-// server is what has some of the keys. It waits no longer than the context says.
+// server has some of the keys, or all. It waits no longer than the context says.
 type server struct {
 	client interface {
 		Process(ctx context.Context, cmd redis.Cmder) error
@@ -31,16 +31,16 @@ type server struct {
 	mark    mark
 }
 
-// process sends cmd to the server, and on to where the cluster says the key has gone.
+// process sends cmd to the server, and follows one redirection of a cluster.
 func (n *server) process(ctx context.Context, cmd *once) error {
 	err := n.client.Process(ctx, cmd)
 	if n.cluster == nil || err == nil {
 		return err
 	}
 	if moved(err) {
-		// That server did nothing. The cluster's client knows the way, and learns the new one.
+		// That server did nothing. The cluster's client finds the right one, and remembers it.
 		cmd.SetErr(nil)
-		cmd.sentOn = true
+		cmd.redirected = true
 		err = n.cluster.Process(ctx, cmd)
 	}
 	if err != nil && !errors.As(err, new(redis.Error)) {
@@ -69,7 +69,7 @@ func newRoute(client redis.UniversalClient, timeout time.Duration) (route, error
 			return (&cluster{client: client, timeout: timeout}).server, nil
 		}
 	case *redis.Ring:
-		// Its nodes need not agree on where a key is: revocations would go where nobody listens.
+		// Its nodes need not agree on where a key is: revocations could be appended where no node reads.
 		return nil, errors.New("the client is a *redis.Ring, want a *redis.Client or a *redis.ClusterClient")
 	case nil:
 	default:
@@ -80,16 +80,16 @@ func newRoute(client redis.UniversalClient, timeout time.Duration) (route, error
 	return nil, errors.New("the client is nil, want one such as redis.NewClient returns")
 }
 
-// bound returns a client over the same connections that gives up when ctx says so. By default
-// go-redis looks at no deadline while it reads, and a pool of connections that wait 3 s for a server
-// that does not answer is a pool that is empty when the server is back.
+// bound returns a client over the same connections that respects the deadline of ctx. By default
+// go-redis ignores it while it reads, and if all connections wait 3 s for a server that does not
+// answer, the pool is empty when the server is back.
 func bound(client *redis.Client, timeout time.Duration) *redis.Client {
 	bounded := client.WithTimeout(timeout + blockFor)
-	bounded.Options().ContextTimeoutEnabled = true // a copy, that nobody else has yet
+	bounded.Options().ContextTimeoutEnabled = true // a copy
 	return bounded
 }
 
-// cluster finds the server for each key by itself, because only a server's own client can be bounded.
+// cluster finds the server for each key itself, because only the client of one server can be bound.
 type cluster struct {
 	client  *redis.ClusterClient
 	timeout time.Duration
@@ -111,7 +111,7 @@ func (c *cluster) server(ctx context.Context, key string) (*server, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.servers == nil || len(c.servers) >= maxServers {
-		c.servers = make(map[*redis.Client]*server) // most of them are gone
+		c.servers = make(map[*redis.Client]*server) // most of them are stopped
 	}
 	n = &server{client: bound(client, c.timeout), cluster: c.client}
 	c.servers[client] = n
@@ -121,11 +121,11 @@ func (c *cluster) server(ctx context.Context, key string) (*server, error) {
 // A cluster has at most 1000 servers.
 const maxServers = 1 << 10
 
-// mark is the life of a server's process, as it was a moment ago: see lua/mark.lua.
+// mark identifies the life of a server's process, as it was a moment ago: see lua/mark.lua.
 //
-// A ticket is good where the mark that was put with it is the process's own when it is taken. Put may
-// therefore go by what it knows: with a mark that is out of date it makes a ticket that is dead, and
-// never one that is good twice.
+// A ticket is valid if the mark that was put with it is the process's own mark when it is taken. So
+// Put may use a mark that it remembers: if it is out of date, the ticket is refused, and never
+// accepted twice.
 type mark struct {
 	known     atomic.Pointer[knownMark]
 	distrusts atomic.Bool
@@ -138,12 +138,12 @@ type knownMark struct {
 
 const (
 	markLength = 80
-	// The tickets of so long may be dead after a failover, in addition to all that were put before
-	// it. Reading the mark costs a server more than putting a ticket does.
+	// The tickets of this time after a failover may be refused, in addition to all that were put
+	// before it. Reading the mark costs a server more than putting a ticket.
 	markFor = 100 * time.Millisecond
 )
 
-// get returns the mark, or "" where it is not known.
+// get returns the mark, or "" if it is unknown.
 func (m *mark) get() string {
 	if k := m.known.Load(); k != nil && time.Since(k.at) < markFor {
 		return k.mark
@@ -151,7 +151,7 @@ func (m *mark) get() string {
 	return ""
 }
 
-// set enters what the server said when it was asked at that time, or "" where it said nothing.
+// set remembers what the server answered when it was asked at that time, or "" for no answer.
 func (m *mark) set(mark string, at time.Time) {
 	if mark == "" || m.distrusts.Load() {
 		m.known.Store(nil)
@@ -160,8 +160,8 @@ func (m *mark) set(mark string, at time.Time) {
 	}
 }
 
-// distrust has the mark read for each ticket from now on: there seem to be several servers behind one
-// client, which is what some proxies do, or one has failed over.
+// distrust makes every Put read the mark from now on: there seem to be several servers behind one
+// client, as with some proxies, or one has failed over.
 func (m *mark) distrust() {
 	m.distrusts.Store(true)
 	m.known.Store(nil)

@@ -19,8 +19,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets/redisstore"
 )
 
-// go-redis sends a command again whose answer was lost, unless told otherwise. The ticket is used by
-// then: the audit must hear that the store failed, and not that somebody replayed a ticket.
+// By default go-redis sends a command again if its answer was lost. The ticket is used by then: the
+// audit must say that the store failed, and not that a ticket was replayed.
 func TestLostReply(t *testing.T) {
 	r := newRedis(t)
 	proxy := newProxy(t, r.Addr)
@@ -45,12 +45,12 @@ func TestLostReply(t *testing.T) {
 func TestSlowServer(t *testing.T) {
 	r := newRedis(t)
 	proxy := newProxy(t, r.Addr)
-	store := newStore(t, newClient(t, proxy.Addr()), &redisstore.Options{Timeout: 2 * time.Second})
+	store := newStore(t, newClient(t, proxy.Addr()), nil)
 	proxy.Delay(100 * time.Millisecond)
 	require.NoError(t, take(store, put(t, store)))
 }
 
-// blackHoles are what becomes of packets, and of the connections that they belonged to.
+// blackHoles are what happens to packets, and to their connections.
 var blackHoles = map[string]func(*servers.Proxy){
 	"held up": (*servers.Proxy).Stall,
 	"lost":    (*servers.Proxy).SwallowReplies,
@@ -59,7 +59,7 @@ var blackHoles = map[string]func(*servers.Proxy){
 // With go-redis's defaults a client waits 3 s for a server that does not answer, and its connections
 // are all in use until then.
 func TestBlackHole(t *testing.T) {
-	const callers, poolSize = 100, 8
+	const callers, poolSize, bound = 100, 8, 2500 * time.Millisecond
 	r := newRedis(t)
 	for name, begin := range blackHoles {
 		t.Run(name, func(t *testing.T) {
@@ -98,10 +98,11 @@ func TestBlackHole(t *testing.T) {
 				}, 20*time.Second, time.Millisecond)
 				first := time.Since(back)
 				require.Eventually(t, func() bool { return issuer.Health() == nil }, 20*time.Second, time.Millisecond)
-				heard := time.Since(back)
-				t.Logf("the slowest call took %v, the first success came after %v, the log was heard after %v",
-					time.Duration(slowest.Load()), first, heard)
-				quick = max(first, heard) < time.Second && slowest.Load() < int64(time.Second)
+				received := time.Since(back)
+				t.Logf("the slowest call took %v, the first success came after %v, the log was read after %v",
+					time.Duration(slowest.Load()), first, received)
+				// The client's own timeout is 3 s, and it tries four times.
+				quick = max(first, received) < bound && slowest.Load() < int64(bound)
 			}
 			assert.True(t, quick, "it took too long three times")
 		})
@@ -123,7 +124,7 @@ func goroutinesOfClients() int {
 
 // Every wait for an answer ends with the store's timeout, and not with that of the client.
 func TestDeadlines(t *testing.T) {
-	const timeout = 300 * time.Millisecond
+	const timeout = 2 * time.Second // less than the 3 s of the client
 	var longest atomic.Int64
 	client := newClient(t, newRedis(t).Addr, func(o *redis.Options) {
 		o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -141,7 +142,7 @@ func TestDeadlines(t *testing.T) {
 	require.LessOrEqual(t, time.Duration(longest.Load()), timeout)
 }
 
-// deadlines notes how far away the farthest deadline was.
+// deadlines records the farthest deadline.
 type deadlines struct {
 	net.Conn
 	longest *atomic.Int64
@@ -157,23 +158,23 @@ func (d deadlines) SetDeadline(t time.Time) error {
 	return d.Conn.SetDeadline(t)
 }
 
-// Who finds no connection hears of it within the timeout, and queues up no longer.
+// A call that finds no connection fails within the timeout.
 func TestPoolExhausted(t *testing.T) {
 	client := newClient(t, newRedis(t).Addr, func(o *redis.Options) { o.PoolSize = 1 })
-	store := newStore(t, client, &redisstore.Options{Timeout: 50 * time.Millisecond})
+	store := newStore(t, client, &redisstore.Options{Timeout: time.Second})
 	key := put(t, store)
 	hold := client.Conn() // the only one there is
 	require.NoError(t, hold.Ping(ctx).Err())
 	for range 3 {
 		err := take(store, key)
 		requireFailed(t, err)
-		require.ErrorContains(t, err, "no answer within 50ms")
+		require.ErrorContains(t, err, "no answer within 1s")
 	}
 	require.NoError(t, hold.Close())
 	require.NoError(t, take(store, key))
 }
 
-// A server that was killed and comes back, with what it had on disk, honours no ticket of before.
+// A server that was killed and restarts with its files refuses all tickets of before.
 func TestRestart(t *testing.T) {
 	r := newRedis(t, "--appendonly", "yes", "--appendfsync", "always")
 	store := newStore(t, newClient(t, r.Addr), nil)
@@ -195,6 +196,7 @@ func TestRestart(t *testing.T) {
 func TestWritableReplica(t *testing.T) {
 	primary, replica := newRedis(t), newRedis(t, "--replica-read-only", "no")
 	require.NoError(t, replica.Follow(primary.Addr))
+	require.NoError(t, replica.CatchUp(primary)) // the first replica changes the replication id
 	store := newStore(t, newClient(t, primary.Addr), nil)
 	key := put(t, store)
 	require.NoError(t, replica.CatchUp(primary))

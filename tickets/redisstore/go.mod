@@ -3,6 +3,7 @@ module github.com/ticketgate/ticketgate/tickets/redisstore
 go 1.26.0
 
 require (
+	github.com/coder/websocket v1.8.15
 	github.com/redis/go-redis/v9 v9.23.0
 	github.com/stretchr/testify v1.12.1
 	github.com/ticketgate/ticketgate v0.1.0

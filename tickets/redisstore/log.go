@@ -20,16 +20,16 @@ import (
 //
 //	nonce    16 hexadecimal digits: no two entries of any two logs are the same
 //	session  the SHA-256 of a session's id, or
-//	user     tickets.HashUser of a person, or neither: a store was opened
+//	user     tickets.HashUser of a user, or neither: a store was opened
 //	reason   as it was given
 //	at       RFC 3339, to the nanosecond
 //
-// A cursor is the mark of the server that was read, the id of the last entry that was, and its nonce.
-// It is good while that server has the mark and that entry: else it may have lost some.
+// A cursor is the mark of the server that was read, and the id and the nonce of the last entry that
+// was read. It is valid while the server has that mark and that entry; else entries may be lost.
 
 const (
-	// How long a connection waits for news. A node that hears nothing is to know within 1 s that the
-	// store is back, and an issuer that is closed waits for this.
+	// How long a connection waits for a new entry: a node must notice within 1 s that the store is
+	// back, and Close of an issuer waits for this.
 	blockFor   = 200 * time.Millisecond
 	pageSize   = 500
 	nonceBytes = 8
@@ -38,24 +38,20 @@ const (
 // KeepsRevocations returns Options.KeepRevocations, for the issuer to check.
 func (s *Store) KeepsRevocations() time.Duration { return s.keepRevocations }
 
-// Append adds the hash of r's session or person to the log, the reason and the time.
+// Append adds r to the log: the hash of its session or user, the reason and the time.
 func (s *Store) Append(ctx context.Context, r tickets.Revocation) error {
-	fields := []any{"reason", r.Reason, "at", r.At.UTC().Format(time.RFC3339Nano)}
-	switch none := ([sha256.Size]byte{}); {
-	case r.SessionID != "":
-		r.SessionHash = tickets.HashSession(r.SessionID)
-		fallthrough
-	case r.SessionHash != none:
-		fields = append(fields, "session", hex.EncodeToString(r.SessionHash[:]))
-	case r.UserID != "":
-		r.UserHash = tickets.HashUser(r.Provider, r.UserID)
-		fallthrough
-	case r.UserHash != none:
-		fields = append(fields, "user", hex.EncodeToString(r.UserHash[:]))
-	default:
-		return errors.New("redis store: append: the revocation is of no session and no person")
+	r, err := r.Hashed()
+	if err != nil {
+		return fmt.Errorf("redis store: append: %w", err)
 	}
-	if _, err := s.append(ctx, fields); err != nil {
+	name, hash := "session", r.SessionHash
+	if hash == ([sha256.Size]byte{}) {
+		name, hash = "user", r.UserHash
+	}
+	_, err = s.append(ctx, []any{
+		"reason", r.Reason, "at", r.At.UTC().Format(time.RFC3339Nano), name, hex.EncodeToString(hash[:]),
+	})
+	if err != nil {
 		return fmt.Errorf("redis store: append: %w", err)
 	}
 	return nil
@@ -71,8 +67,8 @@ func (s *Store) append(ctx context.Context, fields []any) (id string, err error)
 	return id, err
 }
 
-// Next returns what is in the log after the cursor, and waits for 0.2 s at most while there is
-// nothing. Meanwhile it has one of the client's connections for itself.
+// Next returns what is in the log after the cursor, and waits for at most 0.2 s if there is nothing.
+// Meanwhile it uses one of the client's connections.
 func (s *Store) Next(ctx context.Context, after string) ([]tickets.Revocation, string, error) {
 	rs, next, err := s.next(ctx, after)
 	if err != nil {
@@ -95,13 +91,13 @@ func (s *Store) next(ctx context.Context, after string) ([]tickets.Revocation, s
 	return s.read(ctx, c, c.id)
 }
 
-// begin reads the log from its beginning, and begins it where there is none.
+// begin reads the log from its beginning, and creates it if there is none.
 func (s *Store) begin(ctx context.Context) ([]tickets.Revocation, string, error) {
 	id, unwritable := s.append(ctx, nil)
 	from := "-"
 	if ms, _, ok := strings.Cut(id, "-"); ok {
 		if now, err := strconv.ParseInt(ms, 10, 64); err == nil {
-			// What a trim has left that is older is over: it must not stand again.
+			// Older entries that a trim has left must not be in force again.
 			from = strconv.FormatInt(max(0, now-s.keepRevocations.Milliseconds()), 10)
 		}
 	}
@@ -110,7 +106,7 @@ func (s *Store) begin(ctx context.Context) ([]tickets.Revocation, string, error)
 		return nil, "", unwritable
 	}
 	if err == nil && next == "" {
-		err = errors.New("the log is gone as soon as it is begun")
+		err = errors.New("the log was removed as soon as it was created")
 	}
 	return rs, next, err
 }
@@ -136,8 +132,8 @@ func (s *Store) wait(ctx context.Context, c cursor) error {
 
 const keyOfXRead = 6 // among its words
 
-// read returns all that there is after c, page by page, and the cursor behind it. The last entry of
-// one page is the first of the next: it must be there still, and be the same.
+// read returns everything after c, page by page, and the next cursor. The last entry of one page is
+// the first of the next: it must still be there, unchanged.
 func (s *Store) read(ctx context.Context, c cursor, from string) ([]tickets.Revocation, string, error) {
 	var all []tickets.Revocation
 	for {
@@ -215,7 +211,7 @@ func parseEntry(row any) (e entry, ok bool) {
 	return e, ok
 }
 
-// revocation returns what the entry says, unless it only says that a store was opened.
+// revocation returns the revocation of an entry, or !ok if it only says that a store was opened.
 func (e entry) revocation() (r tickets.Revocation, ok bool, err error) {
 	session, ofSession := e.fields["session"]
 	user, ofUser := e.fields["user"]
@@ -223,7 +219,7 @@ func (e entry) revocation() (r tickets.Revocation, ok bool, err error) {
 		return r, false, nil
 	}
 	if ofSession == ofUser {
-		return r, false, errors.New("it is of neither a session nor a person")
+		return r, false, errors.New("it is of neither a session nor a user")
 	}
 	r.Reason = e.fields["reason"]
 	if r.At, err = time.Parse(time.RFC3339Nano, e.fields["at"]); err != nil {

@@ -40,7 +40,7 @@ func addOld(t *testing.T, client *redis.Client, id, reason string) {
 	}}).Err())
 }
 
-// Who has read everything misses nothing when all of that is trimmed, however long ago it was.
+// A reader of everything misses nothing when all of it is trimmed, however long ago that was.
 func TestTrim(t *testing.T) {
 	client := newClient(t, newRedis(t).Addr)
 	store := newStore(t, client, nil)
@@ -49,7 +49,7 @@ func TestTrim(t *testing.T) {
 		addOld(t, client, fmt.Sprint("1-", i+1), reason)
 	}
 	got, upToDate := reasons(t, store, "")
-	require.Empty(t, got, "what is over does not stand again")
+	require.Empty(t, got, "old entries are not in force again")
 	require.Equal(t, int64(2), client.XLen(ctx, logKey).Val(), "the third, and that the log was opened")
 
 	revoke(t, store, "new")
@@ -121,7 +121,7 @@ func TestGaps(t *testing.T) {
 	}
 }
 
-// What can't be understood may be a revocation: nobody is let in past it.
+// An entry that cannot be read may be a revocation, so Next does not pass over it.
 func TestMalformedEntry(t *testing.T) {
 	client := newClient(t, newRedis(t).Addr)
 	store := newStore(t, client, nil)

@@ -1,6 +1,7 @@
 package redisstore_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -61,9 +62,27 @@ func newClient(t testing.TB, addr string, options ...func(*redis.Options)) *redi
 	return client
 }
 
-func newStore(t testing.TB, client redis.UniversalClient, opts *redisstore.Options) *redisstore.Store {
+// Longer than any machine is busy.
+const patience = 20 * time.Second
+
+// patient are options of a store for a busy machine.
+var patient = &redisstore.Options{Timeout: patience}
+
+// newStore returns a store. A short Timeout in opts may be too short for New on a busy machine: then
+// it tries again. Without a Timeout the store is patient.
+func newStore(
+	t testing.TB, client redis.UniversalClient, opts *redisstore.Options,
+) *redisstore.Store {
 	t.Helper()
-	store, err := redisstore.New(ctx, client, opts)
+	o := *patient
+	if opts != nil {
+		o = *opts
+		o.Timeout = cmp.Or(o.Timeout, patience)
+	}
+	store, err := redisstore.New(ctx, client, &o)
+	for began := time.Now(); err != nil && time.Since(began) < patience; {
+		store, err = redisstore.New(ctx, client, &o)
+	}
 	require.NoError(t, err)
 	return store
 }

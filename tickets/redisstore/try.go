@@ -14,7 +14,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// try runs everything that the store will run.
+// try runs everything that the store needs.
 func (s *Store) try(ctx context.Context, client redis.UniversalClient) error {
 	if c, ok := client.(*redis.ClusterClient); ok {
 		err := c.ForEachMaster(ctx, s.tryMark)
@@ -25,7 +25,7 @@ func (s *Store) try(ctx context.Context, client redis.UniversalClient) error {
 	return s.explain(errors.Join(s.tryTicket(ctx), s.tryLog(ctx)))
 }
 
-// tryMark runs a script without a key, which any node of a cluster can.
+// tryMark runs a script without a key, so that every node of a cluster accepts it.
 func (s *Store) tryMark(ctx context.Context, node *redis.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -35,7 +35,7 @@ func (s *Store) tryMark(ctx context.Context, node *redis.Client) error {
 	return nil
 }
 
-// tryTicket mints a ticket for nobody and takes it.
+// tryTicket puts a ticket of nobody and takes it.
 func (s *Store) tryTicket(ctx context.Context) error {
 	var secret [32]byte
 	rand.Read(secret[:])
@@ -50,7 +50,7 @@ func (s *Store) tryTicket(ctx context.Context) error {
 	return nil
 }
 
-// tryLog writes into the log that a store was opened, and reads.
+// tryLog appends the entry for an opened store, and reads.
 func (s *Store) tryLog(ctx context.Context) error {
 	if _, err := s.append(ctx, nil); err != nil {
 		return fmt.Errorf("append: %w", err)
@@ -64,7 +64,7 @@ func (s *Store) tryLog(ctx context.Context) error {
 	return nil
 }
 
-// explain adds to an error what to do about it.
+// explain adds to an error what would be right.
 func (s *Store) explain(err error) error {
 	if err == nil {
 		return nil

@@ -35,7 +35,7 @@ func ExampleCheck() {
 	// Output:
 	// a used ticket is ErrUsed
 	// a key is put once
-	// a ticket is dead after its end
+	// a ticket is refused after its end
 	// every ticket has its own end
 	// a used ticket is ErrUsed for as long as it would have lived
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// A heartbeat is due within 1 s. A machine that is busy elsewhere is late, not wrong.
+// A heartbeat is due within 1 s. A busy machine may be late.
 const (
 	heartbeat = time.Second
 	patience  = 20 * time.Second
@@ -22,7 +22,7 @@ const (
 type reader struct {
 	tickets.RevocationLog
 	cursor string
-	heard  []tickets.Revocation // but for what other rules appended
+	got    []tickets.Revocation // without those that other rules appended
 	mark   string
 }
 
@@ -58,24 +58,24 @@ func (r *reader) next() error {
 	for _, revocation := range rs {
 		if strings.HasPrefix(revocation.Reason, r.mark) {
 			revocation.Reason = strings.TrimPrefix(revocation.Reason, r.mark)
-			r.heard = append(r.heard, revocation)
+			r.got = append(r.got, revocation)
 		}
 	}
 	return nil
 }
 
-// hear calls Next until the reader has heard all the reasons.
-func (r *reader) hear(reasons ...string) error {
+// receive calls Next until the reader has received all the reasons.
+func (r *reader) receive(reasons ...string) error {
 	deadline := time.Now().Add(patience)
 	for {
 		missing := slices.DeleteFunc(slices.Clone(reasons), func(reason string) bool {
-			return slices.ContainsFunc(r.heard, func(h tickets.Revocation) bool { return h.Reason == reason })
+			return slices.ContainsFunc(r.got, func(h tickets.Revocation) bool { return h.Reason == reason })
 		})
 		if len(missing) == 0 {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("of %d revocations %d are not heard, such as %.80q", len(reasons), len(missing), missing[0])
+			return fmt.Errorf("of %d revocations %d were not received, such as %.80q", len(reasons), len(missing), missing[0])
 		}
 		if err := r.next(); err != nil {
 			return err
@@ -83,7 +83,7 @@ func (r *reader) hear(reasons ...string) error {
 	}
 }
 
-// revoke appends a revocation of a session that is named like its reason.
+// revoke appends a revocation of a session with an id made of the reason.
 func (r *reader) revoke(reason string) error {
 	id := "session of " + reason
 	err := r.Append(ctx, tickets.Revocation{
@@ -95,10 +95,10 @@ func (r *reader) revoke(reason string) error {
 	return nil
 }
 
-// order returns the reasons in the order in which they were first heard.
+// order returns the reasons in the order in which they were first received.
 func (r *reader) order() []string {
 	var reasons []string
-	for _, h := range r.heard {
+	for _, h := range r.got {
 		if !slices.Contains(reasons, h.Reason) {
 			reasons = append(reasons, h.Reason)
 		}
@@ -121,7 +121,7 @@ func beginsAtOnce(newNode func() (tickets.Store, error)) error {
 	}, "next from the beginning took half a second each time")
 }
 
-// atLeastOnce is for what is a matter of time: a machine may be busy, but not always.
+// atLeastOnce tries a check of timing several times: a busy machine may fail it, but not always.
 func atLeastOnce(times int, try func() (bool, error), text string) error {
 	for range times {
 		if ok, err := try(); ok || err != nil {
@@ -138,24 +138,24 @@ func revocationRoundTrip(newNode func() (tickets.Store, error)) error {
 	}
 	at := time.Now().Add(-time.Minute).Round(0)
 	session := tickets.Revocation{SessionID: "s\x00\xff", SessionHash: tickets.HashSession("s\x00\xff"), Reason: "logout \u202e'\"\n", At: at}
-	person := tickets.Revocation{Provider: "oidc", UserID: "u1", UserHash: tickets.HashUser("oidc", "u1"), Reason: "", At: at}
-	for _, r := range []tickets.Revocation{session, person} {
+	user := tickets.Revocation{Provider: "oidc", UserID: "u1", UserHash: tickets.HashUser("oidc", "u1"), Reason: "", At: at}
+	for _, r := range []tickets.Revocation{session, user} {
 		r.Reason = rs[0].mark + r.Reason
 		if err := rs[0].Append(ctx, r); err != nil {
 			return fmt.Errorf("append: %w", err)
 		}
 	}
-	if err := rs[1].hear(session.Reason, person.Reason); err != nil {
+	if err := rs[1].receive(session.Reason, user.Reason); err != nil {
 		return err
 	}
-	for _, got := range rs[1].heard {
+	for _, got := range rs[1].got {
 		want := session
-		if got.Reason == person.Reason {
-			want = person
+		if got.Reason == user.Reason {
+			want = user
 		}
 		switch {
 		case got.SessionID != "" || got.UserID != "" || got.Provider != "":
-			return errors.New("the session's id or the person's name came back: it is in the log")
+			return errors.New("the session's id or the user's name is in the log")
 		case got.SessionHash != want.SessionHash:
 			return fmt.Errorf("SessionHash is %x, want %x", got.SessionHash, want.SessionHash)
 		case got.UserHash != want.UserHash:
@@ -167,7 +167,40 @@ func revocationRoundTrip(newNode func() (tickets.Store, error)) error {
 	return nil
 }
 
-func everyNodeHears(newNode func() (tickets.Store, error)) error {
+// namesAreHashed appends what no issuer does: revocations whose hash is not filled in yet.
+func namesAreHashed(newNode func() (tickets.Store, error)) error {
+	rs, err := readers(newNode, 2)
+	if err != nil {
+		return err
+	}
+	if rs[0].Append(ctx, tickets.Revocation{Reason: rs[0].mark, At: time.Now()}) == nil {
+		return errors.New("append of a revocation of nobody succeeded, want an error")
+	}
+	for _, r := range []tickets.Revocation{
+		{SessionID: "s1", Reason: "session", At: time.Now()},
+		{UserID: "u1", Reason: "user", At: time.Now()},
+		{Provider: "oidc", UserID: "u1", Reason: "provider and user", At: time.Now()},
+	} {
+		want, err := r.Hashed()
+		if err != nil {
+			return err
+		}
+		r.Reason = rs[0].mark + r.Reason
+		if err := rs[0].Append(ctx, r); err != nil {
+			return fmt.Errorf("append of a revocation of a %s: %w", want.Reason, err)
+		}
+		if err := rs[1].receive(want.Reason); err != nil {
+			return err
+		}
+		got := rs[1].got[len(rs[1].got)-1]
+		if got.SessionHash != want.SessionHash || got.UserHash != want.UserHash {
+			return fmt.Errorf("a revocation of a %s came back without its hash", want.Reason)
+		}
+	}
+	return nil
+}
+
+func everyNodeReceives(newNode func() (tickets.Store, error)) error {
 	rs, err := readers(newNode, 4)
 	if err != nil {
 		return err
@@ -180,7 +213,7 @@ func everyNodeHears(newNode func() (tickets.Store, error)) error {
 		}
 	}
 	for k, r := range rs {
-		if err := r.hear(reasons...); err != nil {
+		if err := r.receive(reasons...); err != nil {
 			return fmt.Errorf("node %d: %w", k+1, err)
 		}
 	}
@@ -211,7 +244,7 @@ func nothingPassedOver(newNode func() (tickets.Store, error)) error {
 		})
 	}
 	for k := writers; k < len(rs); k++ {
-		wg.Go(func() { errs[k] = rs[k].hear(reasons...) })
+		wg.Go(func() { errs[k] = rs[k].receive(reasons...) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
@@ -235,12 +268,12 @@ func sameOrder(newNode func() (tickets.Store, error)) error {
 	}
 	late[0].mark, late[0].cursor = rs[0].mark, ""
 	for _, r := range []*reader{rs[0], late[0]} {
-		if err := r.hear(reasons...); err != nil {
+		if err := r.receive(reasons...); err != nil {
 			return err
 		}
-		// One after the other was appended: there is no other order.
+		// They were appended one after another, so there is no other order.
 		if got := r.order(); !slices.Equal(got, reasons) {
-			return fmt.Errorf("heard %q, want the order in which they were appended", got)
+			return fmt.Errorf("received %q, want the order in which they were appended", got)
 		}
 	}
 	return nil
@@ -254,7 +287,7 @@ func catchesUp(newNode func() (tickets.Store, error)) error {
 	if err := rs[0].revoke("before"); err != nil {
 		return err
 	}
-	if err := rs[1].hear("before"); err != nil {
+	if err := rs[1].receive("before"); err != nil {
 		return err
 	}
 	var missed []string
@@ -264,17 +297,17 @@ func catchesUp(newNode func() (tickets.Store, error)) error {
 			return err
 		}
 	}
-	// One call tells everything that there is: after the first an issuer lets people in.
+	// One call returns everything that there is: after the first, an issuer admits people.
 	if err := rs[1].next(); err != nil {
 		return err
 	}
-	if heard := len(rs[1].order()) - 1; heard != len(missed) {
-		return fmt.Errorf("next after being away returned %d of %d", heard, len(missed))
+	if received := len(rs[1].order()) - 1; received != len(missed) {
+		return fmt.Errorf("next after being away returned %d of %d", received, len(missed))
 	}
 	return nil
 }
 
-func newcomerHears(newNode func() (tickets.Store, error)) error {
+func newNodeReceives(newNode func() (tickets.Store, error)) error {
 	rs, err := readers(newNode, 1)
 	if err != nil {
 		return err
@@ -290,7 +323,7 @@ func newcomerHears(newNode func() (tickets.Store, error)) error {
 	if err := r.next(); err != nil {
 		return err
 	}
-	if len(r.heard) == 0 {
+	if len(r.got) == 0 {
 		return errors.New("the first Next of a new node does not return what was appended before")
 	}
 	return nil
@@ -326,17 +359,17 @@ func wakes(newNode func() (tickets.Store, error)) error {
 	return atLeastOnce(5, func() (bool, error) {
 		n++
 		reason := fmt.Sprint("wake ", n)
-		heard := make(chan error, 1)
+		received := make(chan error, 1)
 		var at time.Time
 		go func() {
-			err := rs[1].hear(reason)
+			err := rs[1].receive(reason)
 			at = time.Now()
-			heard <- err
+			received <- err
 		}()
-		time.Sleep(heartbeat / 5) // it waits by now, mostly
-		told := time.Now()
-		err := errors.Join(rs[0].revoke(reason), <-heard)
-		return at.Sub(told) < heartbeat/2, err
+		time.Sleep(heartbeat / 5) // most likely it waits by now
+		appended := time.Now()
+		err := errors.Join(rs[0].revoke(reason), <-received)
+		return at.Sub(appended) < heartbeat/2, err
 	}, "next was not woken by what was appended, five times")
 }
 
@@ -365,7 +398,7 @@ func nextEnds(newNode func() (tickets.Store, error)) error {
 		_, cursor, err := rs[0].Next(ctx, rs[0].cursor)
 		if err == nil {
 			rs[0].cursor = cursor
-			return false, nil // there was something to hear
+			return false, nil // there was something to receive
 		}
 		return time.Since(began) < heartbeat/2, nil
 	}, "next went on for half a second after its context was done, five times")

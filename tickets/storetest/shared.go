@@ -11,8 +11,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// sharedRules are what nodes that share a store rely on; logRules, where it is a RevocationLog too.
-// Each gets as many nodes as it asks for.
+// sharedRules are what nodes with a shared store rely on; logRules are for a RevocationLog. Each
+// opens as many nodes as it needs.
 var (
 	sharedRules = []sharedRule{
 		{"a ticket of one node is good at another", elsewhere},
@@ -22,15 +22,16 @@ var (
 	logRules = []sharedRule{
 		{"the beginning of the log does not wait", beginsAtOnce},
 		{"a revocation comes back as it was, without names", revocationRoundTrip},
-		{"every node hears everything", everyNodeHears},
+		{"every node receives everything", everyNodeReceives},
 		{"nothing is passed over", nothingPassedOver},
-		{"every node hears in the same order", sameOrder},
-		{"a node that was away hears what it missed", catchesUp},
-		{"a new node hears the last moments", newcomerHears},
+		{"every node receives in the same order", sameOrder},
+		{"a node that was away receives what it missed", catchesUp},
+		{"a new node receives the last moments", newNodeReceives},
 		{"a log has a heartbeat", hasHeartbeat},
 		{"a revocation ends the wait", wakes},
 		{"a cursor of another log is refused", foreignCursor},
 		{"Next ends with its context", nextEnds},
+		{"a revocation of a name is kept as its hash", namesAreHashed},
 	}
 )
 
@@ -39,13 +40,13 @@ type sharedRule struct {
 	check func(newNode func() (tickets.Store, error)) error
 }
 
-// CheckShared checks what nodes rely on that share a store, and returns one error for every rule that
-// is broken, as [Check] does of one store alone. newNode is called many times: each time it returns
-// another node's handle of the same store, as another process would open it. What is in the store
-// already does not matter, nor does what others do there meanwhile.
+// CheckShared checks what nodes that share a store rely on, and returns one error for every broken
+// rule, as [Check] does for one store alone. It calls newNode many times: each call returns another
+// node's handle of the same store, as another process would open it. The store may have other
+// contents, and other users at the same time.
 //
-// The rules of a tickets.RevocationLog are checked where the handles are one. It takes some ten
-// seconds, and closes nothing.
+// If the handles are a tickets.RevocationLog, its rules are checked too. It takes some ten seconds,
+// and closes nothing.
 func CheckShared(newNode func() (tickets.Store, error)) error {
 	first, err := newNode()
 	if err != nil {
@@ -139,15 +140,15 @@ func oneNodeWins(newNode func() (tickets.Store, error)) error {
 	return nil
 }
 
-// skewedClocks puts tickets as nodes do whose clocks are five minutes off.
+// skewedClocks puts tickets as nodes do whose clocks are wrong by five minutes.
 func skewedClocks(newNode func() (tickets.Store, error)) error {
 	ns, err := nodes(newNode, 2)
 	if err != nil {
 		return err
 	}
 	type skewed struct {
-		by         time.Duration
-		good, dead tickets.Key
+		by             time.Duration
+		valid, expired tickets.Key
 	}
 	rows := []*skewed{{by: -5 * time.Minute}, {by: 5 * time.Minute}}
 	start := time.Now()
@@ -155,7 +156,7 @@ func skewedClocks(newNode func() (tickets.Store, error)) error {
 		for _, key := range []struct {
 			*tickets.Key
 			life time.Duration
-		}{{&row.good, long}, {&row.dead, life}} {
+		}{{&row.valid, long}, {&row.expired, life}} {
 			g := grant(key.life)
 			g.MintedAt, g.ExpiresAt = g.MintedAt.Add(row.by), g.ExpiresAt.Add(row.by)
 			*key.Key = newKey()
@@ -166,11 +167,11 @@ func skewedClocks(newNode func() (tickets.Store, error)) error {
 	}
 	sleepPast(time.Now().Add(life))
 	for _, row := range rows {
-		// On a machine that was busy elsewhere until the end, a refusal means nothing.
-		if _, err := ns[1].Take(ctx, row.good); err != nil && time.Since(start) < long {
-			return fmt.Errorf("take of a good ticket that was put by a clock %v off: %w", row.by, err)
+		// On a machine that was busy until the end, a refusal means nothing.
+		if _, err := ns[1].Take(ctx, row.valid); err != nil && time.Since(start) < long {
+			return fmt.Errorf("take of a valid ticket that was put by a clock %v off: %w", row.by, err)
 		}
-		if _, err := ns[1].Take(ctx, row.dead); !errors.Is(err, tickets.ErrExpired) {
+		if _, err := ns[1].Take(ctx, row.expired); !errors.Is(err, tickets.ErrExpired) {
 			return wrong(fmt.Sprintf("take of a ticket of %v that was put by a clock %v off", life, row.by), err, tickets.ErrExpired)
 		}
 	}

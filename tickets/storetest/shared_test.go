@@ -24,7 +24,7 @@ func TestSharedStore(t *testing.T) {
 	})
 }
 
-// A MemoryStore is shared by those who hold it; there is no log whose rules could be broken.
+// A MemoryStore has no log, so the rules of logs are not checked.
 func TestSharedWithoutLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := tickets.NewMemoryStore(nil)
@@ -54,16 +54,17 @@ func TestBrokenSharedStores(t *testing.T) {
 		"keeps tickets to the node":        {"a ticket of one node is good at another", "the store's clock judges, not a node's"},
 		"every node has a winner":          {"a ticket of one node is good at another", "a ticket has one winner over all nodes", "the store's clock judges, not a node's"},
 		"looks, then takes":                {"a ticket has one winner over all nodes"},
-		"drops every fifth":                {"every node hears everything", "nothing is passed over", "every node hears in the same order", "a node that was away hears what it missed", "a revocation ends the wait"},
+		"drops every fifth":                {"every node receives everything", "nothing is passed over", "every node receives in the same order", "a node that was away receives what it missed", "a revocation ends the wait"},
 		"moves the time":                   {"a revocation comes back as it was, without names"},
-		"forgets persons":                  {"a revocation comes back as it was, without names"},
-		"tells the session's id":           {"a revocation comes back as it was, without names"},
+		"forgets persons":                  {"a revocation comes back as it was, without names", "a revocation of a name is kept as its hash"},
+		"keeps the session's id":           {"a revocation comes back as it was, without names"},
+		"keeps no hash of a name":          {"a revocation of a name is kept as its hash"},
 		"wakes nobody":                     {"a revocation ends the wait"},
 		"has no heartbeat":                 {"a log has a heartbeat"},
 		"waits at the beginning":           {"the beginning of the log does not wait"},
-		"begins at the end":                {"every node hears in the same order", "a new node hears the last moments"},
-		"gives the first only":             {"a revocation comes back as it was, without names", "every node hears everything", "nothing is passed over", "every node hears in the same order", "a node that was away hears what it missed", "a new node hears the last moments"},
-		"another order from the beginning": {"every node hears in the same order"},
+		"begins at the end":                {"every node receives in the same order", "a new node receives the last moments"},
+		"gives the first only":             {"a revocation comes back as it was, without names", "every node receives everything", "nothing is passed over", "every node receives in the same order", "a node that was away receives what it missed", "a new node receives the last moments"},
+		"another order from the beginning": {"every node receives in the same order"},
 		"takes any cursor":                 {"a cursor of another log is refused"},
 		"does not end with its context":    {"Next ends with its context"},
 	} {

@@ -15,8 +15,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// rules are the contract. Each is checked in a store of its own and blind to what another rule is
-// about, so that a fault shows under its own name. A check returns the first thing that it sees.
+// rules are the contract. Each is checked in a store of its own, and ignores what another rule
+// checks, so that a fault shows under its own name. A check returns the first fault that it finds.
 var rules = []rule{
 	{"a grant comes back as it was put", roundTrip},
 	{"keys of one ticket are one key", keyIsID},
@@ -32,7 +32,7 @@ var rules = []rule{
 // timedRules are those that wait. They do so at the same time.
 var timedRules = []rule{
 	{"a ticket lives until its end, that instant included", livesUntilEnd},
-	{"a ticket is dead after its end", deadAfterEnd},
+	{"a ticket is refused after its end", refusedAfterEnd},
 	{"every ticket has its own end", ownEnd},
 	{"an expired ticket is ErrExpired for 5 s", expiredIsRemembered},
 	{"a used ticket is ErrUsed for as long as it would have lived", usedIsRemembered},
@@ -53,7 +53,7 @@ type rule struct {
 // It uses nothing but the Store interface. Time passes by time.Sleep: about six seconds in all, or
 // none in a testing/synctest bubble. There a store's clock is judged to the nanosecond; in real
 // time it may be a quarter of a second off. Check puts a few thousand tickets, none of which lives
-// longer than a minute. It calls newStore once for every rule, and closes nothing; the stores may
+// longer than 10 minutes. It calls newStore once for every rule, and closes nothing; the stores may
 // share what is behind them.
 func Check(newStore func() (tickets.Store, error)) error {
 	errs := make([]error, len(rules)+len(timedRules))

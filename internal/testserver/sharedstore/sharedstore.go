@@ -1,5 +1,5 @@
-// Package sharedstore is what several nodes share, in one process: a server's tickets and its log of
-// revocations, with faults that a test can switch on. Time passes in it as in the test's bubble.
+// Package sharedstore is a store that several nodes in one process share: tickets and a revocation
+// log, with faults that a test can switch on. It uses the clock of the test's bubble.
 package sharedstore
 
 import (
@@ -17,7 +17,7 @@ const heartbeat = time.Second
 
 // Server is the state that is shared. Its zero value is empty and works.
 type Server struct {
-	// Fault is the name of a promise that is not kept; see the places where it is asked for.
+	// Fault is the name of a broken promise; the code below compares it.
 	Fault string
 
 	mu       sync.Mutex
@@ -25,7 +25,7 @@ type Server struct {
 	entries  map[[32]byte]*entry
 	log      []tickets.Revocation
 	appended int           // calls of Append
-	life     int           // a cursor of another life is of no use
+	life     int           // a cursor of another life is refused
 	more     chan struct{} // closed at the next change
 }
 
@@ -139,7 +139,19 @@ func (n *Node) Append(_ context.Context, r tickets.Revocation) error {
 	if s.down != nil {
 		return s.down
 	}
+	hashed, err := r.Hashed()
+	switch {
+	case s.Fault == "keeps no hash of a name":
+	case err != nil:
+		return err
+	case s.Fault == "keeps the session's id":
+		r.SessionHash, r.UserHash = hashed.SessionHash, hashed.UserHash
+	default:
+		r = hashed
+	}
 	switch s.Fault {
+	case "keeps no hash of a name":
+		r.SessionID, r.Provider, r.UserID = "", "", ""
 	case "drops every fifth":
 		if s.appended++; s.appended%5 == 0 {
 			return nil
@@ -148,9 +160,6 @@ func (n *Node) Append(_ context.Context, r tickets.Revocation) error {
 		r.At = r.At.Add(time.Second)
 	case "forgets persons":
 		r.UserHash = [32]byte{}
-	}
-	if s.Fault != "tells the session's id" {
-		r.SessionID, r.Provider, r.UserID = "", "", ""
 	}
 	s.log = append(s.log, r)
 	if s.Fault != "wakes nobody" {

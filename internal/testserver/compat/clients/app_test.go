@@ -89,7 +89,7 @@ func (a *app) start() {
 	a.t.Helper()
 	var errs [7]error
 	a.issuer, errs[0] = tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxPerSession: 10_000})
-	a.sockets, errs[1] = middleware.NewSockets(nil)
+	a.sockets, errs[1] = middleware.NewSockets(a.issuer, &middleware.SocketsOptions{Audit: a.log})
 	lookup := func(_ context.Context, value string) (*middleware.Session, error) {
 		s, _ := a.sessions.Load(value)
 		session, _ := s.(*middleware.Session)
@@ -102,10 +102,10 @@ func (a *app) start() {
 	mint, err := middleware.NewMint(a.issuer, &middleware.MintOptions{Audit: a.log})
 	errs[3] = err
 	guard, err := middleware.NewGuard(a.issuer, &middleware.GuardOptions{
-		Audit: a.log, Sockets: a.sockets, OnReject: middleware.RejectByClosing})
+		Sockets: a.sockets, OnReject: middleware.RejectByClosing})
 	errs[4] = err
 	streams, err := middleware.NewGuard(a.issuer, &middleware.GuardOptions{
-		Audit: a.log, Sockets: a.sockets, AdmitRequests: true, RequireEndpoint: true})
+		Sockets: a.sockets, AdmitRequests: true, RequireEndpoint: true})
 	errs[5] = err
 	listener, err := net.Listen("tcp", a.addr)
 	errs[6] = err

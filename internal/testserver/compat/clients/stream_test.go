@@ -34,9 +34,8 @@ func TestEventSourceAlone(t *testing.T) {
 func TestEventSource(t *testing.T) {
 	a := newApp(t)
 	page := a.open("stream")
-	for _, expected := range []string{"net::ERR_CONNECTION_REFUSED", "net::ERR_INCOMPLETE_CHUNKED_ENCODING", "net::ERR_CONNECTION_RESET"} {
-		page.Expect(expected)
-	}
+	page.Expect("net::ERR_")          // a connection that is cut, or refused during the restart
+	page.Expect("401 (Unauthorized)") // a ticket that was lost with the server that minted it
 	chance(page, 0)
 	page.Eval(`void listen('/events', hear, leave.signal)`, nil)
 	for i := range 6 {
@@ -51,9 +50,8 @@ func TestEventSource(t *testing.T) {
 		}
 	}
 	assert.Equal(t, "message 1,message 2,message 3,message 4,message 5,message 6", page.String(`said.join()`))
-	assert.Zero(t, a.lines.count("ws_ticket_rejected"), "no ticket is shown twice")
+	assert.Zero(t, a.lines.count("ws_ticket_rejected", `"reason":"used"`), "no ticket is shown twice")
 
-	page.Expect("401 (Unauthorized)")
 	a.signOut("ada")
 	page.WaitPath("/login?next=%2F%3Froom%3D7")
 }

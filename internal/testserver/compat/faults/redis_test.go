@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"log"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -109,6 +111,18 @@ func (p *pair) do(r *servers.Redis, args ...string) {
 	p.ok(err)
 }
 
+// info returns a number from the INFO of the primary.
+func (p *pair) info(field string) int {
+	p.t.Helper()
+	text, err := p.primary.Do("INFO")
+	p.ok(err)
+	_, rest, _ := strings.Cut(text.(string), "\n"+field+":")
+	value, _, _ := strings.Cut(rest, "\r")
+	n, err := strconv.Atoi(value)
+	p.ok(err)
+	return n
+}
+
 // redisFaults are made one after another on the same pair. Those that bare commands do not survive
 // say so, and are tried with them: else nobody knew whether the fault was one.
 var redisFaults = []struct {
@@ -205,6 +219,22 @@ var redisFaults = []struct {
 		p.replay()
 		p.load(400)
 	}},
+	{"allkeys-lru evicts under load", false, func(p *pair) {
+		before := p.info("evicted_keys")
+		p.do(p.primary, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+		p.do(p.primary, "CONFIG", "SET", "maxmemory", strconv.Itoa(p.info("used_memory")+64<<10))
+		p.load(400)
+		for n := 0; p.info("evicted_keys") < before+100 && n < 100; n++ {
+			p.h.stock(20, p.nodes()[0])
+			p.load(50)
+		}
+		require.GreaterOrEqual(p.t, p.info("evicted_keys"), before+100, "evicted too few keys")
+		p.replay()
+		p.do(p.primary, "CONFIG", "SET", "maxmemory", "0")
+		p.do(p.primary, "CONFIG", "SET", "maxmemory-policy", "noeviction")
+		p.replay()
+		p.load(400)
+	}},
 	{"connections are reset", false, func(p *pair) {
 		end := p.every(3*time.Millisecond, p.west.Reset)
 		p.load(400)
@@ -239,7 +269,7 @@ func (p *pair) every(d time.Duration, f func()) (end func()) {
 func TestRedisFaults(t *testing.T) {
 	p := newPair(t, openRedis)
 	var all counts
-	n := cycles(t, 50)
+	n := cycles(t, 5*len(redisFaults))
 	for i := range n {
 		fault := redisFaults[i%len(redisFaults)]
 		p.begin()
