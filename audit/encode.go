@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -191,6 +192,10 @@ func appendValue(b []byte, v slog.Value) []byte {
 		return appendString(b, plain(v).(string))
 	case slog.KindInt64:
 		return strconv.AppendInt(b, v.Int64(), 10)
+	case slog.KindFloat64:
+		if f := math.Abs(v.Float64()); f == 0 || f >= 1e-6 && f < 1e21 { // as json.Marshal does
+			return strconv.AppendFloat(b, v.Float64(), 'f', -1, 64)
+		}
 	}
 	switch x := v.Any().(type) {
 	case []any:
