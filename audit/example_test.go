@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"context"
+	"errors"
 	"expvar"
 	"fmt"
 	"io"
@@ -96,6 +97,65 @@ func ExampleLog_Handler() {
 	// Output:
 	// level=WARN msg=login_failure event=login_failure reason=wrong_password
 	// lines in the file: 2
+}
+
+// An async is a slog.Handler that does not wait: a goroutine hands on what it
+// is given.
+type async struct {
+	slog.Handler
+	records chan slog.Record
+	done    chan struct{}
+}
+
+func newAsync(h slog.Handler, size int) *async {
+	a := &async{h, make(chan slog.Record, size), make(chan struct{})}
+	go func() {
+		defer close(a.done)
+		for r := range a.records {
+			_ = a.Handler.Handle(context.Background(), r)
+		}
+	}()
+	return a
+}
+
+func (a *async) Handle(_ context.Context, r slog.Record) error {
+	select {
+	case a.records <- r.Clone():
+		return nil
+	default:
+		return errors.New("too many events are waiting") // the Log counts it as failed
+	}
+}
+
+// Close waits for the events that are waiting. Nothing may be recorded later.
+func (a *async) Close() {
+	close(a.records)
+	<-a.done
+}
+
+// A Log over a handler that does not wait keeps requests fast while the disk
+// hangs. What is lost with it: a process that is killed loses the events that
+// are waiting; where more than 1000 are, further ones are dropped; and the
+// context's values do not reach the file.
+func ExampleNew_async() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	file, err := audit.OpenFile(filepath.Join(dir, "auth.log"), nil)
+	if err != nil {
+		panic(err)
+	}
+	queue := newAsync(file.Handler(), 1000)
+	log := audit.New(queue)
+
+	log.Record(context.Background(), audit.LoginSuccess, slog.String("user_id", "u1"))
+
+	log.Close()   // reports what was suppressed
+	queue.Close() // then nothing is recorded any more
+	fmt.Println(file.Close(), file.Stats().Written, log.Stats().Failed)
+	// Output: <nil> 1 0
 }
 
 // Counters is a slog.Handler that counts events, and refusals by reason.

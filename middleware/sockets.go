@@ -96,7 +96,7 @@ func NewSockets(issuer *tickets.Issuer, opts *SocketsOptions) (*Sockets, error) 
 		o = *opts
 	}
 	if err := o.check(issuer); err != nil {
-		return nil, fmt.Errorf("middleware: NewSockets: %w", err)
+		return nil, fmt.Errorf("middleware.NewSockets: %w", err)
 	}
 	o.CloseGrace = cmp.Or(o.CloseGrace, defaultCloseGrace)
 	s := &Sockets{
@@ -117,23 +117,19 @@ func NewSockets(issuer *tickets.Issuer, opts *SocketsOptions) (*Sockets, error) 
 
 func (o *SocketsOptions) check(issuer *tickets.Issuer) error {
 	var errs []error
-	if issuer == nil {
-		errs = append(errs, errNoIssuer)
-	}
-	for _, limit := range []struct {
-		name string
-		n    int
-	}{{"Max", o.Max}, {"MaxPerUser", o.MaxPerUser}, {"MaxPerSession", o.MaxPerSession}} {
-		if limit.n < 0 {
-			errs = append(errs, fmt.Errorf("%s is %d: it must be positive, or 0 for no limit", limit.name, limit.n))
+	refuse := func(wrong bool, format string, args ...any) {
+		if wrong {
+			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	if o.CloseGrace < 0 {
-		errs = append(errs, fmt.Errorf("CloseGrace is %v: it must be positive, or 0 for %v",
-			o.CloseGrace, defaultCloseGrace))
-	}
-	if o.RecheckEvery < 0 {
-		errs = append(errs, fmt.Errorf("RecheckEvery is %v: it must be positive, or 0 for never", o.RecheckEvery))
+	const limit = "%s is %d: it must be positive, or 0 for no limit"
+	refuse(o.Max < 0, limit, "Max", o.Max)
+	refuse(o.MaxPerUser < 0, limit, "MaxPerUser", o.MaxPerUser)
+	refuse(o.MaxPerSession < 0, limit, "MaxPerSession", o.MaxPerSession)
+	refuse(o.CloseGrace < 0, "CloseGrace is %v: it must be positive, or 0 for %v", o.CloseGrace, defaultCloseGrace)
+	refuse(o.RecheckEvery < 0, "RecheckEvery is %v: it must be positive, or 0 for never", o.RecheckEvery)
+	if issuer == nil {
+		errs = append(errs, errNoIssuer)
 	}
 	return errors.Join(errs...)
 }

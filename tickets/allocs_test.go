@@ -16,7 +16,12 @@ import (
 func TestMintAndConsume_AllocateTwice(t *testing.T) {
 	store := tickets.NewMemoryStore(nil)
 	i := mustIssuer(t, store, &tickets.IssuerOptions{MaxPerSession: 1 << 20})
-	g := tickets.Grant{SessionID: "0123456789abcdef0123456789abcdef", Provider: "oidc", UserID: "0123456789abcdef", Data: "room"}
+	g := tickets.Grant{
+		SessionID: "0123456789abcdef0123456789abcdef",
+		Provider:  "oidc",
+		UserID:    "0123456789abcdef",
+		Data:      "room",
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	n := testing.AllocsPerRun(20000, func() {
@@ -32,6 +37,11 @@ func TestMintAndConsume_AllocateTwice(t *testing.T) {
 	assert.Zero(t, testing.AllocsPerRun(1000, func() { _ = i.Revoked(g) }))
 	unknown := tickets.Ticket(strings.Repeat("A", 43))
 	for _, ticket := range []tickets.Ticket{"", "no ticket", unknown} {
-		assert.LessOrEqual(t, testing.AllocsPerRun(1000, func() { _, _ = i.Consume(ctx, ticket) }), 1.0, "the error")
+		assert.LessOrEqual(
+			t,
+			testing.AllocsPerRun(1000, func() { _, _ = i.Consume(ctx, ticket) }),
+			1.0,
+			"the error",
+		)
 	}
 }

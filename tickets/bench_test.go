@@ -162,8 +162,8 @@ func BenchmarkMillionOutstanding(b *testing.B) {
 }
 
 // Mints while a million tickets expire and are dropped. The floor is the longest that bare crypto
-// took meanwhile: what the machine itself keeps a goroutine waiting. By the thread's CPU time nobody
-// else's work counts, but neither does waiting for a lock: the wall has that.
+// took meanwhile: what the machine itself keeps a goroutine waiting. By the thread's CPU time
+// nobody else's work counts, but neither does waiting for a lock: the wall has that.
 func BenchmarkWorstMintWhileAMillionExpire(b *testing.B) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -191,7 +191,8 @@ func BenchmarkWorstMintWhileAMillionExpire(b *testing.B) {
 		}
 		runtime.GC()
 		var mint, floor worst
-		for end := time.Now().Add(11 * time.Second); time.Now().Before(end); { // 2 s of life, 5 s of memory, and more
+		// 2 s of life, 5 s of memory, and more.
+		for end := time.Now().Add(11 * time.Second); time.Now().Before(end); {
 			note(&mint, once(func() { e.mint() }))
 			note(&floor, once(func() { sink.text, sink.hash = bareCrypto() }))
 			if e.n%64 == 0 {
@@ -225,7 +226,14 @@ func BenchmarkMemoryPerTicket(b *testing.B) {
 			for d := range 5 {
 				session[d] = byte(i >> (4 * d))
 			}
-			_, err := e.issuer.Mint(context.Background(), tickets.Grant{SessionID: string(session), Provider: "oidc", UserID: "0123456789abcdef"})
+			_, err := e.issuer.Mint(
+				context.Background(),
+				tickets.Grant{
+					SessionID: string(session),
+					Provider:  "oidc",
+					UserID:    "0123456789abcdef",
+				},
+			)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,10 +64,14 @@ func TestCluster_RevocationReachesEveryNode(t *testing.T) {
 		g := tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "u1", StartedAt: began}
 		out := mustMint(t, a.Issuer, g)
 
-		require.NoError(t, a.Revoke(t.Context(), tickets.Revocation{SessionID: "s1", Reason: "logout"}))
+		require.NoError(
+			t,
+			a.Revoke(t.Context(), tickets.Revocation{SessionID: "s1", Reason: "logout"}),
+		)
 		received, _ := a.take()
 		require.Equal(t, []tickets.Revocation{{
-			SessionID: "s1", SessionHash: tickets.HashSession("s1"), Reason: "logout", At: began.Round(0),
+			SessionID: "s1", SessionHash: tickets.HashSession("s1"), Reason: "logout",
+			At: began.Round(0),
 		}}, received)
 		settle()
 		require.Less(t, time.Since(began), 100*time.Millisecond, "it does not wait for a heartbeat")
@@ -78,16 +81,51 @@ func TestCluster_RevocationReachesEveryNode(t *testing.T) {
 		_, err = b.Mint(t.Context(), g)
 		require.ErrorIs(t, err, tickets.ErrRevoked)
 		received, _ = b.take()
-		require.Equal(t, []tickets.Revocation{{SessionHash: tickets.HashSession("s1"), Reason: "logout", At: began.Round(0)}}, received)
+		require.Equal(
+			t,
+			[]tickets.Revocation{
+				{SessionHash: tickets.HashSession("s1"), Reason: "logout", At: began.Round(0)},
+			},
+			received,
+		)
 
-		require.NoError(t, b.Revoke(t.Context(), tickets.Revocation{Provider: "oidc", UserID: "u1"}))
+		require.NoError(
+			t,
+			b.Revoke(t.Context(), tickets.Revocation{Provider: "oidc", UserID: "u1"}),
+		)
 		settle()
 		received, _ = a.take()
 		require.Len(t, received, 1, "once, and its own do not come back")
-		require.True(t, received[0].Covers(tickets.Grant{SessionID: "s2", Provider: "oidc", UserID: "u1", StartedAt: began}))
-		require.False(t, received[0].Covers(tickets.Grant{SessionID: "s2", Provider: "oidc", UserID: "u2", StartedAt: began}))
-		require.ErrorIs(t, a.Revoked(tickets.Grant{SessionID: "s2", Provider: "oidc", UserID: "u1", StartedAt: began}), tickets.ErrRevoked)
-		require.NoError(t, a.Revoked(tickets.Grant{SessionID: "s3", Provider: "oidc", UserID: "u1", StartedAt: began.Add(3 * time.Second)}))
+		require.True(
+			t,
+			received[0].Covers(
+				tickets.Grant{SessionID: "s2", Provider: "oidc", UserID: "u1", StartedAt: began},
+			),
+		)
+		require.False(
+			t,
+			received[0].Covers(
+				tickets.Grant{SessionID: "s2", Provider: "oidc", UserID: "u2", StartedAt: began},
+			),
+		)
+		require.ErrorIs(
+			t,
+			a.Revoked(
+				tickets.Grant{SessionID: "s2", Provider: "oidc", UserID: "u1", StartedAt: began},
+			),
+			tickets.ErrRevoked,
+		)
+		require.NoError(
+			t,
+			a.Revoked(
+				tickets.Grant{
+					SessionID: "s3",
+					Provider:  "oidc",
+					UserID:    "u1",
+					StartedAt: began.Add(3 * time.Second),
+				},
+			),
+		)
 
 		for _, r := range server.Log() {
 			require.Empty(t, r.SessionID+r.Provider+r.UserID)
@@ -117,7 +155,12 @@ func TestCluster_NodeCatchesUp(t *testing.T) {
 		server.Fail(nil)
 		out := mustMint(t, b.Issuer, tickets.Grant{SessionID: "s2"})
 		_, err := b.Consume(t.Context(), out)
-		require.ErrorIs(t, err, tickets.ErrStale, "Mint works before it has caught up, Consume does not")
+		require.ErrorIs(
+			t,
+			err,
+			tickets.ErrStale,
+			"Mint works before it has caught up, Consume does not",
+		)
 		require.NotErrorIs(t, err, tickets.ErrInvalid)
 		time.Sleep(time.Second)
 		require.NoError(t, b.Health())
@@ -150,59 +193,6 @@ func TestCluster_NodeCatchesUp(t *testing.T) {
 	})
 }
 
-// What could not be published is published once, the latest of each subject, whatever fails
-// meanwhile; and Health reports a log that fails at once.
-func TestCluster_PublishesAgainOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		server := new(sharedstore.Server)
-		log := &stubborn{Node: server.Node()}
-		i := newNode(t, log, nil)
-		settle()
-		began := time.Now()
-		cut := errors.New("connection refused")
-		server.Fail(cut)
-		time.Sleep(100 * time.Millisecond)
-		require.ErrorIs(t, i.Health(), cut)
-		const n = 7
-		for k := range n {
-			require.ErrorIs(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: fmt.Sprint("s", k)}), cut)
-		}
-		for _, at := range []time.Duration{-3 * time.Minute, -time.Minute, -2 * time.Minute} {
-			require.ErrorIs(t, i.Revoke(t.Context(), tickets.Revocation{UserID: "u1", At: began.Add(at)}), cut)
-		}
-		log.fails.Store(true)
-		server.Fail(nil)
-		time.Sleep(time.Minute)
-		published := server.Log()
-		require.Len(t, published, n+1)
-		sessions := make(map[[32]byte]bool)
-		for _, r := range published {
-			if r.UserHash == tickets.HashUser("", "u1") {
-				require.True(t, r.At.Equal(began.Add(-time.Minute)), "%v", r.At.Sub(began))
-			} else {
-				sessions[r.SessionHash] = true
-			}
-		}
-		require.Len(t, sessions, n)
-		time.Sleep(time.Hour)
-		require.Len(t, server.Log(), n+1, "published again and again")
-	})
-}
-
-// stubborn is a node whose Append fails every other time, from when fails is set.
-type stubborn struct {
-	*sharedstore.Node
-	fails atomic.Bool
-	calls atomic.Int64
-}
-
-func (s *stubborn) Append(ctx context.Context, r tickets.Revocation) error {
-	if s.fails.Load() && s.calls.Add(1)%2 == 0 {
-		return errors.New("timed out")
-	}
-	return s.Node.Append(ctx, r)
-}
-
 // The store was emptied: the nodes publish what they remember, also for a node that starts then.
 func TestCluster_Gap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -211,9 +201,21 @@ func TestCluster_Gap(t *testing.T) {
 		settle()
 		const n = 250 // more than are published at once
 		for k := range n {
-			require.NoError(t, a.Revoke(t.Context(), tickets.Revocation{SessionID: fmt.Sprint("s", k), Reason: "logout"}))
+			require.NoError(
+				t,
+				a.Revoke(
+					t.Context(),
+					tickets.Revocation{SessionID: fmt.Sprint("s", k), Reason: "logout"},
+				),
+			)
 		}
-		require.NoError(t, a.Revoke(t.Context(), tickets.Revocation{Provider: "oidc", UserID: "u1", Reason: "disabled"}))
+		require.NoError(
+			t,
+			a.Revoke(
+				t.Context(),
+				tickets.Revocation{Provider: "oidc", UserID: "u1", Reason: "disabled"},
+			),
+		)
 		settle()
 		a.take()
 		b.take()
@@ -223,9 +225,17 @@ func TestCluster_Gap(t *testing.T) {
 		late := newNode(t, server.Node(), nil)
 		settle()
 		for k := range n {
-			require.ErrorIs(t, late.Revoked(tickets.Grant{SessionID: fmt.Sprint("s", k)}), tickets.ErrRevoked)
+			require.ErrorIs(
+				t,
+				late.Revoked(tickets.Grant{SessionID: fmt.Sprint("s", k)}),
+				tickets.ErrRevoked,
+			)
 		}
-		require.ErrorIs(t, late.Revoked(tickets.Grant{Provider: "oidc", UserID: "u1"}), tickets.ErrRevoked)
+		require.ErrorIs(
+			t,
+			late.Revoked(tickets.Grant{Provider: "oidc", UserID: "u1"}),
+			tickets.ErrRevoked,
+		)
 		require.Contains(t, []string{"logout", "disabled"}, server.Log()[0].Reason)
 		for _, node := range []*node{a, b} {
 			received, gaps := node.take()
@@ -284,183 +294,4 @@ func (g *gate) Next(ctx context.Context, after string) ([]tickets.Revocation, st
 		return nil, "", err
 	}
 	return g.Node.Next(ctx, after)
-}
-
-func TestCluster_MaxStaleness(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		server := new(sharedstore.Server)
-		log := &hung{Node: server.Node()}
-		i := newNode(t, log, &tickets.IssuerOptions{MaxStaleness: 10 * time.Second})
-		time.Sleep(time.Minute)
-		require.NoError(t, i.Health())
-		_, gaps := i.take()
-		require.Empty(t, gaps)
-
-		log.hang(true)
-		time.Sleep(5 * time.Second)
-		require.ErrorContains(t, i.Health(), "revocation log was not read for")
-		require.NotErrorIs(t, i.Health(), tickets.ErrStale)
-		_, err := i.Consume(t.Context(), mustMint(t, i.Issuer, tickets.Grant{SessionID: "s1"}))
-		require.NoError(t, err)
-		time.Sleep(7 * time.Second)
-		require.ErrorIs(t, i.Health(), tickets.ErrStale)
-		out := mustMint(t, i.Issuer, tickets.Grant{SessionID: "s1"})
-		_, err = i.Consume(t.Context(), out)
-		require.ErrorIs(t, err, tickets.ErrStale)
-		_, gaps = i.take()
-		require.Equal(t, []error{tickets.ErrStale}, gaps)
-		time.Sleep(time.Second)
-		log.hang(false)
-		time.Sleep(2 * time.Second)
-		require.NoError(t, i.Health())
-		_, err = i.Consume(t.Context(), out)
-		require.NoError(t, err)
-		_, gaps = i.take()
-		require.Empty(t, gaps, "what was appended meanwhile was received")
-	})
-}
-
-// hung is a node whose log can stop answering.
-type hung struct {
-	*sharedstore.Node
-	mu   sync.Mutex
-	free chan struct{}
-}
-
-func (h *hung) hang(on bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if on {
-		h.free = make(chan struct{})
-	} else {
-		close(h.free)
-		h.free = nil
-	}
-}
-
-func (h *hung) Next(ctx context.Context, after string) ([]tickets.Revocation, string, error) {
-	h.mu.Lock()
-	free := h.free
-	h.mu.Unlock()
-	if free != nil {
-		select {
-		case <-free:
-		case <-ctx.Done():
-			return nil, "", ctx.Err()
-		}
-	}
-	return h.Node.Next(ctx, after)
-}
-
-// script is a log whose answers a test writes.
-type script struct {
-	*tickets.MemoryStore
-	mu    sync.Mutex
-	calls int
-	next  func(after string) ([]tickets.Revocation, string, error)
-}
-
-func (s *script) Append(context.Context, tickets.Revocation) error { return nil }
-
-func (s *script) Next(_ context.Context, after string) ([]tickets.Revocation, string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.calls++
-	return s.next(after)
-}
-
-// A log that does not wait, or has a gap at every read, is not read without end.
-func TestCluster_LogThatDoesNotWait(t *testing.T) {
-	one := []tickets.Revocation{{SessionID: "s1", At: time.Unix(1, 0)}}
-	for name, next := range map[string]func(string) ([]tickets.Revocation, string, error){
-		"nothing":   func(string) ([]tickets.Revocation, string, error) { return nil, "1", nil },
-		"the same":  func(string) ([]tickets.Revocation, string, error) { return one, "1", nil },
-		"no cursor": func(string) ([]tickets.Revocation, string, error) { return one, "", nil },
-		"an error":  func(string) ([]tickets.Revocation, string, error) { return nil, "", errors.New("no") },
-		"a gap":     func(string) ([]tickets.Revocation, string, error) { return nil, "", tickets.ErrGap },
-		"a gap after start": func(after string) ([]tickets.Revocation, string, error) {
-			if after == "" {
-				return nil, "1", nil
-			}
-			return nil, "", tickets.ErrGap
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := &script{MemoryStore: tickets.NewMemoryStore(nil), next: next}
-				newNode(t, s, nil)
-				time.Sleep(10 * time.Second)
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				assert.LessOrEqual(t, s.calls, 1100)
-				assert.GreaterOrEqual(t, s.calls, 15, "it still reads")
-			})
-		})
-	}
-}
-
-// What no issuer appends is ignored. A clock that is ahead revokes no session that begins later.
-func TestCluster_IgnoresMalformedRevocations(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		now := time.Now()
-		s := &script{MemoryStore: tickets.NewMemoryStore(nil)}
-		s.next = func(string) ([]tickets.Revocation, string, error) {
-			if s.calls != 2 {
-				return nil, "1", nil
-			}
-			return []tickets.Revocation{
-				{},
-				{Reason: "nobody"},
-				{SessionID: "both", UserID: "both"},
-				{UserID: "u1", At: now.Add(time.Hour)},
-				{SessionID: "s1", At: now.Add(-time.Hour)},
-			}, "2", nil
-		}
-		i := newNode(t, s, nil)
-		time.Sleep(time.Second)
-		received, _ := i.take()
-		require.Len(t, received, 2)
-		require.NoError(t, i.Revoked(tickets.Grant{}))
-		require.NoError(t, i.Revoked(tickets.Grant{SessionID: "both", UserID: "both"}))
-		require.ErrorIs(t, i.Revoked(tickets.Grant{SessionID: "s1"}), tickets.ErrRevoked)
-		require.ErrorIs(t, i.Revoked(tickets.Grant{SessionID: "s2", UserID: "u1", StartedAt: now}), tickets.ErrRevoked)
-		require.NoError(t, i.Revoked(tickets.Grant{SessionID: "s2", UserID: "u1", StartedAt: now.Add(5 * time.Second)}))
-	})
-}
-
-func TestClose_StopsReceiving(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		server := new(sharedstore.Server)
-		a, b := newNode(t, server.Node(), &tickets.IssuerOptions{MaxStaleness: time.Minute}), newNode(t, server.Node(), nil)
-		settle()
-		require.NoError(t, a.Close())
-		require.NoError(t, a.Close())
-		require.ErrorIs(t, a.Health(), tickets.ErrClosed)
-		require.NoError(t, a.Revoke(t.Context(), tickets.Revocation{SessionID: "s1"}), "sockets may outlive it")
-		settle()
-		require.ErrorIs(t, b.Revoked(tickets.Grant{SessionID: "s1"}), tickets.ErrRevoked)
-		time.Sleep(time.Hour)
-		_, gaps := a.take()
-		require.Empty(t, gaps, "it reads no more")
-	})
-}
-
-func TestNewIssuer_RefusesBadMaxStaleness(t *testing.T) {
-	_, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxStaleness: time.Minute})
-	require.ErrorContains(t, err, "no RevocationLog")
-	_, err = tickets.NewIssuer(new(sharedstore.Server).Node(), &tickets.IssuerOptions{MaxStaleness: time.Second})
-	require.ErrorContains(t, err, "at least 3s")
-	least := mustIssuer(t, new(sharedstore.Server).Node(), &tickets.IssuerOptions{MaxStaleness: 3 * time.Second})
-	require.NoError(t, least.Close())
-	i := mustIssuer(t, nil, nil)
-	require.NoError(t, i.Health(), "there are no other nodes")
-	require.NoError(t, i.Close())
-	require.ErrorIs(t, i.Health(), tickets.ErrClosed)
-}
-
-func TestHashUser(t *testing.T) {
-	assert.NotEqual(t, tickets.HashUser("ab", "c"), tickets.HashUser("a", "bc"))
-	assert.NotEqual(t, tickets.HashUser("", "u"), tickets.HashUser("u", ""))
-	// Nodes of different versions must agree: SHA-256 of 00000000 00000004 "oidc" "u1".
-	assert.Equal(t, "c3ea4b642fb5ed8fe58fdc14ac2daba6d7b4468f505d781bdbc077c0c77bb33e", fmt.Sprintf("%x", tickets.HashUser("oidc", "u1")))
 }

@@ -28,17 +28,39 @@ func TestConsume_ErrorTexts(t *testing.T) {
 		want   string
 		kind   error
 	}{
-		"unknown":                      {unknown, "unknown ticket: Ab-_Ab-_", tickets.ErrUnknown},
-		"used":                         {used, "unknown ticket: " + string(used)[:8], tickets.ErrUsed},
-		"empty":                        {"", "unknown ticket: ", tickets.ErrUnknown},
-		"a hundred":                    {tickets.Ticket(strings.Repeat("a", 100)), "unknown ticket: aaaaaaaa", tickets.ErrUnknown},
-		"nope-never-minted":            {"nope-never-minted", "unknown ticket: nope-nev", tickets.ErrUnknown},
-		"sixteen: 8 is half":           {"0123456789abcdef", "unknown ticket: ", tickets.ErrUnknown},
-		"seventeen characters, longer": {"ü123456789abcdefg", "unknown ticket: ?1234567", tickets.ErrUnknown},
-		"sixteen characters, 32 bytes": {tickets.Ticket(strings.Repeat("ü", 16)), "unknown ticket: ", tickets.ErrUnknown},
-		"control characters":           {tickets.Ticket("\x00\r\n\x1b[2J" + strings.Repeat("x", 40)), "unknown ticket: ????[2Jx", tickets.ErrUnknown},
-		"the ends of ASCII":            {tickets.Ticket(" ~!}" + strings.Repeat("x", 40)), "unknown ticket:  ~!}xxxx", tickets.ErrUnknown},
-		"bidi, delete, not UTF-8":      {tickets.Ticket("\u202e\u0085\x7f\xff\ufeffabc" + strings.Repeat("x", 40)), "unknown ticket: ?????abc", tickets.ErrUnknown},
+		"unknown": {unknown, "unknown ticket: Ab-_Ab-_", tickets.ErrUnknown},
+		"used": {
+			used, "unknown ticket: " + string(used)[:8], tickets.ErrUsed,
+		},
+		"empty": {"", "unknown ticket: ", tickets.ErrUnknown},
+		"a hundred": {
+			tickets.Ticket(strings.Repeat("a", 100)), "unknown ticket: aaaaaaaa",
+			tickets.ErrUnknown,
+		},
+		"nope-never-minted": {
+			"nope-never-minted", "unknown ticket: nope-nev", tickets.ErrUnknown,
+		},
+		"sixteen: 8 is half": {
+			"0123456789abcdef", "unknown ticket: ", tickets.ErrUnknown,
+		},
+		"seventeen characters, longer": {
+			"ü123456789abcdefg", "unknown ticket: ?1234567", tickets.ErrUnknown,
+		},
+		"sixteen characters, 32 bytes": {
+			tickets.Ticket(strings.Repeat("ü", 16)), "unknown ticket: ", tickets.ErrUnknown,
+		},
+		"control characters": {
+			tickets.Ticket("\x00\r\n\x1b[2J" + strings.Repeat("x", 40)), "unknown ticket: ????[2Jx",
+			tickets.ErrUnknown,
+		},
+		"the ends of ASCII": {
+			tickets.Ticket(" ~!}" + strings.Repeat("x", 40)), "unknown ticket:  ~!}xxxx",
+			tickets.ErrUnknown,
+		},
+		"bidi, delete, not UTF-8": {
+			tickets.Ticket("\u202e\u0085\x7f\xff\ufeffabc" + strings.Repeat("x", 40)),
+			"unknown ticket: ?????abc", tickets.ErrUnknown,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := i.Consume(t.Context(), row.ticket)
@@ -46,7 +68,11 @@ func TestConsume_ErrorTexts(t *testing.T) {
 			require.ErrorIs(t, err, row.kind)
 			require.ErrorIs(t, err, tickets.ErrInvalid)
 			if len(row.ticket) > 16 {
-				require.NotContains(t, fmt.Sprintf("%v %+v %#v", err, err, err), string(row.ticket)[:9])
+				require.NotContains(
+					t,
+					fmt.Sprintf("%v %+v %#v", err, err, err),
+					string(row.ticket)[:9],
+				)
 			}
 		})
 	}
@@ -140,7 +166,9 @@ func TestIssuer_StoreFails(t *testing.T) {
 	_, err := i.Mint(t.Context(), g)
 	require.ErrorIs(t, err, tickets.ErrTooMany)
 
-	for _, fail := range []error{down, context.DeadlineExceeded, tickets.ErrFull, tickets.ErrTooMany} {
+	for _, fail := range []error{
+		down, context.DeadlineExceeded, tickets.ErrFull, tickets.ErrTooMany,
+	} {
 		store.take = fail
 		got, err := i.Consume(t.Context(), ticket)
 		require.ErrorIs(t, err, fail)
@@ -185,7 +213,10 @@ func TestConsume_ContinuesWhenContextIsDone(t *testing.T) {
 func FuzzConsume(f *testing.F) {
 	store := &spy{Store: tickets.NewMemoryStore(nil)}
 	i := mustIssuer(f, store, nil)
-	for _, seed := range []string{"", "A", strings.Repeat("A", 43), strings.Repeat("A", 42) + "B", strings.Repeat("A", 42) + "\n", strings.Repeat("\xff", 43), strings.Repeat("ü", 20)} {
+	for _, seed := range []string{
+		"", "A", strings.Repeat("A", 43), strings.Repeat("A", 42) + "B",
+		strings.Repeat("A", 42) + "\n", strings.Repeat("\xff", 43), strings.Repeat("ü", 20),
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
@@ -196,7 +227,8 @@ func FuzzConsume(f *testing.F) {
 		}
 		text := err.Error()
 		hint, ok := strings.CutPrefix(text, "unknown ticket: ")
-		if !ok || len(hint) > 8 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
+		if !ok || len(hint) > 8 ||
+			strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
 			t.Fatalf("the text is %q", text)
 		}
 		if asked := store.takes.Load() > before; asked != spelled(value) {
@@ -205,8 +237,8 @@ func FuzzConsume(f *testing.F) {
 	})
 }
 
-// spelled says by hand what a ticket is: 42 characters of the alphabet, and one whose two lowest bits
-// are zero.
+// spelled says by hand what a ticket is: 42 characters of the alphabet, and one whose two lowest
+// bits are zero.
 func spelled(value string) bool {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	for n := range len(value) {
@@ -215,4 +247,25 @@ func spelled(value string) bool {
 		}
 	}
 	return len(value) == 43 && strings.IndexByte(alphabet, value[42])%4 == 0
+}
+
+// slow is a store that answers late: the revocation happens in between.
+type slow struct {
+	tickets.Store
+	between func()
+}
+
+func (s slow) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) {
+	g, err := s.Store.Take(ctx, key)
+	s.between()
+	return g, err
+}
+
+func TestConsume_RevokedWhileTheStoreAnswers(t *testing.T) {
+	var i *tickets.Issuer
+	i = mustIssuer(t, slow{tickets.NewMemoryStore(nil), func() {
+		assert.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s"}))
+	}}, nil)
+	_, err := i.Consume(t.Context(), mustMint(t, i, tickets.Grant{SessionID: "s"}))
+	require.ErrorIs(t, err, tickets.ErrRevoked)
 }

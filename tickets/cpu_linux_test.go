@@ -10,6 +10,11 @@ import (
 func threadCPU() time.Duration {
 	const threadCPUTime = 3 // CLOCK_THREAD_CPUTIME_ID
 	var t syscall.Timespec
-	_, _, _ = syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, threadCPUTime, uintptr(unsafe.Pointer(&t)), 0)
+	_, _, _ = syscall.RawSyscall(
+		syscall.SYS_CLOCK_GETTIME,
+		threadCPUTime,
+		uintptr(unsafe.Pointer(&t)),
+		0,
+	)
 	return time.Duration(t.Nano())
 }

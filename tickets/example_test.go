@@ -22,7 +22,10 @@ func Example() {
 	ctx := context.Background()
 
 	// Over HTTPS, for a page that is signed in:
-	ticket, err := issuer.Mint(ctx, tickets.Grant{SessionID: "s-81", Provider: "oidc", UserID: "ada", Endpoint: "/ws"})
+	ticket, err := issuer.Mint(
+		ctx,
+		tickets.Grant{SessionID: "s-81", Provider: "oidc", UserID: "ada", Endpoint: "/ws"},
+	)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -74,7 +77,10 @@ func ExampleIssuer_Consume() {
 }
 
 func ExampleTooManyError() {
-	issuer, _ := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxPerSession: 1})
+	issuer, _ := tickets.NewIssuer(
+		tickets.NewMemoryStore(nil),
+		&tickets.IssuerOptions{MaxPerSession: 1},
+	)
 	grant := tickets.Grant{SessionID: "s-81"}
 	issuer.Mint(context.Background(), grant)
 	_, err := issuer.Mint(context.Background(), grant)
@@ -97,10 +103,11 @@ func ExampleIssuer_Revoke() {
 	ticket, _ := issuer.Mint(ctx, grant)
 
 	// The session has ended in the application's own store. Then:
-	if err := issuer.Revoke(ctx, tickets.Revocation{SessionID: "s-81", Reason: "logout"}); err != nil {
+	err := issuer.Revoke(ctx, tickets.Revocation{SessionID: "s-81", Reason: "logout"})
+	if err != nil {
 		log.Fatal(err)
 	}
-	_, err := issuer.Consume(ctx, ticket)
+	_, err = issuer.Consume(ctx, ticket)
 	fmt.Println(err)
 	_, err = issuer.Mint(ctx, grant)
 	fmt.Println(err)
@@ -117,7 +124,10 @@ func ExampleIssuer_Revoke_user() {
 		return tickets.Grant{SessionID: id, Provider: "oidc", UserID: "ada", StartedAt: startedAt}
 	}
 	now := time.Now()
-	issuer.Revoke(context.Background(), tickets.Revocation{Provider: "oidc", UserID: "ada", Reason: "stolen phone"})
+	issuer.Revoke(
+		context.Background(),
+		tickets.Revocation{Provider: "oidc", UserID: "ada", Reason: "stolen phone"},
+	)
 	fmt.Println("phone:", issuer.Revoked(session("s-1", now.Add(-time.Hour))))
 	fmt.Println("signed in again:", issuer.Revoked(session("s-2", now.Add(time.Minute))))
 	// Output:
@@ -165,9 +175,12 @@ func ExampleNewMemoryStore() {
 	// Output: mint ticket: ticket store is full true
 }
 
-// A readiness probe: a server that refuses every ticket tells its load balancer.
+// A readiness probe: a server that refuses every ticket gets no traffic.
 func ExampleIssuer_Health() {
-	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil) // or over redisstore, pgstore
+	issuer, err := tickets.NewIssuer(
+		tickets.NewMemoryStore(nil),
+		nil,
+	) // or over redisstore, pgstore
 	if err != nil {
 		fmt.Println(err)
 		return

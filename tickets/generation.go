@@ -29,7 +29,8 @@ const (
 	// Entries begin at multiples of unit. A position is the number of a unit, counting chunkUnits
 	// for every chunk: 32 bits reach 32 GB.
 	unit = 8
-	// Chunks are of this size, so that nothing is copied to grow. A larger entry has one of its own.
+	// Chunks are of this size, so that nothing is copied to grow. A larger entry has one of its
+	// own.
 	chunkSize  = 16 << 10
 	chunkUnits = chunkSize / unit
 	maxChunks  = (1<<32 - 1) / chunkUnits

@@ -228,7 +228,7 @@ func (i *Issuer) Consume(ctx context.Context, t Ticket) (g Grant, err error) {
 		return Grant{}, refuse(t, err)
 	}
 	if g.ExpiresAt.IsZero() { // Mint filled it in: this is no grant that was minted
-		return Grant{}, errors.New("consume ticket: the store returned neither a grant nor an error")
+		return Grant{}, errors.New("consume ticket: the store returned no grant and no error")
 	}
 	// Last, so that a Revoke that has returned covers every ticket that is not accepted yet.
 	if i.revoked.cover(&g) {

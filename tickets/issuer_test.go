@@ -20,7 +20,10 @@ import (
 func TestIssuer_AsTheDashboardsTests(t *testing.T) {
 	t.Run("round trip", func(t *testing.T) {
 		i := mustIssuer(t, nil, nil)
-		got, err := i.Consume(t.Context(), mustMint(t, i, tickets.Grant{UserID: "u1", Provider: "nous"}))
+		got, err := i.Consume(
+			t.Context(),
+			mustMint(t, i, tickets.Grant{UserID: "u1", Provider: "nous"}),
+		)
 		require.NoError(t, err)
 		assert.Equal(t, "u1", got.UserID)
 		assert.Equal(t, "nous", got.Provider)
@@ -71,7 +74,10 @@ func mintAndConsumeAtOnce(t *testing.T, n int) {
 	for w := range n {
 		wg.Go(func() {
 			user := fmt.Sprintf("u%d", w)
-			ticket, err := i.Mint(t.Context(), tickets.Grant{UserID: user, Provider: "stub", SessionID: user})
+			ticket, err := i.Mint(
+				t.Context(),
+				tickets.Grant{UserID: user, Provider: "stub", SessionID: user},
+			)
 			if !assert.NoError(t, err) {
 				return
 			}
@@ -148,11 +154,26 @@ func TestConsume_LifeOfATicket(t *testing.T) {
 		{name: "used, at once", use: 1, at: 1, want: tickets.ErrUsed},
 		{name: "used, at its end", use: 1, at: ttl, want: tickets.ErrUsed},
 		{name: "used at its end", use: ttl, at: ttl, want: tickets.ErrUsed},
-		{name: "used, a minute after its end", use: 1, at: ttl + time.Minute, want: tickets.ErrUnknown},
-		{name: "the session ends in 5 s", session: 5 * time.Second, at: 5 * time.Second, lifetime: 5 * time.Second},
-		{name: "the session ended 1 ns ago", session: 5 * time.Second, at: 5*time.Second + 1, want: tickets.ErrExpired, lifetime: 5 * time.Second},
-		{name: "5 s after the session's end", session: 5 * time.Second, at: 10 * time.Second, want: tickets.ErrExpired, lifetime: 5 * time.Second},
-		{name: "used, at the session's end", session: 5 * time.Second, use: 1, at: 5 * time.Second, want: tickets.ErrUsed, lifetime: 5 * time.Second},
+		{
+			name: "used, a minute after its end", use: 1, at: ttl + time.Minute,
+			want: tickets.ErrUnknown,
+		},
+		{
+			name: "the session ends in 5 s", session: 5 * time.Second, at: 5 * time.Second,
+			lifetime: 5 * time.Second,
+		},
+		{
+			name: "the session ended 1 ns ago", session: 5 * time.Second, at: 5*time.Second + 1,
+			want: tickets.ErrExpired, lifetime: 5 * time.Second,
+		},
+		{
+			name: "5 s after the session's end", session: 5 * time.Second, at: 10 * time.Second,
+			want: tickets.ErrExpired, lifetime: 5 * time.Second,
+		},
+		{
+			name: "used, at the session's end", session: 5 * time.Second, use: 1,
+			at: 5 * time.Second, want: tickets.ErrUsed, lifetime: 5 * time.Second,
+		},
 		{name: "the session ends later", session: time.Hour, at: ttl + 1, want: tickets.ErrExpired},
 		{name: "the session ends with the ticket", session: ttl, at: ttl},
 	} {
@@ -207,21 +228,32 @@ func TestMint_EndedSessionIsErrExpired(t *testing.T) {
 }
 
 func TestNewIssuer_RefusesBadOptionsAllAtOnce(t *testing.T) {
-	_, err := tickets.NewIssuer(nil, &tickets.IssuerOptions{TTL: -1, MaxPerSession: -1, RememberRevocations: -1})
+	_, err := tickets.NewIssuer(
+		nil,
+		&tickets.IssuerOptions{TTL: -1, MaxPerSession: -1, RememberRevocations: -1},
+	)
 	require.Error(t, err)
-	for _, part := range []string{"store is nil", "TTL is -1ns, want 1ms to 1h0m0s", "MaxPerSession is -1", "RememberRevocations is -1ns"} {
+	for _, part := range []string{
+		"store is nil", "TTL is -1ns, want 1ms to 1h0m0s", "MaxPerSession is -1",
+		"RememberRevocations is -1ns",
+	} {
 		assert.ErrorContains(t, err, part)
 	}
 	for name, o := range map[string]tickets.IssuerOptions{
 		"TTL too long":  {TTL: time.Hour + 1},
 		"TTL too short": {TTL: time.Millisecond - 1},
-		"revocations forgotten before the ticket": {TTL: time.Minute, RememberRevocations: time.Minute - 1},
+		"revocations forgotten before the ticket": {
+			TTL: time.Minute, RememberRevocations: time.Minute - 1,
+		},
 	} {
 		i, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &o)
 		assert.Error(t, err, name)
 		assert.Nil(t, i, name)
 	}
-	for _, o := range []tickets.IssuerOptions{{}, {TTL: time.Hour}, {TTL: time.Millisecond}, {TTL: time.Minute, RememberRevocations: time.Minute}} {
+	for _, o := range []tickets.IssuerOptions{
+		{}, {TTL: time.Hour}, {TTL: time.Millisecond},
+		{TTL: time.Minute, RememberRevocations: time.Minute},
+	} {
 		before := o
 		_, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &o)
 		assert.NoError(t, err)
@@ -271,7 +303,11 @@ func TestClose_EndsMintAndConsume(t *testing.T) {
 	require.Zero(t, got)
 	_, err = i.Consume(t.Context(), "")
 	require.ErrorIs(t, err, tickets.ErrClosed)
-	require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s1"}), "sockets may outlive the issuer")
+	require.NoError(
+		t,
+		i.Revoke(t.Context(), tickets.Revocation{SessionID: "s1"}),
+		"sockets may outlive the issuer",
+	)
 	assert.Equal(t, 1, called)
 }
 

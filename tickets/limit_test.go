@@ -67,7 +67,8 @@ func TestMaxPerSession_AmongManySessions(t *testing.T) {
 	}
 }
 
-// Of few mints RetryAfter is exact. A nanosecond before it the session is refused, and then it is not.
+// Of few mints RetryAfter is exact. A nanosecond before it the session is refused, and then it is
+// not.
 func TestMaxPerSession_RetryAfterOfTheFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := mustIssuer(t, nil, &tickets.IssuerOptions{TTL: 10 * time.Second, MaxPerSession: 3})
@@ -156,8 +157,8 @@ func minted(at []time.Time, age time.Duration) (n int) {
 	return n
 }
 
-// Against a list of all mints: never more than the limit within one TTL, and no refusal unless there
-// were as many within two.
+// Against a list of all mints: never more than the limit within one TTL, and no refusal unless
+// there were as many within two.
 func TestMaxPerSession_AgainstModel(t *testing.T) {
 	for seed := range uint64(8) {
 		synctest.Test(t, func(t *testing.T) {
@@ -252,7 +253,14 @@ func TestMaxPerSession_AgainstModelWithASlowStore(t *testing.T) {
 				}()
 				synctest.Wait() // it waits for the store, or was refused
 				if a.refused.Load() {
-					require.GreaterOrEqual(t, possible, limit, "refused with %d of %d", possible, limit)
+					require.GreaterOrEqual(
+						t,
+						possible,
+						limit,
+						"refused with %d of %d",
+						possible,
+						limit,
+					)
 				} else {
 					require.Less(t, sure, limit, "one too many")
 					all = append(all, a)

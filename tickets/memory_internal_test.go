@@ -100,7 +100,8 @@ func TestMemoryStore_DropsExpired(t *testing.T) {
 	})
 }
 
-// Under a steady load, a store holds the tickets of their lifetime, the 5 s after, and a third more.
+// Under a steady load, a store holds the tickets of their lifetime, the 5 s after, and a third
+// more.
 func TestMemoryStore_SteadyLoad(t *testing.T) {
 	lifetimes := []time.Duration{
 		time.Millisecond, time.Second, 8 * time.Second, 30 * time.Second, time.Minute, time.Hour,

@@ -40,7 +40,11 @@ func TestMemoryStore_Contract(t *testing.T) {
 func TestMemoryStore_Bound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most = 1000
-		i := mustIssuer(t, tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: most}), nil)
+		i := mustIssuer(
+			t,
+			tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: most}),
+			nil,
+		)
 		var minted []tickets.Ticket
 		fill := func(n int) {
 			t.Helper()
@@ -115,7 +119,11 @@ func TestMemoryStore_FindsEachOfMany(t *testing.T) {
 func TestMemoryStore_BoundIsExactConcurrently(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most, minting = 400, 8
-		i := mustIssuer(t, tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: most}), nil)
+		i := mustIssuer(
+			t,
+			tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: most}),
+			nil,
+		)
 		for range 300 {
 			var wg sync.WaitGroup
 			for range minting {
@@ -137,7 +145,11 @@ func TestMemoryStore_BoundIsExactConcurrently(t *testing.T) {
 // A mint that a full store refuses does not count for the session.
 func TestMint_FullStoreCountsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		i := mustIssuer(t, tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: 1}), &tickets.IssuerOptions{MaxPerSession: 1})
+		i := mustIssuer(
+			t,
+			tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: 1}),
+			&tickets.IssuerOptions{MaxPerSession: 1},
+		)
 		mustMint(t, i, tickets.Grant{})
 		for range 3 {
 			_, err := i.Mint(t.Context(), tickets.Grant{SessionID: "s1"})
@@ -191,13 +203,40 @@ func TestMemoryStore_PutRefusesBadGrants(t *testing.T) {
 	ctx := context.Background()
 	key := tickets.Ticket(strings.Repeat("A", 43)).Key()
 	now := time.Now()
-	assert.ErrorContains(t, store.Put(ctx, key, tickets.Grant{ExpiresAt: now.Add(2 * time.Hour)}), "1h0m0s")
-	assert.ErrorContains(t, store.Put(ctx, key, tickets.Grant{MintedAt: now, ExpiresAt: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}), "1h0m0s")
-	assert.ErrorContains(t, store.Put(ctx, key, tickets.Grant{MintedAt: now, ExpiresAt: now.Add(time.Second), Data: strings.Repeat("x", 64<<10)}), "65536 bytes")
+	assert.ErrorContains(
+		t,
+		store.Put(ctx, key, tickets.Grant{ExpiresAt: now.Add(2 * time.Hour)}),
+		"1h0m0s",
+	)
+	assert.ErrorContains(
+		t,
+		store.Put(
+			ctx,
+			key,
+			tickets.Grant{MintedAt: now, ExpiresAt: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)},
+		),
+		"1h0m0s",
+	)
+	assert.ErrorContains(
+		t,
+		store.Put(
+			ctx,
+			key,
+			tickets.Grant{
+				MintedAt:  now,
+				ExpiresAt: now.Add(time.Second),
+				Data:      strings.Repeat("x", 64<<10),
+			},
+		),
+		"65536 bytes",
+	)
 	_, err := store.Take(ctx, key)
 	assert.ErrorIs(t, err, tickets.ErrUnknown)
 	// Without MintedAt a ticket lives from now. None of the above took the only place.
-	require.NoError(t, store.Put(ctx, key, tickets.Grant{UserID: "u1", ExpiresAt: now.Add(time.Minute).Round(0)}))
+	require.NoError(
+		t,
+		store.Put(ctx, key, tickets.Grant{UserID: "u1", ExpiresAt: now.Add(time.Minute).Round(0)}),
+	)
 	got, err := store.Take(ctx, key)
 	require.NoError(t, err)
 	assert.Equal(t, "u1", got.UserID)
@@ -207,7 +246,11 @@ func TestMemoryStore_PutRefusesBadGrants(t *testing.T) {
 	g := tickets.Grant{MintedAt: now, ExpiresAt: now.Add(time.Minute)}
 	require.NoError(t, store.Put(ctx, key, g))
 	assert.ErrorContains(t, store.Put(ctx, key, g), "put before")
-	require.NoError(t, store.Put(ctx, tickets.Ticket(strings.Repeat("B", 43)).Key(), g), "a Put that was refused counts")
+	require.NoError(
+		t,
+		store.Put(ctx, tickets.Ticket(strings.Repeat("B", 43)).Key(), g),
+		"a Put that was refused counts",
+	)
 }
 
 // Random lifetimes in random order, against a map.
@@ -226,10 +269,14 @@ func TestMemoryStore_AgainstModel(t *testing.T) {
 			for n := range 4000 {
 				switch random.IntN(5) {
 				case 0, 1:
-					life := []time.Duration{time.Millisecond, time.Second, 5 * time.Second, 30 * time.Second, 10 * time.Minute, time.Hour}[random.IntN(6)]
+					life := []time.Duration{time.Millisecond, time.Second, 5 * time.Second,
+						30 * time.Second, 10 * time.Minute, time.Hour}[random.IntN(6)]
 					now := time.Now()
 					e := &entry{key: randomTicket(random).Key(), g: tickets.Grant{
-						SessionID: strings.Repeat("s", random.IntN(2000)), Data: strings.Repeat("d", random.IntN(257)),
+						SessionID: strings.Repeat(
+							"s",
+							random.IntN(2000),
+						), Data: strings.Repeat("d", random.IntN(257)),
 						MintedAt: now, ExpiresAt: now.Add(life),
 					}}
 					require.NoError(t, store.Put(ctx, e.key, e.g))

@@ -23,11 +23,18 @@ func TestRevoke_Session(t *testing.T) {
 		ticket, kept := mustMint(t, i, g), mustMint(t, i, other)
 		require.NoError(t, i.Revoked(g))
 
-		require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s1", Reason: "logout"}))
+		require.NoError(
+			t,
+			i.Revoke(t.Context(), tickets.Revocation{SessionID: "s1", Reason: "logout"}),
+		)
 		require.ErrorIs(t, i.Revoked(g), tickets.ErrRevoked)
 		require.NoError(t, i.Revoked(other))
 		require.NoError(t, i.Revoked(tickets.Grant{}), "a grant without a session")
-		require.NoError(t, i.Revoked(tickets.Grant{UserID: "s1", Provider: "s1"}), "an id of another kind")
+		require.NoError(
+			t,
+			i.Revoked(tickets.Grant{UserID: "s1", Provider: "s1"}),
+			"an id of another kind",
+		)
 
 		got, err := i.Consume(t.Context(), ticket)
 		require.ErrorIs(t, err, tickets.ErrRevoked)
@@ -57,17 +64,38 @@ func TestRevoke_User(t *testing.T) {
 		unknown bool          // when it began
 		want    bool
 	}{
-		{name: "long before", g: tickets.Grant{Provider: "p", UserID: "u"}, began: -time.Hour, want: true},
+		{
+			name: "long before", g: tickets.Grant{Provider: "p", UserID: "u"}, began: -time.Hour,
+			want: true,
+		},
 		{name: "at once", g: tickets.Grant{Provider: "p", UserID: "u"}, want: true},
-		{name: "2 s later", g: tickets.Grant{Provider: "p", UserID: "u"}, began: 2 * time.Second, want: true},
-		{name: "signed in again", g: tickets.Grant{Provider: "p", UserID: "u"}, began: 2*time.Second + 1},
-		{name: "unknown beginning", g: tickets.Grant{Provider: "p", UserID: "u"}, unknown: true, want: true},
+		{
+			name: "2 s later", g: tickets.Grant{Provider: "p", UserID: "u"}, began: 2 * time.Second,
+			want: true,
+		},
+		{
+			name: "signed in again", g: tickets.Grant{Provider: "p", UserID: "u"},
+			began: 2*time.Second + 1,
+		},
+		{
+			name: "unknown beginning", g: tickets.Grant{Provider: "p", UserID: "u"}, unknown: true,
+			want: true,
+		},
 		{name: "another user", g: tickets.Grant{Provider: "p", UserID: "U"}, began: -1},
 		{name: "another provider", g: tickets.Grant{Provider: "q", UserID: "u"}, began: -1},
 		{name: "no provider in the grant", g: tickets.Grant{UserID: "u"}, began: -1},
-		{name: "no provider in the revocation", r: tickets.Revocation{UserID: "u"}, g: tickets.Grant{Provider: "p", UserID: "u"}, began: -1},
-		{name: "no provider in either", r: tickets.Revocation{UserID: "u"}, g: tickets.Grant{UserID: "u"}, began: -1, want: true},
-		{name: "a split in another place", r: tickets.Revocation{Provider: "ab", UserID: "c"}, g: tickets.Grant{Provider: "a", UserID: "bc"}, began: -1},
+		{
+			name: "no provider in the revocation", r: tickets.Revocation{UserID: "u"},
+			g: tickets.Grant{Provider: "p", UserID: "u"}, began: -1,
+		},
+		{
+			name: "no provider in either", r: tickets.Revocation{UserID: "u"},
+			g: tickets.Grant{UserID: "u"}, began: -1, want: true,
+		},
+		{
+			name: "a split in another place", r: tickets.Revocation{Provider: "ab", UserID: "c"},
+			g: tickets.Grant{Provider: "a", UserID: "bc"}, began: -1,
+		},
 		{name: "nobody", g: tickets.Grant{Provider: "p"}, unknown: true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -127,9 +155,21 @@ func TestRevocation_Covers(t *testing.T) {
 	assert.True(t, session.Covers(tickets.Grant{SessionID: "s", UserID: "u"}))
 	assert.False(t, session.Covers(tickets.Grant{SessionID: "t"}))
 	assert.False(t, session.Covers(tickets.Grant{}))
-	assert.False(t, tickets.Revocation{}.Covers(tickets.Grant{}), "a revocation of nobody covers nothing")
+	assert.False(
+		t,
+		tickets.Revocation{}.Covers(tickets.Grant{}),
+		"a revocation of nobody covers nothing",
+	)
 	assert.False(t, tickets.Revocation{Provider: "p"}.Covers(tickets.Grant{Provider: "p"}))
-	assert.False(t, tickets.Revocation{UserHash: tickets.HashUser("p", "")}.Covers(tickets.Grant{Provider: "p"}), "as another node may publish it")
+	assert.False(
+		t,
+		tickets.Revocation{
+			UserHash: tickets.HashUser("p", ""),
+		}.Covers(
+			tickets.Grant{Provider: "p"},
+		),
+		"as another node may publish it",
+	)
 }
 
 func TestRevoke_RefusesUnclearRevocations(t *testing.T) {
@@ -145,7 +185,11 @@ func TestRevoke_RefusesUnclearRevocations(t *testing.T) {
 		if assert.Error(t, err, name) {
 			assert.NotContains(t, err.Error(), "canary", name)
 		}
-		assert.NoError(t, i.Revoked(tickets.Grant{SessionID: "canary", Provider: "p", UserID: "u"}), name)
+		assert.NoError(
+			t,
+			i.Revoked(tickets.Grant{SessionID: "canary", Provider: "p", UserID: "u"}),
+			name,
+		)
 	}
 }
 
@@ -157,13 +201,30 @@ func TestRevoke_IsForgotten(t *testing.T) {
 		ends time.Duration // the session, after the revocation; 0: unknown
 		want time.Duration // how long it is in force
 	}{
-		"a session":             {tickets.Revocation{SessionID: "s"}, tickets.Grant{SessionID: "s"}, 0, hour},
-		"one that ends sooner":  {tickets.Revocation{SessionID: "s"}, tickets.Grant{SessionID: "s"}, hour / 2, hour},
-		"one that ends later":   {tickets.Revocation{SessionID: "s"}, tickets.Grant{SessionID: "s"}, 30 * hour, 30 * hour},
-		"a user":                {tickets.Revocation{UserID: "u"}, tickets.Grant{SessionID: "s", UserID: "u", StartedAt: time.Unix(1, 0)}, 0, hour},
-		"whose session is long": {tickets.Revocation{UserID: "u"}, tickets.Grant{SessionID: "s", UserID: "u", StartedAt: time.Unix(1, 0)}, 30 * hour, 30 * hour},
-		// It may have begun after the revocation: each would prolong what keeps out the next, for ever.
-		"whose beginning is unknown": {tickets.Revocation{UserID: "u"}, tickets.Grant{SessionID: "s", UserID: "u"}, 30 * hour, hour},
+		"a session": {
+			tickets.Revocation{SessionID: "s"}, tickets.Grant{SessionID: "s"}, 0, hour,
+		},
+		"one that ends sooner": {
+			tickets.Revocation{SessionID: "s"}, tickets.Grant{SessionID: "s"}, hour / 2, hour,
+		},
+		"one that ends later": {
+			tickets.Revocation{SessionID: "s"}, tickets.Grant{SessionID: "s"}, 30 * hour, 30 * hour,
+		},
+		"a user": {
+			tickets.Revocation{UserID: "u"},
+			tickets.Grant{SessionID: "s", UserID: "u", StartedAt: time.Unix(1, 0)}, 0, hour,
+		},
+		"whose session is long": {
+			tickets.Revocation{UserID: "u"},
+			tickets.Grant{SessionID: "s", UserID: "u", StartedAt: time.Unix(1, 0)}, 30 * hour,
+			30 * hour,
+		},
+		// It may have begun after the revocation: each would prolong what keeps out the next, for
+		// ever.
+		"whose beginning is unknown": {
+			tickets.Revocation{UserID: "u"}, tickets.Grant{SessionID: "s", UserID: "u"}, 30 * hour,
+			hour,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -175,9 +236,21 @@ func TestRevoke_IsForgotten(t *testing.T) {
 				began := time.Now()
 				for time.Since(began) < row.want {
 					// Others are revoked and forgotten meanwhile.
-					require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: fmt.Sprint(time.Since(began))}))
+					require.NoError(
+						t,
+						i.Revoke(
+							t.Context(),
+							tickets.Revocation{SessionID: fmt.Sprint(time.Since(began))},
+						),
+					)
 					g := row.g
-					require.ErrorIs(t, i.Revoked(g), tickets.ErrRevoked, "after %v", time.Since(began))
+					require.ErrorIs(
+						t,
+						i.Revoked(g),
+						tickets.ErrRevoked,
+						"after %v",
+						time.Since(began),
+					)
 					time.Sleep(hour / 4)
 				}
 				require.ErrorIs(t, i.Revoked(row.g), tickets.ErrRevoked, "at its end")
@@ -191,7 +264,10 @@ func TestRevoke_IsForgotten(t *testing.T) {
 	t.Run("a session that never ends", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			i := mustIssuer(t, nil, nil)
-			g := tickets.Grant{SessionID: "s", SessionExpiresAt: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)}
+			g := tickets.Grant{
+				SessionID:        "s",
+				SessionExpiresAt: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC),
+			}
 			time.Sleep(time.Second)
 			require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s"}))
 			for range 50 {
@@ -214,83 +290,15 @@ func TestRevoke_IsForgotten(t *testing.T) {
 	})
 }
 
-func TestOnRevoke(t *testing.T) {
-	i := mustIssuer(t, nil, nil)
-	var called []string
-	listen := func(name string) func() {
-		return i.OnRevoke(func(r tickets.Revocation) {
-			assert.ErrorIs(t, i.Revoked(tickets.Grant{SessionID: r.SessionID}), tickets.ErrRevoked, "in force before a listener is called")
-			called = append(called, name+" "+r.SessionID+" "+r.Reason)
-		})
-	}
-	stopA, _ := listen("a"), listen("b")
-	require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "1", Reason: "logout"}))
-	require.Equal(t, []string{"a 1 logout", "b 1 logout"}, called, "before Revoke returns, in order")
-	stopA()
-	stopA()
-	called = nil
-	require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "1", Reason: "again"}))
-	require.Equal(t, []string{"b 1 again"}, called)
-	i.OnRevoke(nil)()
-	require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "2"}))
-}
-
-// A listener may call anything of the issuer.
-func TestOnRevoke_ListenerMayCallTheIssuer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		i := mustIssuer(t, nil, nil)
-		var calls int
-		var stop func()
-		stop = i.OnRevoke(func(r tickets.Revocation) {
-			calls++
-			assert.ErrorIs(t, i.Revoked(tickets.Grant{SessionID: r.SessionID}), tickets.ErrRevoked)
-			_, err := i.Mint(t.Context(), tickets.Grant{SessionID: r.SessionID})
-			assert.ErrorIs(t, err, tickets.ErrRevoked)
-			i.OnRevoke(func(tickets.Revocation) { calls++ })()
-			stop()
-			if r.SessionID == "s" {
-				assert.NoError(t, i.Revoke(t.Context(), tickets.Revocation{UserID: "u"}))
-				assert.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s"}))
-			}
-		})
-		require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s"}))
-		assert.Equal(t, 1, calls)
-	})
-}
-
-// A listener that stops must not shift the list while it is called.
-func TestOnRevoke_StopInsideAListener(t *testing.T) {
-	i := mustIssuer(t, nil, nil)
-	var called []int
-	stops := make([]func(), 5)
-	for n := range stops {
-		stops[n] = i.OnRevoke(func(tickets.Revocation) {
-			called = append(called, n)
-			stops[n]()
-			i.OnRevoke(func(tickets.Revocation) {})()
-		})
-	}
-	require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s"}))
-	require.Equal(t, []int{0, 1, 2, 3, 4}, called)
-	require.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s"}))
-	require.Len(t, called, 5)
-}
-
-func TestOnRevoke_ListenerPanics(t *testing.T) {
-	i := mustIssuer(t, nil, nil)
-	called := false
-	i.OnRevoke(func(tickets.Revocation) { panic("the application's") })
-	i.OnRevoke(func(tickets.Revocation) { called = true })
-	assert.PanicsWithValue(t, "the application's", func() { i.Revoke(t.Context(), tickets.Revocation{SessionID: "s"}) })
-	assert.True(t, called, "its sockets would have stayed open")
-	assert.ErrorIs(t, i.Revoked(tickets.Grant{SessionID: "s"}), tickets.ErrRevoked)
-}
-
 // After Revoke has returned, no Consume of the session succeeds, whenever it began.
 func TestRevoke_RacesWithConsume(t *testing.T) {
 	i := mustIssuer(t, nil, &tickets.IssuerOptions{MaxPerSession: 1 << 20})
 	for round := range 200 {
-		g := tickets.Grant{SessionID: fmt.Sprint("s", round), UserID: fmt.Sprint("u", round), StartedAt: time.Now()}
+		g := tickets.Grant{
+			SessionID: fmt.Sprint("s", round),
+			UserID:    fmt.Sprint("u", round),
+			StartedAt: time.Now(),
+		}
 		var returned atomic.Bool
 		var wg sync.WaitGroup
 		start := make(chan struct{})
@@ -325,48 +333,4 @@ func TestRevoke_RacesWithConsume(t *testing.T) {
 		close(start)
 		wg.Wait()
 	}
-}
-
-// slow is a store that answers late: the revocation happens in between.
-type slow struct {
-	tickets.Store
-	between func()
-}
-
-func (s slow) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) {
-	g, err := s.Store.Take(ctx, key)
-	s.between()
-	return g, err
-}
-
-func TestConsume_RevokedWhileTheStoreAnswers(t *testing.T) {
-	var i *tickets.Issuer
-	i = mustIssuer(t, slow{tickets.NewMemoryStore(nil), func() {
-		assert.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s"}))
-	}}, nil)
-	_, err := i.Consume(t.Context(), mustMint(t, i, tickets.Grant{SessionID: "s"}))
-	require.ErrorIs(t, err, tickets.ErrRevoked)
-}
-
-func TestOnRevoke_Concurrently(t *testing.T) {
-	i := mustIssuer(t, nil, nil)
-	var wg sync.WaitGroup
-	for n := range 8 {
-		wg.Go(func() {
-			for k := range 100 {
-				id := fmt.Sprint(n, " ", k)
-				var called atomic.Bool
-				stop := i.OnRevoke(func(r tickets.Revocation) {
-					if r.SessionID == id {
-						called.Store(true)
-					}
-				})
-				assert.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: id, Reason: "x"}))
-				assert.True(t, called.Load())
-				assert.Error(t, i.Revoked(tickets.Grant{SessionID: id}))
-				stop()
-			}
-		})
-	}
-	wg.Wait()
 }

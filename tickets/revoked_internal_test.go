@@ -78,7 +78,12 @@ func TestRevocations_AddReportsNew(t *testing.T) {
 				require.False(t, add(n, 0, 0), "received again")
 				require.False(t, add(n, -1, 0), "an earlier one")
 			}
-			require.Equal(t, name == "users", add(18, 1, 0), "a later one covers sessions that have begun since")
+			require.Equal(
+				t,
+				name == "users",
+				add(18, 1, 0),
+				"a later one covers sessions that have begun since",
+			)
 			require.False(t, add(19, 0, time.Minute), "at its last instant")
 			require.True(t, add(17, 0, time.Minute+1))
 		})

@@ -28,7 +28,10 @@ func grants() map[string]tickets.Grant {
 			SessionExpiresAt: time.Date(-5, 1, 1, 0, 0, 0, 0, time.UTC),
 		},
 		"long and not UTF-8": {
-			SessionID: strings.Repeat("s", 8<<10), Provider: "\xff\x00", UserID: strings.Repeat("ü", 64),
+			SessionID: strings.Repeat(
+				"s",
+				8<<10,
+			), Provider: "\xff\x00", UserID: strings.Repeat("ü", 64),
 			Endpoint: strings.Repeat("/", 127), Data: strings.Repeat("\x80", 256),
 		},
 	}
@@ -48,7 +51,8 @@ func assertSameGrant(t testing.TB, want, got tickets.Grant) {
 		assert.True(t, f.want.Equal(f.got), "%s: want %v, got %v", f.name, f.want, f.got)
 		assert.Equal(t, f.want.IsZero(), f.got.IsZero(), f.name)
 	}
-	got.StartedAt, got.MintedAt, got.ExpiresAt, got.SessionExpiresAt = want.StartedAt, want.MintedAt, want.ExpiresAt, want.SessionExpiresAt
+	got.StartedAt, got.MintedAt, got.ExpiresAt, got.SessionExpiresAt = want.StartedAt,
+		want.MintedAt, want.ExpiresAt, want.SessionExpiresAt
 	assert.Equal(t, want, got)
 }
 
@@ -92,13 +96,20 @@ func TestKey_OpenRefusesEverythingElse(t *testing.T) {
 	require.Error(t, err, "longer")
 	_, err = tickets.Ticket(strings.Repeat("B", 43)).Key().Open(sealed)
 	require.Error(t, err, "another ticket")
-	require.NotErrorIs(t, err, tickets.ErrInvalid, "a store that holds rubbish has failed; it said nothing of the ticket")
+	require.NotErrorIs(
+		t,
+		err,
+		tickets.ErrInvalid,
+		"a store that holds rubbish has failed; it said nothing of the ticket",
+	)
 	_, err = key.Open(append([]byte{2}, sealed[1:]...))
 	require.ErrorContains(t, err, "version 2, want 1")
 	_, err = key.Open(nil)
 	require.Error(t, err)
 
-	for name, none := range map[string]tickets.Key{"zero": {}, "of the empty ticket": tickets.Ticket("").Key()} {
+	for name, none := range map[string]tickets.Key{
+		"zero": {}, "of the empty ticket": tickets.Ticket("").Key(),
+	} {
 		assert.Nil(t, none.Seal(g), name)
 		_, err := none.Open(sealed)
 		assert.Error(t, err, name)
@@ -130,14 +141,18 @@ func FuzzSealRoundTrip(f *testing.F) {
 	f.Add("s", "p", "u", "/ws", "d", int64(0), int64(1), int64(0), int64(999999999))
 	f.Add("", "", "", "", "", int64(-62135596800), int64(0), int64(253402300799), int64(5))
 	key := tickets.Ticket(strings.Repeat("A", 43)).Key()
-	f.Fuzz(func(t *testing.T, session, provider, user, endpoint, data string, sec, nsec, sec2, nsec2 int64) {
-		g := tickets.Grant{
-			SessionID: session, Provider: provider, UserID: user, Endpoint: endpoint, Data: data,
-			StartedAt: time.Unix(sec, nsec), MintedAt: time.Unix(sec2, nsec2),
-			ExpiresAt: time.Unix(sec, nsec2).UTC(), SessionExpiresAt: time.Unix(sec2, nsec),
-		}
-		got, err := key.Open(key.Seal(g))
-		require.NoError(t, err)
-		assertSameGrant(t, g, got)
-	})
+	f.Fuzz(
+		func(t *testing.T, session, provider, user, endpoint, data string, sec, nsec, sec2,
+			nsec2 int64) {
+			g := tickets.Grant{
+				SessionID: session, Provider: provider, UserID: user, Endpoint: endpoint,
+				Data:      data,
+				StartedAt: time.Unix(sec, nsec), MintedAt: time.Unix(sec2, nsec2),
+				ExpiresAt: time.Unix(sec, nsec2).UTC(), SessionExpiresAt: time.Unix(sec2, nsec),
+			}
+			got, err := key.Open(key.Seal(g))
+			require.NoError(t, err)
+			assertSameGrant(t, g, got)
+		},
+	)
 }

@@ -21,7 +21,25 @@ import (
 )
 
 // verbs are all that fmt knows, and one that it does not.
-var verbs = []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "% x", "%d", "%c", "%U", "%o", "%t", "%T", "%200v", "%.3s", "%z"}
+var verbs = []string{
+	"%v",
+	"%+v",
+	"%#v",
+	"%s",
+	"%q",
+	"%x",
+	"%X",
+	"% x",
+	"%d",
+	"%c",
+	"%U",
+	"%o",
+	"%t",
+	"%T",
+	"%200v",
+	"%.3s",
+	"%z",
+}
 
 // printedWithoutJSON is everything that can be made of a value by printing it.
 func printedWithoutJSON(v any) string {
@@ -29,15 +47,25 @@ func printedWithoutJSON(v any) string {
 	for _, verb := range verbs {
 		fmt.Fprintf(&b, verb+"\n", v)
 	}
-	fmt.Fprintln(&b, v, &v, []any{v}, map[string]any{"k": v}, struct{ V any }{v}, errors.New(fmt.Sprint(v)))
-	slog.New(slog.NewTextHandler(&b, nil)).Info("m", "k", v, "in", struct{ V any }{v}, "list", []any{v})
+	fmt.Fprintln(
+		&b,
+		v,
+		&v,
+		[]any{v},
+		map[string]any{"k": v},
+		struct{ V any }{v},
+		errors.New(fmt.Sprint(v)),
+	)
+	slog.New(slog.NewTextHandler(&b, nil)).
+		Info("m", "k", v, "in", struct{ V any }{v}, "list", []any{v})
 	return b.String()
 }
 
 // printed is that, and what encodes it.
 func printed(v any) string {
 	b := bytes.NewBufferString(printedWithoutJSON(v))
-	slog.New(slog.NewJSONHandler(b, nil)).Info("m", "k", v, "in", struct{ V any }{v}, "list", []any{v})
+	slog.New(slog.NewJSONHandler(b, nil)).
+		Info("m", "k", v, "in", struct{ V any }{v}, "list", []any{v})
 	if encoded, err := json.Marshal(map[string]any{"k": v, "list": []any{v}}); err == nil {
 		b.Write(encoded)
 	}
@@ -52,7 +80,10 @@ func holdsPart(t *testing.T, out string, ticket tickets.Ticket) {
 	for i := 0; i+8 <= len(raw); i++ {
 		part := raw[i : i+8]
 		numbers := strings.Trim(fmt.Sprint([]byte(part)), "[]")
-		for _, spelled := range []string{part, hex.EncodeToString([]byte(part)), strings.ToUpper(hex.EncodeToString([]byte(part))), numbers} {
+		for _, spelled := range []string{
+			part, hex.EncodeToString([]byte(part)),
+			strings.ToUpper(hex.EncodeToString([]byte(part))), numbers,
+		} {
 			if strings.Contains(out, spelled) {
 				t.Fatalf("a part of the ticket, %q, is in the output:\n%s", spelled, out)
 			}
@@ -129,7 +160,9 @@ func TestGrant_SessionIDPrintsHashed(t *testing.T) {
 	const id = "canary-canary-canary"
 	g := tickets.Grant{SessionID: id, UserID: "ada"}
 	r := tickets.Revocation{SessionID: id, Reason: "logout"}
-	for _, v := range []any{g, &g, r, &r, []tickets.Grant{g}, map[string]tickets.Revocation{"": r}} {
+	for _, v := range []any{
+		g, &g, r, &r, []tickets.Grant{g}, map[string]tickets.Revocation{"": r},
+	} {
 		out := printedWithoutJSON(v)
 		assert.NotContains(t, out, "canary")
 		assert.NotContains(t, out, hex.EncodeToString([]byte("canary")))
@@ -158,7 +191,10 @@ type recorder struct{ bytes.Buffer }
 func (r *recorder) Errorf(format string, args ...any) { fmt.Fprintf(r, format, args...) }
 
 func TestKey_PrintsAsItsID(t *testing.T) {
-	for _, ticket := range []tickets.Ticket{"", "x", tickets.Ticket(strings.Repeat("A", 43)), tickets.Ticket(strings.Repeat("long", 100))} {
+	for _, ticket := range []tickets.Ticket{
+		"", "x", tickets.Ticket(strings.Repeat("A", 43)),
+		tickets.Ticket(strings.Repeat("long", 100)),
+	} {
 		key := ticket.Key()
 		id := sha256.Sum256([]byte(ticket))
 		want := hex.EncodeToString(id[:])

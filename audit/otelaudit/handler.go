@@ -24,8 +24,6 @@ const (
 	keyOutcome   = attribute.Key("ticketgate.outcome")
 )
 
-const mintRefused audit.Event = "ws_mint_refused"
-
 // reasons are those of ticketgate itself. Most come from strangers' requests, so what is not here
 // must not become a series.
 var reasons = []string{
@@ -138,7 +136,7 @@ func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 	case audit.Revoke:
 		h.revocations.Add(ctx, 1)
 	case audit.LoginFailure, audit.RefreshFailure, audit.SessionVerifyFailure,
-		audit.TicketRejected, audit.UpgradeRefused, mintRefused:
+		audit.TicketRejected, audit.UpgradeRefused, audit.MintRefused:
 		f := h.read(r)
 		h.refusals.Add(ctx, f.count, h.attributes(series{event: event, reason: f.reason})...)
 	case audit.LoginStart, audit.LoginSuccess, audit.RefreshSuccess, audit.Logout:

@@ -61,7 +61,7 @@ func TestHandler_CountsEvents(t *testing.T) {
 			map[string]float64{"refusals{event=ws_ticket_rejected,reason=used}": 1}},
 		{audit.UpgradeRefused, []slog.Attr{slog.String("reason", "origin")},
 			map[string]float64{"refusals{event=ws_upgrade_refused,reason=origin}": 1}},
-		{"ws_mint_refused", []slog.Attr{slog.String("reason", "too_many")},
+		{audit.MintRefused, []slog.Attr{slog.String("reason", "too_many")},
 			map[string]float64{"refusals{event=ws_mint_refused,reason=too_many}": 1}},
 		{audit.LoginStart, nil, map[string]float64{"session.events{event=login_start}": 1}},
 		{audit.LoginSuccess, nil, map[string]float64{"session.events{event=login_success}": 1}},
@@ -84,7 +84,7 @@ func TestHandler_KnowsEveryReasonOfTheContract(t *testing.T) {
 		audit.TicketRejected: "no_ticket two_tickets unknown used expired revoked endpoint session store",
 		audit.UpgradeRefused: "not_upgrade method version key body query origin too_many " +
 			"upgrade_failed query_ticket not_hijackable going_away",
-		"ws_mint_refused":          "method origin body too_many endpoint session revoked store",
+		audit.MintRefused:          "method origin body too_many endpoint session revoked store",
 		audit.SessionVerifyFailure: "invalid_or_expired_session unavailable recheck",
 		audit.SocketClosed: "session_revoked session_expired too_many evicted unavailable " +
 			"going_away closed dropped panic",
@@ -134,7 +134,7 @@ func TestHandler_SeriesAreBounded(t *testing.T) {
 	h, reader := newHandler(t, otelaudit.Options{})
 	log := audit.New(h)
 	events := []audit.Event{audit.LoginFailure, audit.RefreshFailure, audit.SessionVerifyFailure,
-		audit.TicketRejected, audit.UpgradeRefused, "ws_mint_refused"}
+		audit.TicketRejected, audit.UpgradeRefused, audit.MintRefused}
 	for name, count := range map[string]func(e audit.Event, attrs ...slog.Attr){
 		"through a log": func(e audit.Event, attrs ...slog.Attr) { log.Record(ctx, e, attrs...) },
 		"alone": func(e audit.Event, attrs ...slog.Attr) {

@@ -26,7 +26,11 @@ func BenchmarkMintConsume(b *testing.B) {
 	for _, callers := range []int{1, 16, 64} {
 		b.Run(fmt.Sprint("callers=", callers), func(b *testing.B) {
 			pool, schema := newPool(b, s.URL("postgres"), maxConns(16)), newSchema()
-			store, err := pgstore.New(b.Context(), pool, &pgstore.Options{Schema: schema, CreateTables: true, Timeout: 5 * time.Second})
+			store, err := pgstore.New(
+				b.Context(),
+				pool,
+				&pgstore.Options{Schema: schema, CreateTables: true, Timeout: 5 * time.Second},
+			)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -38,7 +42,11 @@ func BenchmarkMintConsume(b *testing.B) {
 			for issuer.Health() != nil {
 				time.Sleep(time.Millisecond)
 			}
-			g := tickets.Grant{SessionID: "0123456789abcdef0123456789abcdef", Provider: "oidc", UserID: "0123456789abcdef"}
+			g := tickets.Grant{
+				SessionID: "0123456789abcdef0123456789abcdef",
+				Provider:  "oidc",
+				UserID:    "0123456789abcdef",
+			}
 			mintConsume := func(ctx context.Context) error {
 				t, err := issuer.Mint(ctx, g)
 				if err == nil {
@@ -65,7 +73,10 @@ func BenchmarkMintConsume(b *testing.B) {
 }
 
 func bareExchange(pool *pgxpool.Pool, schema string, size int) func(context.Context) error {
-	insert := fmt.Sprintf(`INSERT INTO %q.tickets (id, sealed, ends) VALUES ($1, $2, now() + interval '30 s')`, schema)
+	insert := fmt.Sprintf(
+		`INSERT INTO %q.tickets (id, sealed, ends) VALUES ($1, $2, now() + interval '30 s')`,
+		schema,
+	)
 	remove := fmt.Sprintf(`DELETE FROM %q.tickets WHERE id = $1 RETURNING sealed`, schema)
 	return func(ctx context.Context) error {
 		var secret [32]byte
@@ -127,15 +138,19 @@ func BenchmarkRevoke(b *testing.B) {
 		return issuer
 	}
 	here, there := open(), open()
-	told := make(chan time.Time)
-	there.OnRevoke(func(tickets.Revocation) { told <- time.Now() })
+	received := make(chan time.Time)
+	there.OnRevoke(func(tickets.Revocation) { received <- time.Now() })
 	var took []time.Duration
 	for n := 0; b.Loop(); n++ {
 		began := time.Now()
-		if err := here.Revoke(b.Context(), tickets.Revocation{SessionID: fmt.Sprint("s", n), Reason: "logout"}); err != nil {
+		err := here.Revoke(
+			b.Context(),
+			tickets.Revocation{SessionID: fmt.Sprint("s", n), Reason: "logout"},
+		)
+		if err != nil {
 			b.Fatal(err)
 		}
-		took = append(took, (<-told).Sub(began))
+		took = append(took, (<-received).Sub(began))
 	}
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2])/1e6, "p50-ms")

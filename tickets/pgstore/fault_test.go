@@ -4,16 +4,12 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -24,31 +20,58 @@ import (
 )
 
 // through returns a store whose pool goes through a proxy.
-func through(t *testing.T, conns int32, timeout time.Duration) (*pgstore.Store, *servers.Proxy, *pgxpool.Pool) {
+func through(
+	t *testing.T,
+	conns int32,
+	timeout time.Duration,
+) (*pgstore.Store, *servers.Proxy, *pgxpool.Pool) {
 	t.Helper()
 	s := server(t)
 	proxy, err := servers.NewProxy(s.Addr)
 	require.NoError(t, err)
 	t.Cleanup(proxy.Close)
-	pool := newPool(t, servers.PostgresURL(proxy.Addr(), "postgres", "postgres"), maxConns(conns), parameter("application_name", t.Name()))
+	pool := newPool(
+		t,
+		servers.PostgresURL(proxy.Addr(), "postgres", "postgres"),
+		maxConns(conns),
+		parameter("application_name", t.Name()),
+	)
 	t.Cleanup(proxy.Pass) // first, so that the pool can be closed
-	return newStoreWith(t, pool, &pgstore.Options{Schema: newSchema(), Timeout: timeout}), proxy, pool
+	return newStoreWith(
+		t,
+		pool,
+		&pgstore.Options{Schema: newSchema(), Timeout: timeout},
+	), proxy, pool
 }
 
 // backends returns how many connections the server has of this test.
 func backends(t *testing.T) int {
-	n, err := strconv.Atoi(sql(t, server(t), "", fmt.Sprintf("SELECT count(*) FROM pg_stat_activity WHERE application_name = '%s'", t.Name())))
+	n, err := strconv.Atoi(
+		sql(
+			t,
+			server(t),
+			"",
+			fmt.Sprintf(
+				"SELECT count(*) FROM pg_stat_activity WHERE application_name = '%s'",
+				t.Name(),
+			),
+		),
+	)
 	require.NoError(t, err)
 	return n
 }
 
 // The ticket was taken and the answer is lost: that is the store failing, for the audit, and nobody
 // comes in, now or later. Nothing is sent twice.
-func TestLostReply(t *testing.T) {
+func TestTake_LostReplyIsAnError(t *testing.T) {
 	store, proxy, _ := through(t, 1, patience)
 	for range 5 {
 		key := put(t, store)
-		require.ErrorIs(t, take(store, newTicket().Key()), tickets.ErrUnknown) // the connection is new
+		require.ErrorIs(
+			t,
+			take(store, newTicket().Key()),
+			tickets.ErrUnknown,
+		) // the connection is new
 		proxy.LoseReplies(1)
 		err := take(store, key)
 		require.Error(t, err)
@@ -61,9 +84,9 @@ func TestLostReply(t *testing.T) {
 	}
 }
 
-// A black hole: every call ends within the timeout, what piles up is bounded, and the first success is
-// within a second of the return.
-func TestBlackHole(t *testing.T) {
+// A black hole: every call ends within the timeout, what piles up is bounded, and the first success
+// is within a second of the return.
+func TestStore_BlackHole(t *testing.T) {
 	const conns, callers = 8, 100
 	store, proxy, pool := through(t, conns, 2*time.Second)
 	var keys []tickets.Key
@@ -98,12 +121,18 @@ func TestBlackHole(t *testing.T) {
 	}
 	proxy.Pass()
 	back := time.Now()
-	for take(store, newTicket().Key()) == nil || store.Put(context.Background(), newTicket().Key(), grant(time.Minute)) != nil {
+	for take(store, newTicket().Key()) == nil || store.Put(context.Background(), newTicket().Key(),
+		grant(time.Minute)) != nil {
 		require.Less(t, time.Since(back), patience)
 	}
 	t.Logf("the first success came %v after the return", time.Since(back))
 	assert.Less(t, time.Since(back), 10*time.Second) // pgx closes lost connections after 15 s
-	require.Eventually(t, func() bool { return backends(t) <= conns }, patience, 10*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return backends(t) <= conns },
+		patience,
+		10*time.Millisecond,
+	)
 	for _, key := range keys {
 		// Those that were asked for meanwhile may be used; none is good twice.
 		if take(store, key) == nil {
@@ -113,7 +142,7 @@ func TestBlackHole(t *testing.T) {
 }
 
 // A server that is slow is waited for; one that is slower than the timeout is not.
-func TestSlowServer(t *testing.T) {
+func TestTake_SlowServer(t *testing.T) {
 	store, proxy, _ := through(t, 2, 4*time.Second)
 	key := put(t, store)
 	proxy.Delay(100 * time.Millisecond)
@@ -127,7 +156,7 @@ func TestSlowServer(t *testing.T) {
 
 // Clients that go away must not cost the pool its connections: a query that is cancelled closes its
 // own, and the next caller opens another (https://github.com/jackc/pgx/issues/2425).
-func TestCancelStorm(t *testing.T) {
+func TestStore_CancelledCallersCostNoConnections(t *testing.T) {
 	const conns = 4
 	store, _, pool := through(t, conns, patience)
 	made := pool.Stat().NewConnsCount()
@@ -149,7 +178,10 @@ func TestCancelStorm(t *testing.T) {
 	for range 32 {
 		wg.Go(func() {
 			for range 100 {
-				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rand.Int64N(int64(3*time.Millisecond))))
+				ctx, cancel := context.WithTimeout(
+					context.Background(),
+					time.Duration(rand.Int64N(int64(3*time.Millisecond))),
+				)
 				key := newTicket().Key()
 				if store.Put(ctx, key, grant(time.Minute)) == nil {
 					store.Take(ctx, key)
@@ -166,7 +198,7 @@ func TestCancelStorm(t *testing.T) {
 	require.NoError(t, take(store, put(t, store)))
 }
 
-func TestCallerThatIsGoneWaitsForNoConnection(t *testing.T) {
+func TestPut_ContextIsDone(t *testing.T) {
 	store, _, pool := through(t, 1, patience)
 	conn, err := pool.Acquire(t.Context())
 	require.NoError(t, err)
@@ -177,7 +209,7 @@ func TestCallerThatIsGoneWaitsForNoConnection(t *testing.T) {
 }
 
 // Every connection is in use elsewhere: the answer is no, within the timeout.
-func TestExhaustedPool(t *testing.T) {
+func TestStore_PoolExhausted(t *testing.T) {
 	store, _, pool := through(t, 2, time.Second)
 	key := put(t, store)
 	_, cursor := reasons(t, store, "")
@@ -189,7 +221,11 @@ func TestExhaustedPool(t *testing.T) {
 	}
 	began := time.Now()
 	assert.ErrorContains(t, take(store, key), "no connection")
-	assert.ErrorIs(t, store.Put(t.Context(), newTicket().Key(), grant(time.Minute)), context.DeadlineExceeded)
+	assert.ErrorIs(
+		t,
+		store.Put(t.Context(), newTicket().Key(), grant(time.Minute)),
+		context.DeadlineExceeded,
+	)
 	assert.Error(t, store.Append(t.Context(), revocation("x")))
 	_, _, err := store.Next(t.Context(), cursor)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
@@ -200,9 +236,9 @@ func TestExhaustedPool(t *testing.T) {
 	assert.NoError(t, take(store, key), "it was not touched")
 }
 
-// Somebody locks the table (a migration, a VACUUM FULL): no, within the timeout, and the backends that
-// wait for it do not add up.
-func TestLockedTable(t *testing.T) {
+// Somebody locks the table (a migration, a VACUUM FULL): no, within the timeout, and the backends
+// that wait for it do not add up.
+func TestTake_LockedTable(t *testing.T) {
 	s := server(t)
 	pool := newPool(t, s.URL("postgres"), maxConns(3), parameter("application_name", t.Name()))
 	schema := newSchema()
@@ -221,112 +257,50 @@ func TestLockedTable(t *testing.T) {
 		assert.LessOrEqual(t, backends(t), 3)
 	}
 	require.NoError(t, other.Rollback(t.Context()))
-	require.Eventually(t, func() bool { return take(store, put(t, store)) == nil }, patience, time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return take(store, put(t, store)) == nil },
+		patience,
+		time.Millisecond,
+	)
 }
 
 // The server ends our connections (an administrator does, SQLSTATE 57P01) or takes no more of them
 // (53300): no, and then as before.
-func TestServerThatRefuses(t *testing.T) {
+func TestStore_ConnectionsEndedByTheServer(t *testing.T) {
 	store, _, pool := through(t, 4, patience)
 	for range 5 {
 		key := put(t, store)
-		sql(t, server(t), "", fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '%s'", t.Name()))
+		sql(
+			t,
+			server(t),
+			"",
+			fmt.Sprintf(
+				"SELECT pg_terminate_backend(pid) FROM pg_stat_activity "+
+					"WHERE application_name = '%s'",
+				t.Name(),
+			),
+		)
 		if err := take(store, key); err != nil {
 			require.NotErrorIs(t, err, tickets.ErrInvalid)
 		}
-		require.Eventually(t, func() bool { return take(store, newTicket().Key()) != nil && take(store, put(t, store)) == nil }, patience, time.Millisecond)
+		require.Eventually(
+			t,
+			func() bool {
+				return take(store, newTicket().Key()) != nil && take(store,
+					put(t, store)) == nil
+			},
+			patience,
+			time.Millisecond,
+		)
 	}
 	sql(t, server(t), "", "ALTER DATABASE postgres CONNECTION LIMIT 0; CREATE ROLE limited LOGIN")
 	defer sql(t, server(t), "", "ALTER DATABASE postgres CONNECTION LIMIT -1; DROP ROLE limited")
-	_, err := pgstore.New(t.Context(), newPool(t, servers.PostgresURL(server(t).Addr, "limited", "postgres")), nil)
+	_, err := pgstore.New(
+		t.Context(),
+		newPool(t, servers.PostgresURL(server(t).Addr, "limited", "postgres")),
+		nil,
+	)
 	assert.ErrorContains(t, err, "SQLSTATE 53300")
 	_ = pool
-}
-
-// Some pools leave nothing of a session behind, prepared statements included.
-func TestDiscardAll(t *testing.T) {
-	s := server(t)
-	for _, level := range []string{"read committed", "serializable"} {
-		pool := newPool(t, s.URL("postgres"), maxConns(2), parameter("default_transaction_isolation", level), func(c *pgxpool.Config) {
-			c.AfterRelease = func(conn *pgx.Conn) bool {
-				_, err := conn.Exec(context.Background(), "DISCARD ALL")
-				return err == nil
-			}
-		})
-		store := newStore(t, pool, newSchema())
-		for range 20 {
-			key := newTicket().Key()
-			err := store.Put(t.Context(), key, grant(time.Minute))
-			require.NoError(t, err)
-			require.NoError(t, take(store, key))
-			require.ErrorIs(t, take(store, key), tickets.ErrUsed)
-		}
-	}
-}
-
-// Through PgBouncer, which hands each transaction to another connection: no prepared statement, no
-// LISTEN and no setting of a session goes through.
-func TestThroughAPooler(t *testing.T) {
-	s := server(t)
-	for _, mode := range []string{"transaction", "session"} {
-		t.Run(mode, func(t *testing.T) {
-			addr := pgbouncer(t, s.Addr, mode)
-			pool := newPool(t, servers.PostgresURL(addr, "postgres", "postgres"), maxConns(8))
-			schema := newSchema()
-			store, other := newStore(t, pool, schema), newStore(t, newPool(t, s.URL("postgres")), schema)
-			_, cursor := reasons(t, store, "")
-			var wg sync.WaitGroup
-			for range 8 {
-				wg.Go(func() {
-					for range 100 {
-						key := newTicket().Key()
-						if !assert.NoError(t, store.Put(context.Background(), key, grant(time.Minute))) {
-							return
-						}
-						assert.NoError(t, take(store, key))
-						assert.ErrorIs(t, take(other, key), tickets.ErrUsed)
-					}
-				})
-			}
-			wg.Wait()
-			go other.Append(context.Background(), revocation("elsewhere"))
-			var heard []string
-			for len(heard) == 0 {
-				heard, cursor = reasons(t, store, cursor)
-			}
-			assert.Equal(t, []string{"elsewhere"}, heard)
-			require.NoError(t, store.Append(t.Context(), revocation("here")))
-		})
-	}
-}
-
-// pgbouncer starts one with two connections to the server, and returns where it listens.
-func pgbouncer(t *testing.T, server, mode string) string {
-	path, err := servers.Find("pgbouncer", "pgbouncer", "/usr/sbin/pgbouncer")
-	servers.Skip(t, err)
-	port, err := servers.FreePort()
-	require.NoError(t, err)
-	dir, err := os.MkdirTemp("", "pgbouncer")
-	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	require.NoError(t, os.Chmod(dir, 0o755))
-	host, serverPort, _ := strings.Cut(server, ":")
-	size := map[string]string{"transaction": "2", "session": "8"}[mode]
-	config := filepath.Join(dir, "pgbouncer.ini")
-	require.NoError(t, os.WriteFile(config, []byte("[databases]\npostgres = host="+host+" port="+serverPort+" user=postgres\n"+
-		"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = "+strconv.Itoa(port)+"\nauth_type = any\nunix_socket_dir =\n"+
-		"pool_mode = "+mode+"\ndefault_pool_size = "+size+"\n"), 0o644))
-	p, err := servers.Command{Path: path, Args: []string{config}, Dir: dir, Unprivileged: true}.Start()
-	require.NoError(t, err)
-	t.Cleanup(p.Kill)
-	addr := servers.Address(port)
-	require.NoError(t, p.Await(patience, func() error {
-		pool, err := pgxpool.New(context.Background(), servers.PostgresURL(addr, "postgres", "postgres"))
-		if err != nil {
-			return err
-		}
-		defer pool.Close()
-		return pool.Ping(context.Background())
-	}))
-	return addr
 }

@@ -27,9 +27,9 @@ const (
 
 const (
 	// Rows become visible in the order of their positions: the lock is taken before the position
-	// (FROM is evaluated before the selected list) and held until the commit is visible. So a cursor
-	// is a position, and a transaction that is open for hours delays nothing. It is one statement,
-	// and so one message: no client can disappear while it holds the lock.
+	// (FROM is evaluated before the selected list) and held until the commit is visible. So a
+	// cursor is a position, and a transaction that is open for hours delays nothing. It is one
+	// statement, and so one message: no client can disappear while it holds the lock.
 	//
 	// The commit is durable before it is visible, whatever the role or the database are set to.
 	appendSQL = `INSERT INTO {schema}.revocations (at, session, person, reason)
@@ -47,16 +47,20 @@ const (
 			concat((extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, '-',
 				CASE WHEN xmin = born::xid THEN born END),
 			(extract(epoch FROM at) * 1000000)::bigint,
-			coalesce(encode(session, 'hex'), ''), coalesce(encode(person, 'hex'), ''), encode(reason, 'hex')
+			coalesce(encode(session, 'hex'), ''), coalesce(encode(person, 'hex'), ''),
+			encode(reason, 'hex')
 		FROM {schema}.revocations WHERE position >= $1 ORDER BY position LIMIT {page}`
 
 	// Rows older than KeepRevocations that a trim has left must not be in force again.
 	beginSQL = `SELECT coalesce(
-			(SELECT min(position) FROM {schema}.revocations WHERE appended >= statement_timestamp() - $1 * interval '1 microsecond'),
+			(SELECT min(position) FROM {schema}.revocations
+				WHERE appended >= statement_timestamp() - $1 * interval '1 microsecond'),
 			(SELECT max(position) FROM {schema}.revocations), 0)`
 
 	trimSQL = `DELETE FROM {schema}.revocations WHERE position IN (
-			SELECT position FROM (SELECT position, appended FROM {schema}.revocations ORDER BY position LIMIT {trim}) oldest
+			SELECT position FROM (
+				SELECT position, appended FROM {schema}.revocations ORDER BY position LIMIT {trim}
+			) oldest
 			WHERE appended < statement_timestamp() - $1 * interval '1 microsecond'
 				AND position <= (SELECT max(position) FROM {schema}.revocations) - {least})`
 )
@@ -64,8 +68,8 @@ const (
 // KeepsRevocations returns Options.KeepRevocations, for the issuer to check.
 func (s *Store) KeepsRevocations() time.Duration { return s.keep }
 
-// Append adds r at the end of the log, and returns when it is on disk. Every 64th Append deletes what
-// is older than Options.KeepRevocations.
+// Append adds r at the end of the log, and returns when it is on disk. Every 64th Append deletes
+// what is older than Options.KeepRevocations.
 func (s *Store) Append(ctx context.Context, r tickets.Revocation) error {
 	r, err := r.Hashed()
 	if err != nil {
@@ -87,7 +91,8 @@ func (s *Store) Append(ctx context.Context, r tickets.Revocation) error {
 }
 
 func (s *Store) append(ctx context.Context, conn *pgx.Conn, r tickets.Revocation) error {
-	_, err := conn.Exec(ctx, s.sql.append, unprepared, r.At, hashOrNull(r.SessionHash), hashOrNull(r.UserHash), []byte(r.Reason))
+	_, err := conn.Exec(ctx, s.sql.append, unprepared,
+		r.At, hashOrNull(r.SessionHash), hashOrNull(r.UserHash), []byte(r.Reason))
 	return err
 }
 
@@ -103,9 +108,9 @@ func hashOrNull(h [sha256.Size]byte) []byte {
 	return h[:]
 }
 
-// Next returns what was appended after the cursor, or waits for it. The error is tickets.ErrGap if the
-// row of the cursor has changed, or the server process is another one, which may have less than was
-// read.
+// Next returns what was appended after the cursor, or waits for it. The error is tickets.ErrGap if
+// the row of the cursor has changed, or the server process is another one, which may have less than
+// was read.
 func (s *Store) Next(ctx context.Context, after string) ([]tickets.Revocation, string, error) {
 	rs, next, err := s.next(ctx, after)
 	if err != nil {
@@ -114,7 +119,9 @@ func (s *Store) Next(ctx context.Context, after string) ([]tickets.Revocation, s
 	return rs, next, nil
 }
 
-func (s *Store) next(ctx context.Context, after string) (rs []tickets.Revocation, next string, err error) {
+func (s *Store) next(
+	ctx context.Context, after string,
+) (rs []tickets.Revocation, next string, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, "", err
 	}
@@ -154,41 +161,24 @@ func (s *Store) next(ctx context.Context, after string) (rs []tickets.Revocation
 }
 
 // read returns everything after the cursor, page by page.
-func (s *Store) read(ctx context.Context, conn *pgx.Conn, after string) (rs []tickets.Revocation, next string, err error) {
+func (s *Store) read(
+	ctx context.Context, conn *pgx.Conn, after string,
+) (rs []tickets.Revocation, next string, err error) {
 	var from int64
 	if after != "" {
 		position, _, _ := strings.Cut(after, "-")
 		if from, err = strconv.ParseInt(position, 10, 64); err != nil {
 			return nil, "", tickets.ErrGap // not a cursor of this log
 		}
-	} else if err = conn.QueryRow(ctx, s.sql.begin, unprepared, s.keep.Microseconds()).Scan(&from); err != nil {
-		return nil, "", err
+	} else {
+		begin := conn.QueryRow(ctx, s.sql.begin, unprepared, s.keep.Microseconds())
+		if err := begin.Scan(&from); err != nil {
+			return nil, "", err
+		}
 	}
 	next = after
 	for {
-		rows, err := conn.Query(ctx, s.sql.read, unprepared, from)
-		if err != nil {
-			return nil, "", err
-		}
-		n := 0
-		var position, at int64
-		var proof, session, person, reason string
-		_, err = pgx.ForEachRow(rows, []any{&position, &proof, &at, &session, &person, &reason}, func() error {
-			cursor := fmt.Sprint(position, "-", proof)
-			// A page begins with the last row of the page before, as a proof that nothing is lost.
-			if n++; n == 1 && next != "" {
-				if cursor != next {
-					return tickets.ErrGap
-				}
-				return nil
-			}
-			next, from = cursor, position
-			r, err := revocationOf(at, session, person, reason)
-			if session+person != "" { // else it is the row for an opened log
-				rs = append(rs, r)
-			}
-			return err
-		})
+		n, err := s.readPage(ctx, conn, &from, &next, &rs)
 		switch {
 		case err != nil:
 			return nil, "", err
@@ -206,6 +196,37 @@ func (s *Store) read(ctx context.Context, conn *pgx.Conn, after string) (rs []ti
 	}
 }
 
+// readPage appends the rows of one page to rs, moves from and next behind them, and returns how
+// many rows it read. A page begins with the last row of the page before, as a proof that nothing is
+// lost.
+func (s *Store) readPage(
+	ctx context.Context, conn *pgx.Conn, from *int64, next *string, rs *[]tickets.Revocation,
+) (n int, err error) {
+	rows, err := conn.Query(ctx, s.sql.read, unprepared, *from)
+	if err != nil {
+		return 0, err
+	}
+	var position, at int64
+	var proof, session, person, reason string
+	columns := []any{&position, &proof, &at, &session, &person, &reason}
+	_, err = pgx.ForEachRow(rows, columns, func() error {
+		cursor := fmt.Sprint(position, "-", proof)
+		if n++; n == 1 && *next != "" {
+			if cursor != *next {
+				return tickets.ErrGap
+			}
+			return nil
+		}
+		*next, *from = cursor, position
+		r, err := revocationOf(at, session, person, reason)
+		if session+person != "" { // else it is the row for an opened log
+			*rs = append(*rs, r)
+		}
+		return err
+	})
+	return n, err
+}
+
 func revocationOf(micros int64, session, person, reason string) (r tickets.Revocation, err error) {
 	_, err1 := hex.Decode(r.SessionHash[:], []byte(session)[:min(len(session), 2*sha256.Size)])
 	_, err2 := hex.Decode(r.UserHash[:], []byte(person)[:min(len(person), 2*sha256.Size)])
@@ -214,8 +235,8 @@ func revocationOf(micros int64, session, person, reason string) (r tickets.Revoc
 	return r, errors.Join(err1, err2, err3)
 }
 
-// listen returns a connection that is notified of appended rows, or nil if none can be spared: waiting
-// readers must not keep the pool from Put and Take.
+// listen returns a connection that is notified of appended rows, or nil if none can be spared:
+// waiting readers must not keep the pool from Put and Take.
 func (s *Store) listen(ctx context.Context) *pgxpool.Conn {
 	if !s.notified {
 		return nil
@@ -226,7 +247,9 @@ func (s *Store) listen(ctx context.Context) *pgxpool.Conn {
 	if err != nil {
 		return nil
 	}
-	if stat := s.pool.Stat(); stat.AcquiredConns() <= stat.MaxConns()/2 && s.on(ctx, conn, s.simple(s.sql.listen)) == nil {
+	stat := s.pool.Stat()
+	spare := stat.AcquiredConns() <= stat.MaxConns()/2
+	if spare && s.on(ctx, conn, s.simple(s.sql.listen)) == nil {
 		return conn
 	}
 	conn.Release()

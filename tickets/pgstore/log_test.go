@@ -20,40 +20,46 @@ func revocation(id string) tickets.Revocation {
 	return tickets.Revocation{SessionHash: tickets.HashSession(id), Reason: id, At: time.Now()}
 }
 
-// reasons calls Next once, and returns the reasons that it heard and the cursor.
+// reasons calls Next once, and returns the reasons and the cursor.
 func reasons(t testing.TB, s *pgstore.Store, after string) ([]string, string) {
 	t.Helper()
 	rs, next, err := s.Next(t.Context(), after)
 	require.NoError(t, err)
-	var heard []string
+	var received []string
 	for _, r := range rs {
-		heard = append(heard, r.Reason)
+		received = append(received, r.Reason)
 	}
-	return heard, next
+	return received, next
 }
 
 // What is done to the table while a reader's cursor is there, and whether the reader may go on.
-func TestGaps(t *testing.T) {
+func TestNext_Gaps(t *testing.T) {
 	s := server(t)
 	for name, row := range map[string]struct {
 		sql string
 		gap bool
 	}{
-		"nothing":            {"SELECT 1", false},
-		"emptied":            {"TRUNCATE {s}.revocations", true},
-		"deleted":            {"DELETE FROM {s}.revocations", true},
-		"numbered anew":      {"TRUNCATE {s}.revocations RESTART IDENTITY; " + filler(100), true},
-		"restored":           {"CREATE TABLE {s}.dump AS TABLE {s}.revocations; TRUNCATE {s}.revocations; INSERT INTO {s}.revocations OVERRIDING SYSTEM VALUE TABLE {s}.dump", true},
-		"the end is missing": {"DELETE FROM {s}.revocations WHERE position = (SELECT max(position) FROM {s}.revocations)", true},
-		"vacuumed":           {"SELECT 1", false},
+		"nothing":       {"SELECT 1", false},
+		"emptied":       {"TRUNCATE {s}.revocations", true},
+		"deleted":       {"DELETE FROM {s}.revocations", true},
+		"numbered anew": {"TRUNCATE {s}.revocations RESTART IDENTITY; " + filler(100), true},
+		"restored": {
+			"CREATE TABLE {s}.dump AS TABLE {s}.revocations; TRUNCATE {s}.revocations; " +
+				"INSERT INTO {s}.revocations OVERRIDING SYSTEM VALUE TABLE {s}.dump", true,
+		},
+		"the end is missing": {
+			"DELETE FROM {s}.revocations WHERE position = " +
+				"(SELECT max(position) FROM {s}.revocations)", true,
+		},
+		"vacuumed": {"SELECT 1", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			schema := newSchema()
 			store := newStore(t, newPool(t, s.URL("postgres")), schema)
 			require.NoError(t, store.Append(t.Context(), revocation("a")))
-			heard, cursor := reasons(t, store, "")
-			require.Equal(t, []string{"a"}, heard)
+			received, cursor := reasons(t, store, "")
+			require.Equal(t, []string{"a"}, received)
 			sql(t, s, schema, row.sql)
 			if name == "vacuumed" {
 				sql(t, s, schema, "VACUUM (FULL, FREEZE) {s}.revocations")
@@ -67,32 +73,35 @@ func TestGaps(t *testing.T) {
 				require.NoError(t, err)
 				require.Len(t, rs, 1)
 			}
-			heard, _ = reasons(t, store, "")
-			assert.Contains(t, heard, "b")
+			received, _ = reasons(t, store, "")
+			assert.Contains(t, received, "b")
 		})
 	}
 }
 
 func filler(n int) string {
-	return fmt.Sprintf("INSERT INTO {s}.revocations (at, reason) SELECT now(), '' FROM generate_series(1, %d)", n)
+	return fmt.Sprintf(
+		"INSERT INTO {s}.revocations (at, reason) SELECT now(), '' FROM generate_series(1, %d)",
+		n,
+	)
 }
 
 // Also where the log was empty: a cursor is always at a row.
-func TestGapOfAnEmptyLog(t *testing.T) {
+func TestNext_GapOfAnEmptyLog(t *testing.T) {
 	s := server(t)
 	schema := newSchema()
 	store := newStore(t, newPool(t, s.URL("postgres")), schema)
 	sql(t, s, schema, "TRUNCATE {s}.revocations")
-	heard, cursor := reasons(t, store, "")
-	require.Empty(t, heard)
+	received, cursor := reasons(t, store, "")
+	require.Empty(t, received)
 	require.NoError(t, store.Append(t.Context(), revocation("lost")))
 	sql(t, s, schema, "TRUNCATE {s}.revocations")
 	_, _, err := store.Next(t.Context(), cursor)
 	require.ErrorIs(t, err, tickets.ErrGap)
 }
 
-// A restart may have been a restore: the log cannot tell.
-func TestRestartIsAGap(t *testing.T) {
+// A restart may have been a restore, so it is a gap.
+func TestNext_RestartIsAGap(t *testing.T) {
 	server(t)
 	s, err := servers.NewPostgres(t.TempDir())
 	require.NoError(t, err)
@@ -106,13 +115,13 @@ func TestRestartIsAGap(t *testing.T) {
 	pool.Reset()
 	_, _, err = store.Next(t.Context(), cursor)
 	require.ErrorIs(t, err, tickets.ErrGap)
-	heard, _ := reasons(t, store, "")
-	assert.Equal(t, []string{"a"}, heard)
+	received, _ := reasons(t, store, "")
+	assert.Equal(t, []string{"a"}, received)
 }
 
 // Transactions that stay open, with an older number than any revocation, hold nobody up; and a
 // revocation whose commit takes long is passed over by no cursor.
-func TestLongTransactions(t *testing.T) {
+func TestNext_LongTransactions(t *testing.T) {
 	s := server(t)
 	schema := newSchema()
 	pool := newPool(t, s.URL("postgres"), maxConns(8))
@@ -121,16 +130,20 @@ func TestLongTransactions(t *testing.T) {
 	old, err := pool.Begin(t.Context())
 	require.NoError(t, err)
 	defer old.Rollback(context.Background())
-	_, err = old.Exec(t.Context(), "CREATE TEMP TABLE held (n int); SELECT pg_current_xact_id()", pgx.QueryExecModeSimpleProtocol)
+	_, err = old.Exec(
+		t.Context(),
+		"CREATE TEMP TABLE held (n int); SELECT pg_current_xact_id()",
+		pgx.QueryExecModeSimpleProtocol,
+	)
 	require.NoError(t, err)
-	var heard []string
+	var received []string
 	for n := range 20 {
 		require.NoError(t, store.Append(t.Context(), revocation(fmt.Sprint(n))))
 		var got []string
 		got, cursor = reasons(t, store, cursor)
-		heard = append(heard, got...)
+		received = append(received, got...)
 	}
-	assert.Len(t, heard, 20)
+	assert.Len(t, received, 20)
 	// An append that is held between its row and its commit: by a trigger at the commit.
 	sql(t, s, schema, `CREATE FUNCTION {s}.hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 			IF new.reason = 'slow' THEN PERFORM pg_sleep(0.3); END IF; RETURN NULL; END $$;
@@ -139,10 +152,15 @@ func TestLongTransactions(t *testing.T) {
 	slow := make(chan error, 1)
 	go func() { slow <- store.Append(context.Background(), revocation("slow")) }()
 	require.Eventually(t, func() bool {
-		return sql(t, s, "", "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1"
+		return sql(
+			t,
+			s,
+			"",
+			"SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'",
+		) == "1"
 	}, patience, time.Millisecond)
 	require.NoError(t, store.Append(t.Context(), revocation("quick")))
-	last, cursor := reasons(t, store, cursor) // at once: whoever could be passed over is, here
+	last, cursor := reasons(t, store, cursor) // at once: here an entry could be passed over
 	require.NoError(t, <-slow)
 	if len(last) < 2 {
 		got, _ := reasons(t, store, cursor)
@@ -152,21 +170,25 @@ func TestLongTransactions(t *testing.T) {
 }
 
 // What is older than KeepRevocations goes, but for the newest, where cursors are.
-func TestTrim(t *testing.T) {
+func TestLog_Trim(t *testing.T) {
 	s := server(t)
 	schema := newSchema()
 	pool := newPool(t, s.URL("postgres"))
 	store := newStore(t, pool, schema)
 	_, cursor := reasons(t, store, "")
 	sql(t, s, schema, filler(1900)+aged)
-	again, err := pgstore.New(t.Context(), pool, &pgstore.Options{Schema: schema, Timeout: patience})
+	again, err := pgstore.New(
+		t.Context(),
+		pool,
+		&pgstore.Options{Schema: schema, Timeout: patience},
+	)
 	require.NoError(t, err)
 	_, _, err = again.Next(t.Context(), cursor)
 	require.ErrorIs(t, err, tickets.ErrGap, "its place has been trimmed")
 	left := sql(t, s, schema, "SELECT count(*) FROM {s}.revocations")
 	assert.Equal(t, "1000", left)
-	heard, _ := reasons(t, again, "")
-	assert.Empty(t, heard)
+	received, _ := reasons(t, again, "")
+	assert.Empty(t, received)
 
 	// And so do those who revoke.
 	sql(t, s, schema, filler(900)+aged)
@@ -178,9 +200,9 @@ func TestTrim(t *testing.T) {
 
 const aged = "; UPDATE {s}.revocations SET appended = now() - interval '66 minutes'"
 
-// Waiting takes one connection, and gives it back as it was. Where readers would take more than half
-// of the pool's, they look now and then instead.
-func TestWaitingLeavesThePoolAlone(t *testing.T) {
+// Waiting takes one connection, and gives it back as it was. Where readers would take more than
+// half of the pool's, they look now and then instead.
+func TestNext_WaitingTakesOneConnection(t *testing.T) {
 	s := server(t)
 	schema := newSchema()
 	pool := newPool(t, s.URL("postgres"), maxConns(4))
@@ -212,22 +234,36 @@ func TestWaitingLeavesThePoolAlone(t *testing.T) {
 		require.NoError(t, <-ended)
 	}
 	assert.Less(t, time.Since(began), patience)
-	assert.LessOrEqual(t, pool.Stat().NewConnsCount(), int64(4), "a wait that ended has cost a connection")
+	assert.LessOrEqual(
+		t,
+		pool.Stat().NewConnsCount(),
+		int64(4),
+		"a wait that ended has cost a connection",
+	)
 	for range 4 {
 		conn, err := pool.Acquire(t.Context())
 		require.NoError(t, err)
 		defer conn.Release()
 		var listening int
-		require.NoError(t, conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_listening_channels()").Scan(&listening))
+		require.NoError(
+			t,
+			conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_listening_channels()").
+				Scan(&listening),
+		)
 		assert.Zero(t, listening)
 	}
 	assert.Zero(t, sessionSettings(t, pool, "synchronous_commit"))
 }
 
 // A revocation is on disk when Append returns, whatever the role would settle for.
-func TestAppendIsDurable(t *testing.T) {
+func TestAppend_IsDurable(t *testing.T) {
 	server(t)
-	s, err := servers.NewPostgres(t.TempDir(), "fsync=on", "synchronous_commit=off", "wal_writer_delay=10s")
+	s, err := servers.NewPostgres(
+		t.TempDir(),
+		"fsync=on",
+		"synchronous_commit=off",
+		"wal_writer_delay=10s",
+	)
 	require.NoError(t, err)
 	defer s.Close()
 	schema := newSchema()
@@ -238,25 +274,33 @@ func TestAppendIsDurable(t *testing.T) {
 		sql(t, s, schema, "CHECKPOINT")
 		reason := fmt.Sprint("crash ", n)
 		require.NoError(t, store.Append(t.Context(), revocation(reason)))
-		_, err := pool.Exec(t.Context(), fmt.Sprintf(`INSERT INTO %q.other VALUES (1)`, schema)) // as the role settles for
+		_, err := pool.Exec(
+			t.Context(),
+			fmt.Sprintf(`INSERT INTO %q.other VALUES (1)`, schema),
+		) // as the role settles for
 		require.NoError(t, err)
 		s.Crash()
 		require.NoError(t, s.Start())
 		pool.Reset()
-		var heard []string
+		var received []string
 		require.Eventually(t, func() bool {
 			rs, _, err := store.Next(t.Context(), "")
 			for _, r := range rs {
-				heard = append(heard, r.Reason)
+				received = append(received, r.Reason)
 			}
 			return err == nil
 		}, patience, 10*time.Millisecond)
-		assert.Contains(t, heard, reason)
+		assert.Contains(t, received, reason)
 	}
-	assert.Equal(t, "0", sql(t, s, schema, "SELECT count(*) FROM {s}.other"), "the crash loses what is not made durable")
+	assert.Equal(
+		t,
+		"0",
+		sql(t, s, schema, "SELECT count(*) FROM {s}.other"),
+		"the crash loses what is not made durable",
+	)
 }
 
-func TestNextWithAContextThatIsDone(t *testing.T) {
+func TestNext_ContextIsDone(t *testing.T) {
 	store := newStore(t, newPool(t, server(t).URL("postgres")), newSchema())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -270,6 +314,6 @@ func TestAppend_OfNobodyIsRefused(t *testing.T) {
 	for _, r := range []tickets.Revocation{{Reason: "nobody"}, both} {
 		require.ErrorContains(t, store.Append(t.Context(), r), "exactly one session or user")
 	}
-	heard, _ := reasons(t, store, "")
-	require.Empty(t, heard)
+	received, _ := reasons(t, store, "")
+	require.Empty(t, received)
 }

@@ -31,7 +31,8 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	shared.server, shared.err = servers.NewPostgres(dir)
-	if missing := (*servers.MissingError)(nil); errors.As(shared.err, &missing) && os.Getenv("CI") == "" {
+	if missing := (*servers.MissingError)(nil); errors.As(shared.err, &missing) &&
+		os.Getenv("CI") == "" {
 		fmt.Println("skipped:", missing) // an example can't skip
 		os.RemoveAll(dir)
 		os.Exit(0)
@@ -111,7 +112,9 @@ const patience = 20 * time.Second
 func sessionSettings(t testing.TB, pool *pgxpool.Pool, name string) (changed int) {
 	for _, conn := range pool.AcquireAllIdle(t.Context()) {
 		var same bool
-		err := conn.QueryRow(t.Context(), "SELECT setting = reset_val FROM pg_settings WHERE name = $1", name).Scan(&same)
+		err := conn.QueryRow(t.Context(),
+			"SELECT setting = reset_val FROM pg_settings WHERE name = $1", name).
+			Scan(&same)
 		require.NoError(t, err)
 		if !same {
 			changed++

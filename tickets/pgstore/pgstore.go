@@ -1,14 +1,14 @@
-// Package pgstore keeps tickets and the revocation log in PostgreSQL 14 or later, for applications on
-// more than one server. It uses the pool that the application has.
+// Package pgstore keeps tickets and the revocation log in PostgreSQL 14 or later, for applications
+// on more than one server. It uses the pool that the application has.
 //
-// No ticket is accepted twice, whatever fails: tickets are in an UNLOGGED table, which is empty after
-// a crash, a promotion or a restore, and each is valid only while the server process that stored it
-// runs, and only as the row that was written (see the README). So a failover or a restart loses the
-// outstanding tickets, which live for 30 s: the page mints another.
+// No ticket is accepted twice, whatever fails: tickets are in an UNLOGGED table, which is empty
+// after a crash, a promotion or a restore, and each is valid only while the server process that
+// stored it runs, and only as the row that was written (see the README). So a failover or a restart
+// loses the outstanding tickets, which live for 30 s: the page mints another.
 //
-// The contents of the tables cannot be used to open a socket, and have no names. The key of a ticket
-// is its SHA-256, the grant is sealed under a key that only the ticket gives, and a revocation is the
-// hash of a session's id or of a user.
+// The contents of the tables cannot be used to open a socket, and have no names. The key of a
+// ticket is its SHA-256, the grant is sealed under a key that only the ticket gives, and a
+// revocation is the hash of a session's id or of a user.
 package pgstore
 
 import (
@@ -37,8 +37,8 @@ const (
 
 // Options are the options of a Store; nil is the defaults.
 type Options struct {
-	// Schema has the tables "tickets" and "revocations". Stores with the same schema in one database
-	// are one store. Default: DefaultSchema, "ticketgate".
+	// Schema has the tables "tickets" and "revocations". Stores with the same schema in one
+	// database are one store. Default: DefaultSchema, "ticketgate".
 	Schema string
 	// CreateTables makes New create the schema and the tables if they are missing, which the role
 	// must be allowed to do. Default: they must exist; see DDL.
@@ -69,14 +69,16 @@ func (o *Options) withDefaults() (Options, error) {
 		c.KeepRevocations = DefaultKeepRevocations
 	}
 	var errs []error
+	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if len(c.Schema) > maxName {
-		errs = append(errs, fmt.Errorf("option Schema has %d bytes, want at most %d", len(c.Schema), maxName))
+		wrong("Schema has %d bytes, want at most %d", len(c.Schema), maxName)
 	}
 	if c.Timeout < minTimeout {
-		errs = append(errs, fmt.Errorf("option Timeout is %v, want at least %v", c.Timeout, minTimeout))
+		wrong("Timeout is %v, want at least %v", c.Timeout, minTimeout)
 	}
 	if c.KeepRevocations < time.Millisecond {
-		errs = append(errs, fmt.Errorf("option KeepRevocations is %v, want more than the issuers' RememberRevocations", c.KeepRevocations))
+		wrong("KeepRevocations is %v, want more than the issuers' RememberRevocations",
+			c.KeepRevocations)
 	}
 	return c, errors.Join(errs...)
 }
@@ -84,8 +86,8 @@ func (o *Options) withDefaults() (Options, error) {
 // Store is a tickets.Store and a tickets.RevocationLog. It is safe for concurrent use, runs no
 // goroutine, needs no Close, and does not close the pool.
 //
-// It takes a connection of the pool for each Put, Take and Append. Next holds one while it waits, as
-// long as no more than half of the pool's connections are in use.
+// It takes a connection of the pool for each Put, Take and Append. Next holds one while it waits,
+// as long as no more than half of the pool's connections are in use.
 type Store struct {
 	pool     *pgxpool.Pool
 	timeout  time.Duration
@@ -114,8 +116,8 @@ var (
 // needs. The error says what is wrong: a server that cannot be reached, a standby, tables that are
 // missing or of the wrong kind, and what to grant to the role. It waits for at most 10 s.
 //
-// Between the pool and the server may be a pooler such as PgBouncer, in any mode. New notices it, and
-// the store then uses neither prepared statements nor LISTEN, which do not work through one.
+// Between the pool and the server may be a pooler such as PgBouncer, in any mode. New notices it,
+// and the store then uses neither prepared statements nor LISTEN, which do not work through one.
 func New(ctx context.Context, pool *pgxpool.Pool, opts *Options) (*Store, error) {
 	o, err := opts.withDefaults()
 	if pool == nil {
@@ -163,7 +165,9 @@ func (s *Store) Put(ctx context.Context, key tickets.Key, g tickets.Grant) error
 	return nil
 }
 
-func (s *Store) put(ctx context.Context, conn *pgx.Conn, id, sealed []byte, lifetime time.Duration) error {
+func (s *Store) put(
+	ctx context.Context, conn *pgx.Conn, id, sealed []byte, lifetime time.Duration,
+) error {
 	micros := binary.BigEndian.AppendUint64(make([]byte, 0, 8), uint64(lifetime.Microseconds()))
 	row, err := s.exec(ctx, conn, s.sql.put, id, sealed, micros)
 	if err == nil && row == nil {
@@ -172,8 +176,8 @@ func (s *Store) put(ctx context.Context, conn *pgx.Conn, id, sealed []byte, life
 	return err
 }
 
-// Take returns the grant under key to the first caller. It is sent once: a lost or late answer is an
-// error, and the ticket may be used then.
+// Take returns the grant under key to the first caller. It is sent once: a lost or late answer is
+// an error, and the ticket may be used then.
 func (s *Store) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) {
 	id := key.ID()
 	var sealed []byte
@@ -201,11 +205,12 @@ func (s *Store) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error
 	return g, nil
 }
 
-// take is one statement, or one transaction if its isolation level has to be set: under SERIALIZABLE,
-// transactions that take different tickets would make each other fail.
+// take is one statement, or one transaction if its isolation level has to be set: under
+// SERIALIZABLE, transactions that take different tickets would make each other fail.
 func (s *Store) take(ctx context.Context, conn *pgx.Conn, id []byte) (sealed []byte, err error) {
 	if s.isolated {
-		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(pgx.Tx) error {
+		options := pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
+		err = pgx.BeginTxFunc(ctx, conn, options, func(pgx.Tx) error {
 			sealed, err = s.exec(ctx, conn, s.sql.take, id)
 			return err
 		})
@@ -219,16 +224,20 @@ func (s *Store) take(ctx context.Context, conn *pgx.Conn, id []byte) (sealed []b
 }
 
 // exec sends put or take, and returns the first column of the row, if there is one.
-func (s *Store) exec(ctx context.Context, conn *pgx.Conn, sql string, params ...[]byte) ([]byte, error) {
+func (s *Store) exec(
+	ctx context.Context, conn *pgx.Conn, sql string, params ...[]byte,
+) ([]byte, error) {
+	pg := conn.PgConn()
 	if !s.prepared {
-		return firstColumn(conn.PgConn().ExecParams(ctx, sql, params, nil, binaryFormat, binaryFormat))
+		return firstColumn(pg.ExecParams(ctx, sql, params, nil, binaryFormat, binaryFormat))
 	}
 	for again := false; ; again = true {
 		statement, err := conn.Prepare(ctx, sql, sql) // once for every connection
 		if err != nil {
 			return nil, err
 		}
-		column, err := firstColumn(conn.PgConn().ExecStatement(ctx, statement, params, binaryFormat, binaryFormat))
+		column, err := firstColumn(
+			pg.ExecStatement(ctx, statement, params, binaryFormat, binaryFormat))
 		// If an application sends DISCARD ALL between two uses of a connection, the server has
 		// dropped the statement, and has executed nothing.
 		if again || !isCode(err, "26000") { // invalid_sql_statement_name
@@ -277,8 +286,8 @@ func (s *Store) whyNot(ctx context.Context, conn *pgx.Conn, id []byte, cause err
 }
 
 // One Put in sweepEvery also looks through sweepPages pages of the table for expired rows: several
-// times as many as these Puts can have filled. It takes about as long as another statement, and needs
-// no goroutine.
+// times as many as these Puts can have filled. It takes about as long as another statement, and
+// needs no goroutine.
 const (
 	sweepEvery = 64
 	sweepPages = 24

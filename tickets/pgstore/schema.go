@@ -20,8 +20,8 @@ import (
 // A name in PostgreSQL has 63 bytes; a longer one is cut without an error.
 const maxName = 63
 
-// DDL returns the statements that create the schema and the tables, for migrations. They leave alone
-// what exists already.
+// DDL returns the statements that create the schema and the tables, for migrations. They leave
+// alone what exists already.
 func DDL(opts *Options) (string, error) {
 	o, err := opts.withDefaults()
 	if err != nil {
@@ -30,8 +30,8 @@ func DDL(opts *Options) (string, error) {
 	return fill(ddl, o.Schema), nil
 }
 
-// Both tables remember the transaction that wrote a row: a row that was copied back from a dump or a
-// replica was written by another. fillfactor leaves room for the row that a Take writes. Without
+// Both tables remember the transaction that wrote a row: a row that was copied back from a dump or
+// a replica was written by another. fillfactor leaves room for the row that a Take writes. Without
 // vacuum_truncate, statements that are planned while the table is empty would read all of it later.
 const ddl = `CREATE SCHEMA IF NOT EXISTS {schema};
 
@@ -75,9 +75,10 @@ const (
 		WHERE id = $1 AND NOT used AND ends >= statement_timestamp() AND ` + sameSQL + `
 		RETURNING sealed`
 
-	whyNotSQL = `SELECT used, ends < statement_timestamp(), ` + sameSQL + ` FROM {schema}.tickets WHERE id = $1`
+	whyNotSQL = `SELECT used, ends < statement_timestamp(), ` + sameSQL + `
+		FROM {schema}.tickets WHERE id = $1`
 
-	// An expired ticket is told from an unknown one for 5 s by the contract.
+	// An expired ticket is remembered for 5 s by the contract.
 	sweepSQL = `WITH gone AS (
 			DELETE FROM {schema}.tickets WHERE ctid >= '(%d,0)' AND ctid < '(%d,0)'
 				AND ends < statement_timestamp() - interval '6 seconds'
@@ -142,7 +143,8 @@ func (s *Store) try(ctx context.Context, o *Options) error {
 	config := s.pool.Config().ConnConfig
 	s.notified = direct && config.OnNotification == nil // else the application receives them
 	s.isolated = server.isolation != "read committed" && server.isolation != "read uncommitted"
-	s.prepared = direct && !s.isolated && config.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement
+	caches := config.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement
+	s.prepared = direct && !s.isolated && caches
 	return s.rehearse(ctx, conn.Conn())
 }
 
@@ -172,18 +174,23 @@ func (s *Store) look(ctx context.Context, conn *pgx.Conn, schema string) (server
 		tickets:    table{name: "tickets", wants: []string{"SELECT", "INSERT", "UPDATE", "DELETE"}},
 		revocation: table{name: "revocations", wants: []string{"SELECT", "INSERT", "DELETE"}},
 	}
-	err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),
-		current_setting('transaction_read_only') = 'on', current_setting('default_transaction_isolation'),
+	err := conn.QueryRow(ctx, `SELECT
+		current_setting('server_version_num')::int, pg_is_in_recovery(),
+		current_setting('transaction_read_only') = 'on',
+		current_setting('default_transaction_isolation'),
 		current_user::text, pg_backend_pid(),
-		coalesce((SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = $1), true)`,
+		coalesce((SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace
+			WHERE nspname = $1), true)`,
 		unprepared, schema,
 	).Scan(&v.version, &v.standby, &v.readOnly, &v.isolation, &v.role, &v.pid, &v.usage)
 	for _, t := range []*table{&v.tickets, &v.revocation} {
 		if err != nil {
 			break
 		}
-		err = conn.QueryRow(ctx, `SELECT c.relkind::text, c.relpersistence::text, array_to_string(ARRAY(
-				SELECT p FROM unnest(string_to_array($3, ' ')) p WHERE NOT has_table_privilege(c.oid, p)), ', ')
+		err = conn.QueryRow(ctx, `SELECT
+				c.relkind::text, c.relpersistence::text, array_to_string(ARRAY(
+				SELECT p FROM unnest(string_to_array($3, ' ')) p
+					WHERE NOT has_table_privilege(c.oid, p)), ', ')
 			FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 			WHERE n.nspname = $1 AND c.relname = $2`,
 			unprepared, schema, t.name, strings.Join(t.wants, " "),
@@ -210,10 +217,12 @@ func (v *server) check(s *Store) error {
 	case v.standby:
 		wrong("the server is a standby: connect to the primary, with target_session_attrs=primary")
 	case v.readOnly:
-		wrong("transactions are read-only: want default_transaction_read_only = off for the role %s", role)
+		wrong("transactions are read-only: "+
+			"want default_transaction_read_only = off for the role %s", role)
 	}
 	if !v.usage {
-		wrong("the role %s may not use the schema: GRANT USAGE ON SCHEMA %s TO %s", role, s.sql.schema, role)
+		wrong("the role %s may not use the schema: GRANT USAGE ON SCHEMA %s TO %s",
+			role, s.sql.schema, role)
 	}
 	for _, t := range []table{v.tickets, v.revocation} {
 		name := s.sql.schema + "." + t.name
@@ -225,12 +234,15 @@ func (v *server) check(s *Store) error {
 			wrong("%s is no ordinary table (relkind %s), want what DDL makes", name, t.kind)
 		case t.name == "tickets" && t.persistence != "u":
 			// https://www.postgresql.org/docs/current/sql-createtable.html#SQL-CREATETABLE-UNLOGGED
-			wrong("%s is not UNLOGGED, so that tickets would be good again after a failover: ALTER TABLE %s SET UNLOGGED", name, name)
+			wrong("%s is not UNLOGGED, so that tickets would be valid again after a failover: "+
+				"ALTER TABLE %s SET UNLOGGED", name, name)
 		case t.name == "revocations" && t.persistence != "p":
-			wrong("%s is not LOGGED, so that revocations would be lost in a crash: ALTER TABLE %s SET LOGGED", name, name)
+			wrong("%s is not LOGGED, so that revocations would be lost in a crash: "+
+				"ALTER TABLE %s SET LOGGED", name, name)
 		}
 		if t.lacks != "" {
-			wrong("the role %s may not %s: GRANT %s ON %s TO %s", role, t.lacks, strings.Join(t.wants, ", "), name, role)
+			wrong("the role %s may not %s: GRANT %s ON %s TO %s",
+				role, t.lacks, strings.Join(t.wants, ", "), name, role)
 		}
 	}
 	return errors.Join(errs...)
@@ -251,8 +263,8 @@ func (s *Store) create(ctx context.Context, conn *pgx.Conn, schema string) error
 	return nil
 }
 
-// rehearse puts a ticket and takes it twice, sweeps, and opens the log. This finds what look does not:
-// a policy, a trigger, a missing column, a function that may not be called.
+// rehearse puts a ticket and takes it twice, sweeps, and opens the log. This finds what look does
+// not: a policy, a trigger, a missing column, a function that may not be called.
 func (s *Store) rehearse(ctx context.Context, conn *pgx.Conn) error {
 	var secret [32]byte
 	rand.Read(secret[:])

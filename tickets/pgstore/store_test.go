@@ -24,21 +24,31 @@ import (
 )
 
 // Whatever a pool is like, and whatever the role's defaults are.
-func TestStoreKeepsTheContract(t *testing.T) {
+func TestStore_Contract(t *testing.T) {
 	s := server(t)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for name, edits := range map[string][]func(*pgxpool.Config){
-		"default":         nil,
-		"one connection":  {maxConns(1)},
-		"repeatable read": {maxConns(8), parameter("default_transaction_isolation", "repeatable read")},
-		"serializable":    {maxConns(8), parameter("default_transaction_isolation", "serializable")},
-		"other settings": {parameter("synchronous_commit", "off"), parameter("TimeZone", "Asia/Kathmandu"),
-			parameter("DateStyle", "German"), parameter("bytea_output", "escape"), parameter("standard_conforming_strings", "off")},
+		"default":        nil,
+		"one connection": {maxConns(1)},
+		"repeatable read": {
+			maxConns(8), parameter("default_transaction_isolation", "repeatable read"),
+		},
+		"serializable": {
+			maxConns(8), parameter("default_transaction_isolation", "serializable"),
+		},
+		"other settings": {parameter("synchronous_commit", "off"),
+			parameter("TimeZone", "Asia/Kathmandu"),
+			parameter("DateStyle", "German"), parameter("bytea_output", "escape"),
+			parameter("standard_conforming_strings", "off")},
 	} {
 		pool, schema := newPool(t, s.URL("postgres"), edits...), newSchema()
 		node := func() (tickets.Store, error) {
-			return pgstore.New(context.Background(), pool, &pgstore.Options{Schema: schema, CreateTables: true, Timeout: patience})
+			return pgstore.New(
+				context.Background(),
+				pool,
+				&pgstore.Options{Schema: schema, CreateTables: true, Timeout: patience},
+			)
 		}
 		wg.Go(func() { // not parallel subtests, which are as few as there are processors
 			assert.NoError(t, errors.Join(storetest.Check(node), storetest.CheckShared(node)), name)
@@ -54,7 +64,13 @@ func newTicket() tickets.Ticket {
 
 func grant(life time.Duration) tickets.Grant {
 	now := time.Now()
-	return tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "u1", MintedAt: now, ExpiresAt: now.Add(life)}
+	return tickets.Grant{
+		SessionID: "s1",
+		Provider:  "oidc",
+		UserID:    "u1",
+		MintedAt:  now,
+		ExpiresAt: now.Add(life),
+	}
 }
 
 func put(t testing.TB, s tickets.Store) tickets.Key {
@@ -69,13 +85,14 @@ func take(s tickets.Store, key tickets.Key) error {
 	return err
 }
 
-// Of those who race, one wins and all others hear that the ticket is used, at every isolation level:
-// above READ COMMITTED the server tells them "could not serialize access" (SQLSTATE 40001).
-func TestLosersHearThatItIsUsed(t *testing.T) {
+// One of many concurrent callers gets the ticket and all others get ErrUsed, at every isolation
+// level. Above READ COMMITTED the server answers "could not serialize access" (SQLSTATE 40001).
+func TestTake_LosersGetErrUsed(t *testing.T) {
 	s := server(t)
 	for _, level := range []string{"read committed", "repeatable read", "serializable"} {
 		t.Run(level, func(t *testing.T) {
-			// The default of the role is not what the constructor saw, so that nothing is known of it.
+			// The default of the role is not what the constructor saw, so that nothing is known of
+			// it.
 			url := s.URL("postgres")
 			pool := newPool(t, url, maxConns(16))
 			store := newStore(t, pool, newSchema())
@@ -103,21 +120,32 @@ func TestLosersHearThatItIsUsed(t *testing.T) {
 				}
 				close(start)
 				wg.Wait()
-				require.EqualValues(t, []int32{1, 15, 0}, []int32{won.Load(), used.Load(), failed.Load()}, "won, used, failed")
+				require.EqualValues(
+					t,
+					[]int32{1, 15, 0},
+					[]int32{won.Load(), used.Load(), failed.Load()},
+					"won, used, failed",
+				)
 			}
 		})
 	}
 }
 
 // Every row of every table is read, in every spelling: nothing opens a door, and nobody has a name.
-func TestNothingIsReadable(t *testing.T) {
+func TestStore_HoldsNoSecretsAndNoNames(t *testing.T) {
 	s := server(t)
 	schema := newSchema()
 	store := newStore(t, newPool(t, s.URL("postgres")), schema)
 	issuer, err := tickets.NewIssuer(store, nil)
 	require.NoError(t, err)
 	defer issuer.Close()
-	canaries := map[string]string{"session": "canary-session", "provider": "canary-provider", "user": "canary-user", "endpoint": "/canary-endpoint", "data": "canary-data"}
+	canaries := map[string]string{
+		"session":  "canary-session",
+		"provider": "canary-provider",
+		"user":     "canary-user",
+		"endpoint": "/canary-endpoint",
+		"data":     "canary-data",
+	}
 	g := tickets.Grant{
 		SessionID: canaries["session"], Provider: canaries["provider"], UserID: canaries["user"],
 		Endpoint: canaries["endpoint"], Data: canaries["data"],
@@ -132,15 +160,26 @@ func TestNothingIsReadable(t *testing.T) {
 			require.NoError(t, err)
 		}
 	}
-	require.NoError(t, issuer.Revoke(t.Context(), tickets.Revocation{SessionID: g.SessionID, Reason: "logout"}))
-	require.NoError(t, issuer.Revoke(t.Context(), tickets.Revocation{Provider: g.Provider, UserID: g.UserID, Reason: "stolen phone"}))
+	require.NoError(
+		t,
+		issuer.Revoke(t.Context(), tickets.Revocation{SessionID: g.SessionID, Reason: "logout"}),
+	)
+	require.NoError(
+		t,
+		issuer.Revoke(
+			t.Context(),
+			tickets.Revocation{Provider: g.Provider, UserID: g.UserID, Reason: "stolen phone"},
+		),
+	)
 	rows := 0
 	for _, table := range []string{"tickets", "revocations"} {
 		text := sql(t, s, schema, "SELECT string_agg(t::text, E'\\n') FROM {s}."+table+" t")
 		rows += 1 + strings.Count(text, "\n")
 		raw := unhex(text)
 		for name, canary := range canaries {
-			for _, spelling := range []string{canary, base64.StdEncoding.EncodeToString([]byte(canary))[:8]} {
+			for _, spelling := range []string{
+				canary, base64.StdEncoding.EncodeToString([]byte(canary))[:8],
+			} {
 				assert.NotContains(t, text, spelling, name)
 				assert.NotContains(t, raw, spelling, name)
 			}
@@ -150,13 +189,27 @@ func TestNothingIsReadable(t *testing.T) {
 		}
 	}
 	assert.GreaterOrEqual(t, rows, 3+1+2+1)
-	assert.Equal(t, "2", sql(t, s, "", fmt.Sprintf("SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relnamespace = '%q'::regnamespace", schema)))
+	assert.Equal(
+		t,
+		"2",
+		sql(
+			t,
+			s,
+			"",
+			fmt.Sprintf(
+				"SELECT count(*) FROM pg_class "+
+					"WHERE relkind = 'r' AND relnamespace = '%q'::regnamespace",
+				schema,
+			),
+		),
+	)
 }
 
 // unhex spells every \x… of a row as the bytes that it is.
 func unhex(text string) string {
 	var b strings.Builder
-	for _, field := range strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune("(),\"\\x\n", r) }) {
+	for _, field := range strings.FieldsFunc(text,
+		func(r rune) bool { return strings.ContainsRune("(),\"\\x\n", r) }) {
 		if raw, err := hex.DecodeString(field); err == nil {
 			b.Write(raw)
 			b.WriteByte('\n')
@@ -166,12 +219,14 @@ func unhex(text string) string {
 }
 
 // A ticket is good as the very row that Put wrote, in the life of the process that it was put into.
-func TestRowsThatCameBackAreNoTickets(t *testing.T) {
+func TestTake_RefusesRowsThatCameBack(t *testing.T) {
 	for name, back := range map[string]func(t *testing.T, s *servers.Postgres, schema string){
 		"from a dump of the table": func(t *testing.T, s *servers.Postgres, schema string) {
-			sql(t, s, schema, `CREATE UNLOGGED TABLE {s}.dump AS TABLE {s}.tickets; TRUNCATE {s}.tickets; INSERT INTO {s}.tickets TABLE {s}.dump`)
+			sql(t, s, schema, `CREATE UNLOGGED TABLE {s}.dump AS TABLE {s}.tickets;
+				TRUNCATE {s}.tickets; INSERT INTO {s}.tickets TABLE {s}.dump`)
 		},
-		// A shutdown in good order keeps UNLOGGED tables: so does a copy of the files that it leaves.
+		// A shutdown in good order keeps UNLOGGED tables: so does a copy of the files that it
+		// leaves.
 		"after a restart": func(t *testing.T, s *servers.Postgres, _ string) {
 			s.Shutdown()
 			require.NoError(t, s.Start())
@@ -183,7 +238,8 @@ func TestRowsThatCameBackAreNoTickets(t *testing.T) {
 		"after a backend was killed": func(t *testing.T, s *servers.Postgres, _ string) {
 			_, err := s.Do("COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'")
 			require.Error(t, err)
-			require.NoError(t, s.Await(patience, func() error { _, err := s.Do("SELECT 1"); return err }))
+			require.NoError(t,
+				s.Await(patience, func() error { _, err := s.Do("SELECT 1"); return err }))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -207,8 +263,8 @@ func TestRowsThatCameBackAreNoTickets(t *testing.T) {
 	}
 }
 
-// Whoever mints takes out what has expired, a little at a time; what has not stays.
-func TestMintsSweep(t *testing.T) {
+// Every 64th Put deletes some expired rows. Valid ones stay.
+func TestPut_SweepsExpiredRows(t *testing.T) {
 	s := server(t)
 	schema := newSchema()
 	store := newStore(t, newPool(t, s.URL("postgres")), schema)
@@ -217,7 +273,15 @@ func TestMintsSweep(t *testing.T) {
 	}
 	good := put(t, store)
 	id := good.ID()
-	sql(t, s, schema, fmt.Sprintf(`UPDATE {s}.tickets SET ends = now() - interval '7 seconds' WHERE id <> '\x%x'`, id))
+	sql(
+		t,
+		s,
+		schema,
+		fmt.Sprintf(
+			`UPDATE {s}.tickets SET ends = now() - interval '7 seconds' WHERE id <> '\x%x'`,
+			id,
+		),
+	)
 	expired := func() string {
 		return sql(t, s, schema, "SELECT count(*) FROM {s}.tickets WHERE ends < now()")
 	}

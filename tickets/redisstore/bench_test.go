@@ -14,18 +14,26 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// BenchmarkMintConsume compares minting and consuming a ticket with what Redis makes of the same two
-// steps without any promise: SET EX and GETDEL of as many bytes, by the same client. The two take
-// turns, a batch each, so that what else the machine does strikes both; "ratio" is the throughput of
-// the one over the other's, and ns/op is of a ticket.
+// BenchmarkMintConsume compares minting and consuming a ticket with what Redis makes of the same
+// two steps without any promise: SET EX and GETDEL of as many bytes, by the same client. The two
+// take turns, a batch each, so that what else the machine does strikes both; "ratio" is the
+// throughput of the one over the other's, and ns/op is of a ticket.
 //
 //	go test -run '^$' -bench MintConsume -benchtime 20000x
 func BenchmarkMintConsume(b *testing.B) {
 	client := newClient(b, newRedis(b).Addr, func(o *redis.Options) { o.PoolSize = 64 })
-	issuer, err := tickets.NewIssuer(newStore(b, client, nil), &tickets.IssuerOptions{MaxPerSession: 1 << 30})
+	issuer, err := tickets.NewIssuer(
+		newStore(b, client, nil),
+		&tickets.IssuerOptions{MaxPerSession: 1 << 30},
+	)
 	require.NoError(b, err)
 	b.Cleanup(func() { issuer.Close() })
-	require.Eventually(b, func() bool { return issuer.Health() == nil }, 10*time.Second, time.Millisecond)
+	require.Eventually(
+		b,
+		func() bool { return issuer.Health() == nil },
+		10*time.Second,
+		time.Millisecond,
+	)
 	g := tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "u1"}
 	sealed := tickets.Ticket("of a usual size").Key().Seal(g)
 
@@ -90,15 +98,23 @@ func BenchmarkRevoke(b *testing.B) {
 		issuers[i], err = tickets.NewIssuer(newStore(b, newClient(b, addr), nil), nil)
 		require.NoError(b, err)
 		b.Cleanup(func() { issuers[i].Close() })
-		require.Eventually(b, func() bool { return issuers[i].Health() == nil }, 10*time.Second, time.Millisecond)
+		require.Eventually(
+			b,
+			func() bool { return issuers[i].Health() == nil },
+			10*time.Second,
+			time.Millisecond,
+		)
 	}
-	heard := make(chan time.Time, 1)
-	issuers[1].OnRevoke(func(tickets.Revocation) { heard <- time.Now() })
+	received := make(chan time.Time, 1)
+	issuers[1].OnRevoke(func(tickets.Revocation) { received <- time.Now() })
 	var took []time.Duration
 	for i := 0; b.Loop(); i++ {
 		start := time.Now()
-		require.NoError(b, issuers[0].Revoke(ctx, tickets.Revocation{SessionID: fmt.Sprint(i), Reason: "logout"}))
-		took = append(took, (<-heard).Sub(start))
+		require.NoError(
+			b,
+			issuers[0].Revoke(ctx, tickets.Revocation{SessionID: fmt.Sprint(i), Reason: "logout"}),
+		)
+		took = append(took, (<-received).Sub(start))
 	}
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1e3, "p50-ms")

@@ -10,14 +10,16 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// once is a command that go-redis does not send again if the answer is lost, whatever MaxRetries the
-// client has. The first one may have been executed: the second would find the ticket used.
+// once is a command that go-redis does not send again if the answer is lost, whatever MaxRetries
+// the client has. The first one may have been executed: the second would find the ticket used.
 type once struct {
 	*redis.Cmd
 	redirected bool // to another server of the cluster
 }
 
-func newOnce(ctx context.Context, words ...any) *once { return &once{Cmd: redis.NewCmd(ctx, words...)} }
+func newOnce(ctx context.Context, words ...any) *once {
+	return &once{Cmd: redis.NewCmd(ctx, words...)}
+}
 
 // NoRetry returns true.
 func (*once) NoRetry() bool { return true }
@@ -69,8 +71,10 @@ func newRoute(client redis.UniversalClient, timeout time.Duration) (route, error
 			return (&cluster{client: client, timeout: timeout}).server, nil
 		}
 	case *redis.Ring:
-		// Its nodes need not agree on where a key is: revocations could be appended where no node reads.
-		return nil, errors.New("the client is a *redis.Ring, want a *redis.Client or a *redis.ClusterClient")
+		// Its nodes need not agree on where a key is: revocations could be appended where no node
+		// reads.
+		return nil, errors.New("the client is a *redis.Ring, " +
+			"want a *redis.Client or a *redis.ClusterClient")
 	case nil:
 	default:
 		n := &server{client: client}

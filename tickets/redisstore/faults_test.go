@@ -21,10 +21,14 @@ import (
 
 // By default go-redis sends a command again if its answer was lost. The ticket is used by then: the
 // audit must say that the store failed, and not that a ticket was replayed.
-func TestLostReply(t *testing.T) {
+func TestTake_LostReplyIsAnError(t *testing.T) {
 	r := newRedis(t)
 	proxy := newProxy(t, r.Addr)
-	store := newStore(t, newClient(t, proxy.Addr(), func(o *redis.Options) { o.MaxRetries = 3 }), nil)
+	store := newStore(
+		t,
+		newClient(t, proxy.Addr(), func(o *redis.Options) { o.MaxRetries = 3 }),
+		nil,
+	)
 	direct := newStore(t, newClient(t, r.Addr), nil)
 	for range 20 {
 		key := put(t, store)
@@ -42,7 +46,7 @@ func TestLostReply(t *testing.T) {
 	require.Error(t, store.Put(ctx, ticket.Key(), g))
 }
 
-func TestSlowServer(t *testing.T) {
+func TestTake_SlowServer(t *testing.T) {
 	r := newRedis(t)
 	proxy := newProxy(t, r.Addr)
 	store := newStore(t, newClient(t, proxy.Addr()), nil)
@@ -56,9 +60,9 @@ var blackHoles = map[string]func(*servers.Proxy){
 	"lost":    (*servers.Proxy).SwallowReplies,
 }
 
-// With go-redis's defaults a client waits 3 s for a server that does not answer, and its connections
-// are all in use until then.
-func TestBlackHole(t *testing.T) {
+// With go-redis's defaults a client waits 3 s for a server that does not answer, and its
+// connections are all in use until then.
+func TestStore_BlackHole(t *testing.T) {
 	const callers, poolSize, bound = 100, 8, 2500 * time.Millisecond
 	r := newRedis(t)
 	for name, begin := range blackHoles {
@@ -69,7 +73,12 @@ func TestBlackHole(t *testing.T) {
 			issuer, err := tickets.NewIssuer(store, nil)
 			require.NoError(t, err)
 			defer issuer.Close()
-			require.Eventually(t, func() bool { return issuer.Health() == nil }, 10*time.Second, time.Millisecond)
+			require.Eventually(
+				t,
+				func() bool { return issuer.Health() == nil },
+				10*time.Second,
+				time.Millisecond,
+			)
 
 			quick := false
 			for n := 0; n < 3 && !quick; n++ { // a busy machine is slow once, not always
@@ -97,10 +106,19 @@ func TestBlackHole(t *testing.T) {
 					return store.Put(ctx, ticket.Key(), g) == nil
 				}, 20*time.Second, time.Millisecond)
 				first := time.Since(back)
-				require.Eventually(t, func() bool { return issuer.Health() == nil }, 20*time.Second, time.Millisecond)
+				require.Eventually(
+					t,
+					func() bool { return issuer.Health() == nil },
+					20*time.Second,
+					time.Millisecond,
+				)
 				received := time.Since(back)
-				t.Logf("the slowest call took %v, the first success came after %v, the log was read after %v",
-					time.Duration(slowest.Load()), first, received)
+				t.Logf(
+					"slowest call: %v, first success after %v, log read after %v",
+					time.Duration(slowest.Load()),
+					first,
+					received,
+				)
 				// The client's own timeout is 3 s, and it tries four times.
 				quick = max(first, received) < bound && slowest.Load() < int64(bound)
 			}
@@ -123,7 +141,7 @@ func goroutinesOfClients() int {
 }
 
 // Every wait for an answer ends with the store's timeout, and not with that of the client.
-func TestDeadlines(t *testing.T) {
+func TestStore_DeadlinesAreTheTimeout(t *testing.T) {
 	const timeout = 2 * time.Second // less than the 3 s of the client
 	var longest atomic.Int64
 	client := newClient(t, newRedis(t).Addr, func(o *redis.Options) {
@@ -159,7 +177,7 @@ func (d deadlines) SetDeadline(t time.Time) error {
 }
 
 // A call that finds no connection fails within the timeout.
-func TestPoolExhausted(t *testing.T) {
+func TestStore_PoolExhausted(t *testing.T) {
 	client := newClient(t, newRedis(t).Addr, func(o *redis.Options) { o.PoolSize = 1 })
 	store := newStore(t, client, &redisstore.Options{Timeout: time.Second})
 	key := put(t, store)
@@ -175,7 +193,7 @@ func TestPoolExhausted(t *testing.T) {
 }
 
 // A server that was killed and restarts with its files refuses all tickets of before.
-func TestRestart(t *testing.T) {
+func TestTake_RefusesTicketsOfBeforeARestart(t *testing.T) {
 	r := newRedis(t, "--appendonly", "yes", "--appendfsync", "always")
 	store := newStore(t, newClient(t, r.Addr), nil)
 	fresh, used := put(t, store), put(t, store)
@@ -193,7 +211,7 @@ func TestRestart(t *testing.T) {
 }
 
 // A replica that takes writes has the primary's replication id, and not its run_id.
-func TestWritableReplica(t *testing.T) {
+func TestTake_WritableReplicaRefuses(t *testing.T) {
 	primary, replica := newRedis(t), newRedis(t, "--replica-read-only", "no")
 	require.NoError(t, replica.Follow(primary.Addr))
 	require.NoError(t, replica.CatchUp(primary)) // the first replica changes the replication id

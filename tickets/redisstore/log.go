@@ -49,7 +49,8 @@ func (s *Store) Append(ctx context.Context, r tickets.Revocation) error {
 		name, hash = "user", r.UserHash
 	}
 	_, err = s.append(ctx, []any{
-		"reason", r.Reason, "at", r.At.UTC().Format(time.RFC3339Nano), name, hex.EncodeToString(hash[:]),
+		"reason", r.Reason, "at", r.At.UTC().Format(time.RFC3339Nano),
+		name, hex.EncodeToString(hash[:]),
 	})
 	if err != nil {
 		return fmt.Errorf("redis store: append: %w", err)
@@ -61,14 +62,15 @@ func (s *Store) Append(ctx context.Context, r tickets.Revocation) error {
 func (s *Store) append(ctx context.Context, fields []any) (id string, err error) {
 	var nonce [nonceBytes]byte
 	rand.Read(nonce[:])
-	args := append([]any{s.keepRevocations.Milliseconds(), "nonce", hex.EncodeToString(nonce[:])}, fields...)
+	args := []any{s.keepRevocations.Milliseconds(), "nonce", hex.EncodeToString(nonce[:])}
+	args = append(args, fields...)
 	reply, err := s.eval(ctx, appendScript, s.logKey(), args...)
 	id, _ = reply.(string)
 	return id, err
 }
 
-// Next returns what is in the log after the cursor, and waits for at most 0.2 s if there is nothing.
-// Meanwhile it uses one of the client's connections.
+// Next returns what is in the log after the cursor, and waits for at most 0.2 s if there is
+// nothing. Meanwhile it uses one of the client's connections.
 func (s *Store) Next(ctx context.Context, after string) ([]tickets.Revocation, string, error) {
 	rs, next, err := s.next(ctx, after)
 	if err != nil {
@@ -118,7 +120,8 @@ func (s *Store) wait(ctx context.Context, c cursor) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout+blockFor)
 	defer cancel()
-	cmd := newOnce(ctx, "xread", "count", 1, "block", blockFor.Milliseconds(), "streams", s.logKey(), c.id)
+	cmd := newOnce(ctx,
+		"xread", "count", 1, "block", blockFor.Milliseconds(), "streams", s.logKey(), c.id)
 	cmd.SetFirstKeyPos(keyOfXRead)
 	n, err := s.route(ctx, s.logKey())
 	if err == nil {
@@ -134,7 +137,9 @@ const keyOfXRead = 6 // among its words
 
 // read returns everything after c, page by page, and the next cursor. The last entry of one page is
 // the first of the next: it must still be there, unchanged.
-func (s *Store) read(ctx context.Context, c cursor, from string) ([]tickets.Revocation, string, error) {
+func (s *Store) read(
+	ctx context.Context, c cursor, from string,
+) ([]tickets.Revocation, string, error) {
 	var all []tickets.Revocation
 	for {
 		mark, entries, err := s.page(ctx, from)

@@ -29,19 +29,23 @@ func reasons(t *testing.T, s *redisstore.Store, after string) ([]string, string)
 
 func revoke(t *testing.T, s *redisstore.Store, reason string) {
 	t.Helper()
-	require.NoError(t, s.Append(ctx, tickets.Revocation{SessionID: "s1", Reason: reason, At: time.Now()}))
+	require.NoError(
+		t,
+		s.Append(ctx, tickets.Revocation{SessionID: "s1", Reason: reason, At: time.Now()}),
+	)
 }
 
 // addOld writes what Append wrote in 1970.
 func addOld(t *testing.T, client *redis.Client, id, reason string) {
 	t.Helper()
 	require.NoError(t, client.XAdd(ctx, &redis.XAddArgs{Stream: logKey, ID: id, Values: []string{
-		"nonce", id, "reason", reason, "at", "1970-01-01T00:00:01Z", "session", fmt.Sprintf("%064x", 1),
+		"nonce", id, "reason", reason, "at", "1970-01-01T00:00:01Z", "session",
+		fmt.Sprintf("%064x", 1),
 	}}).Err())
 }
 
 // A reader of everything misses nothing when all of it is trimmed, however long ago that was.
-func TestTrim(t *testing.T) {
+func TestLog_Trim(t *testing.T) {
 	client := newClient(t, newRedis(t).Addr)
 	store := newStore(t, client, nil)
 	require.NoError(t, client.Del(ctx, logKey).Err())
@@ -50,7 +54,12 @@ func TestTrim(t *testing.T) {
 	}
 	got, upToDate := reasons(t, store, "")
 	require.Empty(t, got, "old entries are not in force again")
-	require.Equal(t, int64(2), client.XLen(ctx, logKey).Val(), "the third, and that the log was opened")
+	require.Equal(
+		t,
+		int64(2),
+		client.XLen(ctx, logKey).Val(),
+		"the third, and that the log was opened",
+	)
 
 	revoke(t, store, "new")
 	got, _ = reasons(t, store, upToDate)
@@ -60,7 +69,7 @@ func TestTrim(t *testing.T) {
 	require.ErrorIs(t, err, tickets.ErrGap, "who has read the first only has missed some")
 }
 
-func TestLogIsReadInPages(t *testing.T) {
+func TestLog_IsReadInPages(t *testing.T) {
 	store := newStore(t, newClient(t, newRedis(t).Addr), nil)
 	_, cursor := reasons(t, store, "")
 	var want []string
@@ -76,8 +85,16 @@ func TestLogIsReadInPages(t *testing.T) {
 	}
 }
 
-func TestGaps(t *testing.T) {
-	r := newRedis(t, "--enable-debug-command", "yes", "--appendonly", "yes", "--appendfsync", "always")
+func TestNext_Gaps(t *testing.T) {
+	r := newRedis(
+		t,
+		"--enable-debug-command",
+		"yes",
+		"--appendonly",
+		"yes",
+		"--appendfsync",
+		"always",
+	)
 	client := newClient(t, r.Addr)
 	do := func(args ...string) func() {
 		return func() {
@@ -99,7 +116,10 @@ func TestGaps(t *testing.T) {
 			do("FLUSHALL")()
 			newStore(t, client, nil)
 		}},
-		{"the entry is gone", func() { require.NoError(t, client.XTrimMaxLen(ctx, logKey, 0).Err()) }},
+		{
+			"the entry is gone",
+			func() { require.NoError(t, client.XTrimMaxLen(ctx, logKey, 0).Err()) },
+		},
 		{"another entry of the same id", func() {
 			last := client.XRevRangeN(ctx, logKey, "+", "-", 1).Val()[0].ID
 			require.NoError(t, client.Del(ctx, logKey).Err())
@@ -122,16 +142,20 @@ func TestGaps(t *testing.T) {
 }
 
 // An entry that cannot be read may be a revocation, so Next does not pass over it.
-func TestMalformedEntry(t *testing.T) {
+func TestNext_MalformedEntryIsAnError(t *testing.T) {
 	client := newClient(t, newRedis(t).Addr)
 	store := newStore(t, client, nil)
 	_, cursor := reasons(t, store, "")
 	for name, fields := range map[string][]string{
-		"of nobody":     {"nonce", "1", "reason", "x", "at", "1970-01-01T00:00:01Z"},
-		"of two":        {"nonce", "1", "session", fmt.Sprintf("%064x", 1), "user", fmt.Sprintf("%064x", 1)},
-		"no time":       {"nonce", "1", "session", fmt.Sprintf("%064x", 1)},
-		"short hash":    {"nonce", "1", "user", "ff", "at", "1970-01-01T00:00:01Z"},
-		"long hash":     {"nonce", "1", "user", fmt.Sprintf("%066x", 1), "at", "1970-01-01T00:00:01Z"},
+		"of nobody": {"nonce", "1", "reason", "x", "at", "1970-01-01T00:00:01Z"},
+		"of two": {
+			"nonce", "1", "session", fmt.Sprintf("%064x", 1), "user", fmt.Sprintf("%064x", 1),
+		},
+		"no time":    {"nonce", "1", "session", fmt.Sprintf("%064x", 1)},
+		"short hash": {"nonce", "1", "user", "ff", "at", "1970-01-01T00:00:01Z"},
+		"long hash": {
+			"nonce", "1", "user", fmt.Sprintf("%066x", 1), "at", "1970-01-01T00:00:01Z",
+		},
 		"no hash":       {"nonce", "1", "user", "u1", "at", "1970-01-01T00:00:01Z"},
 		"other's entry": {"job", "1"},
 	} {

@@ -30,8 +30,12 @@ func TestMain(m *testing.M) {
 		flag.Parse()
 		flag.Set("test.skip", "^Example")
 	}
-	// A client of go-redis that could not dial sleeps for a second before it finds that it was closed.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
+	// A client of go-redis that could not dial sleeps for a second before it finds that it was
+	// closed.
+	goleak.VerifyTestMain(
+		m,
+		goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"),
+	)
 }
 
 // newRedis starts a server of its own for the test.
@@ -68,8 +72,8 @@ const patience = 20 * time.Second
 // patient are options of a store for a busy machine.
 var patient = &redisstore.Options{Timeout: patience}
 
-// newStore returns a store. A short Timeout in opts may be too short for New on a busy machine: then
-// it tries again. Without a Timeout the store is patient.
+// newStore returns a store. A short Timeout in opts may be too short for New on a busy machine:
+// then it tries again. Without a Timeout the store is patient.
 func newStore(
 	t testing.TB, client redis.UniversalClient, opts *redisstore.Options,
 ) *redisstore.Store {
@@ -93,7 +97,13 @@ func newTicket() (tickets.Ticket, tickets.Grant) {
 	rand.Read(secret[:])
 	now := time.Now()
 	return tickets.Ticket(base64.RawURLEncoding.EncodeToString(secret[:])),
-		tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "u1", MintedAt: now, ExpiresAt: now.Add(time.Minute)}
+		tickets.Grant{
+			SessionID: "s1",
+			Provider:  "oidc",
+			UserID:    "u1",
+			MintedAt:  now,
+			ExpiresAt: now.Add(time.Minute),
+		}
 }
 
 // put puts a fresh ticket and returns its key.

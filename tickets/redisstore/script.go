@@ -40,7 +40,9 @@ func newScript(source string) *script {
 
 // run runs the script on key, and never twice: it sends the whole script only after the server has
 // answered that it does not know it.
-func (s *Store) run(ctx context.Context, n *server, sc *script, key string, args ...any) (*once, error) {
+func (s *Store) run(
+	ctx context.Context, n *server, sc *script, key string, args ...any,
+) (*once, error) {
 	cmd, err := s.send(ctx, n, sc.evalSHA, key, args)
 	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
 		cmd, err = s.send(ctx, n, sc.eval, key, args)
@@ -48,7 +50,9 @@ func (s *Store) run(ctx context.Context, n *server, sc *script, key string, args
 	return cmd, err
 }
 
-func (s *Store) send(ctx context.Context, n *server, words []any, key string, args []any) (*once, error) {
+func (s *Store) send(
+	ctx context.Context, n *server, words []any, key string, args []any,
+) (*once, error) {
 	all := make([]any, 0, len(words)+1+len(args))
 	cmd := newOnce(ctx, append(append(append(all, words...), key), args...)...)
 	if err := n.process(ctx, cmd); err != nil {

@@ -11,7 +11,7 @@ import (
 )
 
 // Redis 6 takes one section of INFO at a time: the mark is the same.
-func TestMarkOfRedis6(t *testing.T) {
+func TestMark_Redis6(t *testing.T) {
 	r, err := servers.NewRedis(t.TempDir())
 	t.Cleanup(r.Close)
 	servers.Skip(t, err)
@@ -30,7 +30,11 @@ end}
 	require.NoError(t, err)
 	require.Regexp(t, "^[0-9a-f]{80}$", mark)
 	require.Equal(t, client.InfoMap(ctx, "server").Item("Server", "run_id"), mark[:40])
-	require.Equal(t, client.InfoMap(ctx, "replication").Item("Replication", "master_replid"), mark[40:])
+	require.Equal(
+		t,
+		client.InfoMap(ctx, "replication").Item("Replication", "master_replid"),
+		mark[40:],
+	)
 	old, err := client.Eval(ctx, redis6+markSource+"return mark()", nil).Text()
 	require.NoError(t, err)
 	require.Equal(t, mark, old)

@@ -2,8 +2,8 @@
 // applications on more than one server. It uses the client that the application has: single,
 // sentinel or cluster.
 //
-// No ticket is accepted twice, whatever fails: a ticket is valid only in the process that stored it,
-// and only while that process has been the primary without interruption (see the README). So a
+// No ticket is accepted twice, whatever fails: a ticket is valid only in the process that stored
+// it, and only while that process has been the primary without interruption (see the README). So a
 // failover or a restart loses the outstanding tickets, which live for 30 s: the page mints another.
 //
 // The contents of Redis cannot be used to open a socket, and have no names. The key of a ticket is
@@ -36,15 +36,15 @@ type Options struct {
 	// Default: DefaultPrefix, "ticketgate:".
 	Prefix string
 	// Timeout is how long Put, Take and Append may take, at least 10 ms, whatever timeouts and
-	// retries the client has. A client that is embedded in another type needs ContextTimeoutEnabled.
-	// Default: DefaultTimeout, 500 ms.
+	// retries the client has. A client that is embedded in another type needs
+	// ContextTimeoutEnabled. Default: DefaultTimeout, 500 ms.
 	Timeout time.Duration
 	// KeepRevocations is how long a revocation stays in the log for nodes that start or were cut
 	// off: more than the issuers' RememberRevocations. Default: DefaultKeepRevocations, 65 min.
 	KeepRevocations time.Duration
 }
 
-// An expired ticket is told from an unknown one for this long: 5 s by the contract.
+// An expired ticket is remembered as expired for this long: 5 s by the contract.
 const expiredMemory = 6 * time.Second
 
 // Store is a tickets.Store and a tickets.RevocationLog. It is safe for concurrent use, runs no
@@ -63,15 +63,16 @@ var (
 
 var (
 	errKnown   = errors.New("the key was put before")
-	errForeign = fmt.Errorf("%w: the store has failed over or restarted since it was put", tickets.ErrUnknown)
+	errForeign = fmt.Errorf("%w: the store has failed over or restarted since it was put",
+		tickets.ErrUnknown)
 )
 
 // New returns a store over client, which must be a *redis.Client or a *redis.ClusterClient (as
 // redis.NewUniversalClient returns), or something that embeds one. Nil options are the defaults.
 //
 // It tries everything that the store needs, on every primary of a cluster. The error says what is
-// wrong: a server that cannot be reached, a replica, or scripts or INFO that the user may not run. The
-// error and the README say what to grant.
+// wrong: a server that cannot be reached, a replica, or scripts or INFO that the user may not run.
+// The error and the README say what to grant.
 func New(ctx context.Context, client redis.UniversalClient, opts *Options) (*Store, error) {
 	var o Options
 	if opts != nil {
@@ -87,11 +88,13 @@ func New(ctx context.Context, client redis.UniversalClient, opts *Options) (*Sto
 		o.KeepRevocations = DefaultKeepRevocations
 	}
 	var errs []error
+	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if o.Timeout < minTimeout {
-		errs = append(errs, fmt.Errorf("option Timeout is %v, want at least %v", o.Timeout, minTimeout))
+		wrong("Timeout is %v, want at least %v", o.Timeout, minTimeout)
 	}
 	if o.KeepRevocations < time.Millisecond {
-		errs = append(errs, fmt.Errorf("option KeepRevocations is %v, want more than the issuers' RememberRevocations", o.KeepRevocations))
+		wrong("KeepRevocations is %v, want more than the issuers' RememberRevocations",
+			o.KeepRevocations)
 	}
 	route, err := newRoute(client, o.Timeout)
 	if err := errors.Join(append(errs, err)...); err != nil {
@@ -165,8 +168,8 @@ func (s *Store) put(ctx context.Context, key string, sealed []byte, milliseconds
 	return nil
 }
 
-// Take returns the grant under key to the first caller. It is sent once: a lost or late answer is an
-// error, and the ticket may be used then.
+// Take returns the grant under key to the first caller. It is sent once: a lost or late answer is
+// an error, and the ticket may be used then.
 func (s *Store) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) {
 	reply, err := s.eval(ctx, takeScript, s.ticketKey(key), expiredMemory.Milliseconds())
 	if err != nil {

@@ -41,13 +41,15 @@ func (s *Store) tryTicket(ctx context.Context) error {
 	rand.Read(secret[:])
 	key := tickets.Ticket(base64.RawURLEncoding.EncodeToString(secret[:])).Key()
 	now := time.Now()
-	if err := s.Put(ctx, key, tickets.Grant{MintedAt: now, ExpiresAt: now.Add(s.timeout)}); err != nil {
+	g := tickets.Grant{MintedAt: now, ExpiresAt: now.Add(s.timeout)}
+	if err := s.Put(ctx, key, g); err != nil {
 		return err
 	}
-	if _, err := s.Take(ctx, key); err != nil && !errors.Is(err, tickets.ErrInvalid) { // slow, or just failed over
-		return err
+	_, err := s.Take(ctx, key)
+	if errors.Is(err, tickets.ErrInvalid) { // the server is slow, or has just failed over
+		return nil
 	}
-	return nil
+	return err
 }
 
 // tryLog appends the entry for an opened store, and reads.
@@ -71,7 +73,8 @@ func (s *Store) explain(err error) error {
 	}
 	var hint string
 	switch {
-	case redis.IsPermissionError(err), strings.Contains(err.Error(), "user executing the script can't"):
+	case redis.IsPermissionError(err),
+		strings.Contains(err.Error(), "user executing the script can't"):
 		hint = "grant the user " + s.acl()
 	case redis.IsReadOnlyError(err):
 		hint = "this is a replica, want a client of the primary"
@@ -84,5 +87,6 @@ func (s *Store) explain(err error) error {
 
 // acl is all that a user of the server needs, in the words of ACL SETUSER.
 func (s *Store) acl() string {
-	return fmt.Sprintf("~%s* +eval +evalsha +info +get +set +pttl +del +xadd +xrange +xrevrange +xtrim +xread", s.prefix)
+	return "~" + s.prefix + "* +eval +evalsha +info +get +set +pttl +del " +
+		"+xadd +xrange +xrevrange +xtrim +xread"
 }

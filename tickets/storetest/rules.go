@@ -29,7 +29,10 @@ func newKey() tickets.Key { return newTicket().Key() }
 // grant is one that lives so long from now.
 func grant(life time.Duration) tickets.Grant {
 	now := time.Now()
-	return tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "u1", MintedAt: now, ExpiresAt: now.Add(life)}
+	return tickets.Grant{
+		SessionID: "s1", Provider: "oidc", UserID: "u1",
+		MintedAt: now, ExpiresAt: now.Add(life),
+	}
 }
 
 const long = 10 * time.Minute // longer than a check takes on a busy machine

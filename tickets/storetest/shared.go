@@ -134,7 +134,8 @@ func oneNodeWins(newNode func() (tickets.Store, error)) error {
 		close(start)
 		wg.Wait()
 		if n := winners.Load(); n != 1 {
-			return fmt.Errorf("round %d: of 16 on %d nodes that took one ticket at once %d won", round, len(ns), n)
+			return fmt.Errorf("round %d: of 16 on %d nodes that took one ticket at once %d won",
+				round, len(ns), n)
 		}
 	}
 	return nil
@@ -172,7 +173,8 @@ func skewedClocks(newNode func() (tickets.Store, error)) error {
 			return fmt.Errorf("take of a valid ticket that was put by a clock %v off: %w", row.by, err)
 		}
 		if _, err := ns[1].Take(ctx, row.expired); !errors.Is(err, tickets.ErrExpired) {
-			return wrong(fmt.Sprintf("take of a ticket of %v that was put by a clock %v off", life, row.by), err, tickets.ErrExpired)
+			what := fmt.Sprintf("take of a ticket of %v that was put by a clock %v off", life, row.by)
+			return wrong(what, err, tickets.ErrExpired)
 		}
 	}
 	return nil

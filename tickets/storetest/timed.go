@@ -127,8 +127,10 @@ func usedIsRemembered(s tickets.Store) error {
 	if sleepUntil(g.ExpiresAt.Add(-slack)) {
 		sleepUntil(g.ExpiresAt)
 	}
-	if _, err := s.Take(ctx, key); err != nil && !errors.Is(err, tickets.ErrUsed) && !time.Now().After(g.ExpiresAt) {
-		return wrong(fmt.Sprintf("take of a used ticket %v before its end", time.Until(g.ExpiresAt)), err, tickets.ErrUsed)
+	_, err = s.Take(ctx, key)
+	if err != nil && !errors.Is(err, tickets.ErrUsed) && !time.Now().After(g.ExpiresAt) {
+		what := fmt.Sprintf("take of a used ticket %v before its end", time.Until(g.ExpiresAt))
+		return wrong(what, err, tickets.ErrUsed)
 	}
 	return nil
 }
@@ -158,7 +160,8 @@ func noGrantWithError(s tickets.Store) error {
 		return err
 	}
 	sleepPast(g.ExpiresAt)
-	for name, key := range map[string]tickets.Key{"an unknown": newKey(), "a used": used, "an expired": expired} {
+	keys := map[string]tickets.Key{"an unknown": newKey(), "a used": used, "an expired": expired}
+	for name, key := range keys {
 		if got, err := s.Take(ctx, key); err != nil && got != (tickets.Grant{}) {
 			return fmt.Errorf("take of %s ticket returned a grant beside its error %q", name, err)
 		}

@@ -41,7 +41,7 @@ func (f *File) commit(line []byte) error {
 	f.next = nil
 	f.gathering.Unlock()
 	b.errs = f.putAll(time.Now(), b.lines)
-	f.unlock()
+	f.mu.Unlock()
 	close(b.done)
 	return b.errs[place]
 }

@@ -33,7 +33,7 @@ type Options struct {
 	Gap func(reason string, lines int) []byte
 	// Written returns when a line was written, as the line itself says.
 	Written func(line []byte) (time.Time, error)
-	// Warn reports a fault that loses no line. It is called without locks.
+	// Warn reports a fault that loses no line. A goroutine calls it.
 	Warn func(what string, err error)
 }
 
@@ -61,11 +61,10 @@ type File struct {
 	suspect bool      // the disk failed on f: nothing more is written to it
 	retry   time.Time // no rotation is tried before
 	gaps    gaps
-	warning error // for Warn, when mu is free
 
-	tidying sync.WaitGroup
-	untidy  atomic.Int32  // rotations since the old files were last looked at
-	stop    chan struct{} // closed: tidying ends
+	tidying sync.WaitGroup // and warnings
+	untidy  atomic.Int32   // rotations since the old files were last looked at
+	stop    chan struct{}  // closed: tidying ends
 }
 
 // gaps counts missing lines by reason: those that no line in the file speaks
@@ -101,20 +100,16 @@ func (f *File) Write(now time.Time, line []byte) error {
 		return f.commit(line)
 	}
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.look(now)
-	err := f.put(now, line)
-	f.unlock()
-	return err
+	return f.put(now, line)
 }
 
-// unlock releases mu, and then warns: Warn may lead back here.
-func (f *File) unlock() {
-	warning := f.warning
-	f.warning = nil
-	f.mu.Unlock()
-	if warning != nil {
-		f.o.Warn("the file could not be renewed, and is written to further", warning)
-	}
+// serve reports why a file serves that should have been replaced.
+func (f *File) serve(err error) {
+	f.tidying.Go(func() { // without mu: Warn may lead back here
+		f.o.Warn("the file could not be renewed, and is written to further", err)
+	})
 }
 
 // put writes one line to the file that is due, and counts it.
@@ -169,7 +164,7 @@ func (f *File) ready(now time.Time, size int) error {
 		return err
 	}
 	f.retry = now.Add(time.Second) // the old file serves until then
-	f.warning = err
+	f.serve(err)
 	return nil
 }
 
@@ -204,7 +199,7 @@ func (f *File) look(now time.Time) {
 		f.f.Close()
 		f.f, f.broken = nil, err
 	default:
-		f.warning = err
+		f.serve(err)
 	}
 }
 

@@ -29,7 +29,6 @@ type row struct {
 // heap that has been large, is not there for the next one.
 var rows = []row{
 	{"exchange", exchangeRow},
-	{"parallel", parallelRow},
 	{"scaling", scalingRow},
 	{"origin", originRow},
 	{"outstanding", outstandingRow},

@@ -19,9 +19,10 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// held is what a rival keeps under a ticket. They are given less to do than ticketgate: no session has a
-// share and none can be revoked. As they are commonly used, the ticket itself is the key; "hashed" means
-// that its SHA-256 is, as ticketgate's store has it, so that who reads the store has no tickets.
+// held is what a rival keeps under a ticket. The rivals do less than ticketgate: no session has a
+// limit, and none can be revoked. As they are commonly used, the ticket itself is the key. "hashed"
+// means that its SHA-256 is the key, as in ticketgate's store, so that a reader of the store has no
+// tickets.
 type held struct {
 	SessionID, Provider, UserID string
 	StartedAt, SessionExpiresAt time.Time
@@ -66,10 +67,12 @@ const (
 var keepers = map[string]func(size int, ttl time.Duration) *keeper{
 	ours: newTicketgate, goScan: newScan, scsName: newMemstore, jwtName: newJWT, mapName: newMap,
 	ttlName: newTTLCache(itself), lruName: newLRU(itself), otterIs: newOtter(itself),
-	ttlName + hashed: newTTLCache(hash), lruName + hashed: newLRU(hash), otterIs + hashed: newOtter(hash),
+	ttlName + hashed: newTTLCache(
+		hash,
+	), lruName + hashed: newLRU(hash), otterIs + hashed: newOtter(hash),
 }
 
-// rivals are those that forget what was never used, and hashedRivals those of them that know no ticket.
+// rivals are those that forget unused tickets, and hashedRivals those of them with hashed keys.
 var (
 	rivals       = []string{goScan, ttlName, lruName, otterIs, scsName, jwtName}
 	hashedRivals = []string{ttlName + hashed, lruName + hashed, otterIs + hashed}
@@ -80,7 +83,9 @@ func hash(ticket string) [sha256.Size]byte { return sha256.Sum256([]byte(ticket)
 
 func newTicketgate(size int, ttl time.Duration) *keeper {
 	store := tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: max(size, 1<<30)})
-	issuer := must(tickets.NewIssuer(store, &tickets.IssuerOptions{TTL: ttl, MaxPerSession: 1 << 20}))
+	issuer := must(
+		tickets.NewIssuer(store, &tickets.IssuerOptions{TTL: ttl, MaxPerSession: 1 << 20}),
+	)
 	ctx := context.Background()
 	return &keeper{
 		mint: func(g *tickets.Grant) string { return string(must(issuer.Mint(ctx, *g))) },
@@ -108,7 +113,7 @@ type expiring struct {
 	expiresAt time.Time
 }
 
-// newMap forgets nothing but what is used: a floor, and no rival.
+// newMap forgets only used tickets: it is a floor, not a rival.
 func newMap(_ int, ttl time.Duration) *keeper { return mapKeeper(ttl, false) }
 
 // newScan is the Python original's algorithm: at every mint it looks through all tickets for those
@@ -189,7 +194,14 @@ func newLRU[K comparable](key func(ticket string) K) func(int, time.Duration) *k
 
 func newOtter[K comparable](key func(ticket string) K) func(int, time.Duration) *keeper {
 	return func(size int, ttl time.Duration) *keeper {
-		c := must(otter.New(&otter.Options[K, held]{MaximumSize: size, ExpiryCalculator: otter.ExpiryWriting[K, held](ttl)}))
+		c := must(
+			otter.New(
+				&otter.Options[K, held]{
+					MaximumSize:      size,
+					ExpiryCalculator: otter.ExpiryWriting[K, held](ttl),
+				},
+			),
+		)
 		return &keeper{
 			mint: func(g *tickets.Grant) string {
 				ticket := random()
@@ -261,14 +273,18 @@ func newJWT(_ int, ttl time.Duration) *keeper {
 		},
 		take: func(ticket string) (string, bool) {
 			var c claims
-			_, err := parser.ParseWithClaims(ticket, &c, func(*jwt.Token) (any, error) { return key, nil })
+			_, err := parser.ParseWithClaims(
+				ticket,
+				&c,
+				func(*jwt.Token) (any, error) { return key, nil },
+			)
 			return c.User, err == nil && !replayed(c.ID)
 		},
 		close: func() {},
 	}
 }
 
-// grantsOf are so many sessions that none comes near its share.
+// grantsOf returns grants of so many sessions that none comes near its limit.
 func grantsOf(n int) []tickets.Grant {
 	now := time.Now()
 	all := make([]tickets.Grant, n)

@@ -1,6 +1,7 @@
 package compat
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"io"
@@ -262,7 +263,8 @@ func nbioFollows(end func(*nbio.Conn)) http.HandlerFunc {
 	}
 }
 
-// pushByHand writes frames in pieces, as some do to save a buffer.
+// pushByHand writes frames in pieces, as some do to save a buffer. Without an end
+// it looks at its context before each piece, and closes in the middle of a frame.
 func pushByHand(end func(writing *sync.Mutex, c net.Conn)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		c, _, _, err := ws.UpgradeHTTP(r, w)
@@ -271,10 +273,12 @@ func pushByHand(end func(writing *sync.Mutex, c net.Conn)) http.HandlerFunc {
 		}
 		defer c.Close()
 		writing := new(sync.Mutex)
-		go func() {
-			<-r.Context().Done()
-			end(writing, c)
-		}()
+		stop := func() error { return nil }
+		if end == nil {
+			stop = r.Context().Err
+		} else {
+			context.AfterFunc(r.Context(), func() { end(writing, c) })
+		}
 		head := binary.BigEndian.AppendUint64([]byte{0x82, 127}, uint64(len(pushed())))
 		for {
 			writing.Lock()
@@ -283,6 +287,7 @@ func pushByHand(end func(writing *sync.Mutex, c net.Conn)) http.HandlerFunc {
 				n := min(len(rest), 8<<10)
 				_, err = c.Write(rest[:n])
 				rest = rest[n:]
+				err = cmp.Or(err, stop())
 			}
 			writing.Unlock()
 			if err != nil {

@@ -93,6 +93,7 @@ var followers = []follower{
 	{"frames by hand close at once", true, handler(pushByHand(func(_ *sync.Mutex, c net.Conn) {
 		_ = c.Close()
 	}))},
+	{"frames by hand stop at once", true, handler(pushByHand(nil))},
 	{"frames by hand say goodbye", true, handler(pushByHand(func(writing *sync.Mutex, c net.Conn) {
 		writing.Lock()
 		_, _ = c.Write([]byte{0x88, 2, 0x03, 0xe9})

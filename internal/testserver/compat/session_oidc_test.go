@@ -45,7 +45,8 @@ func (p *relyingParty) signIn(w http.ResponseWriter, r *http.Request) {
 	flow := strings.Join([]string{state, nonce, verifier, url.QueryEscape(middleware.Next(r))}, "!")
 	http.SetCookie(w, &http.Cookie{Name: "__Host-flow", Value: flow, Path: "/", MaxAge: 600,
 		Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode})
-	http.Redirect(w, r, p.oauth2.AuthCodeURL(state, oidc.Nonce(nonce), oauth2.S256ChallengeOption(verifier)), http.StatusSeeOther)
+	there := p.oauth2.AuthCodeURL(state, oidc.Nonce(nonce), oauth2.S256ChallengeOption(verifier))
+	http.Redirect(w, r, there, http.StatusSeeOther)
 }
 
 // callback is GET /callback: back from the provider.
@@ -64,22 +65,31 @@ func (p *relyingParty) callback(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the provider did not confirm it", http.StatusBadGateway)
 		return
 	}
-	raw, _ := token.Extra("id_token").(string)
-	id, err := p.verifier.Verify(r.Context(), raw)
-	if err != nil || id.Nonce != flow[1] {
+	l, err := p.newLogin(r.Context(), token, flow[1])
+	if err != nil {
 		http.Error(w, "the provider's answer is not for this sign-in", http.StatusBadRequest)
 		return
 	}
-	var claims struct{ SID string }
-	if err := id.Claims(&claims); err != nil {
-		http.Error(w, "the provider's answer has no readable claims", http.StatusBadRequest)
-		return
-	}
-	l := &login{id: rand.Text(), user: id.Subject, sid: claims.SID, started: time.Now(), token: token}
 	p.logins.Store(l.id, l)
 	p.renew(w, l, "")
 	next, _ := url.QueryUnescape(flow[3])
 	http.Redirect(w, r, next, http.StatusSeeOther)
+}
+
+// newLogin verifies the ID token that came with token.
+func (p *relyingParty) newLogin(ctx context.Context, token *oauth2.Token, nonce string) (*login, error) {
+	raw, _ := token.Extra("id_token").(string)
+	id, err := p.verifier.Verify(ctx, raw)
+	if err != nil {
+		return nil, err
+	}
+	var claims struct{ SID string }
+	if id.Nonce != nonce || id.Claims(&claims) != nil {
+		return nil, errors.New("nonce or claims of the ID token")
+	}
+	return &login{
+		id: rand.Text(), user: id.Subject, sid: claims.SID, started: time.Now(), token: token,
+	}, nil
 }
 
 // Authenticate is what the gate asks. A cookie is renewed with the tokens; the
@@ -132,8 +142,10 @@ func (p *relyingParty) session(ctx context.Context, l *login) (*middleware.Sessi
 	if err != nil {
 		return nil, err
 	}
-	end := token.(*oauth2.Token).Expiry
-	return &middleware.Session{ID: l.id, Provider: "oidc", UserID: l.user, StartedAt: l.started, ExpiresAt: end}, nil
+	return &middleware.Session{
+		ID: l.id, Provider: "oidc", UserID: l.user, StartedAt: l.started,
+		ExpiresAt: token.(*oauth2.Token).Expiry,
+	}, nil
 }
 
 func (l *login) current() *oauth2.Token {

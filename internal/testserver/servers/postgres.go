@@ -27,16 +27,17 @@ type Postgres struct {
 // Where Debian's package has what is not in $PATH.
 const postgresBin = "/usr/lib/postgresql/*/bin/"
 
-// NewPostgres makes a database cluster in dir, which must exist, starts its server, and returns when
-// it answers. It does not wait for the disk unless settings, which are those of postgresql.conf
-// ("fsync=on"), say so. The error is a *MissingError where there is no PostgreSQL.
+// NewPostgres makes a database cluster in dir, which must exist, starts its server, and returns
+// when it answers. It does not wait for the disk unless settings, which are those of
+// postgresql.conf ("fsync=on"), say so. The error is a *MissingError where there is no PostgreSQL.
 func NewPostgres(dir string, settings ...string) (*Postgres, error) {
 	p, err := newPostgres(dir, settings)
 	if err != nil {
 		return nil, err
 	}
 	err = p.tool("initdb", time.Minute,
-		"--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--wal-segsize=1", "-D", "data")
+		"--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C",
+		"--wal-segsize=1", "-D", "data")
 	if err != nil {
 		return nil, fmt.Errorf("new postgres: %w", err)
 	}
@@ -54,18 +55,21 @@ func newPostgres(dir string, settings []string) (*Postgres, error) {
 	}
 	for _, s := range append([]string{
 		"listen_addresses=127.0.0.1", "port=" + strconv.Itoa(port), "unix_socket_directories=",
-		"fsync=off", "max_connections=200", "shared_buffers=32MB", "max_wal_senders=4", "wal_keep_size=64MB",
+		"fsync=off", "max_connections=200", "shared_buffers=32MB", "max_wal_senders=4",
+		"wal_keep_size=64MB",
 	}, settings...) {
 		p.args = append(p.args, "-c", s)
 	}
 	return p, nil
 }
 
-// reachable lets everybody pass through dir, and through those between it and the system's temporary
-// directory, which are root's alone: PostgreSQL refuses to run as root, and has to get to its own.
+// reachable lets everybody pass through dir, and through those between it and the system's
+// temporary directory, which are root's alone: PostgreSQL refuses to run as root, and has to get to
+// its own.
 func reachable(dir string) error {
 	temp := filepath.Clean(os.TempDir())
-	if inside, err := filepath.Rel(temp, dir); os.Geteuid() != 0 || err != nil || !filepath.IsLocal(inside) {
+	inside, err := filepath.Rel(temp, dir)
+	if os.Geteuid() != 0 || err != nil || !filepath.IsLocal(inside) {
 		return nil
 	}
 	for ; dir != temp; dir = filepath.Dir(dir) {
@@ -90,7 +94,8 @@ func (p *Postgres) Start() error {
 	deadline := time.Now().Add(startLimit)
 	for {
 		err := p.start()
-		// Where the server was killed, its processes need a moment to see that, and until then it says:
+		// Where the server was killed, its processes need a moment to see that, and until then it
+		// says:
 		if err == nil || !strings.Contains(err.Error(), "is still in use") || time.Now().After(deadline) {
 			return err
 		}
@@ -102,7 +107,8 @@ func (p *Postgres) start() error {
 	if err != nil {
 		return err
 	}
-	process, err := Command{Path: path, Args: append([]string{"-D", "data"}, p.args...), Dir: p.dir, Unprivileged: true}.Start()
+	args := append([]string{"-D", "data"}, p.args...)
+	process, err := Command{Path: path, Args: args, Dir: p.dir, Unprivileged: true}.Start()
 	if err != nil {
 		return fmt.Errorf("postgres: %w", err)
 	}
@@ -139,7 +145,8 @@ func (p *Postgres) Replica(dir, addr string, settings ...string) (*Postgres, err
 	if err != nil {
 		return nil, err
 	}
-	err = r.tool("pg_basebackup", time.Minute, "-d", PostgresURL(addr, "postgres", "replication"), "-D", "data",
+	err = r.tool("pg_basebackup", time.Minute,
+		"-d", PostgresURL(addr, "postgres", "replication"), "-D", "data",
 		"--checkpoint=fast", "--no-sync", "--write-recovery-conf", "--wal-method=stream")
 	if err != nil {
 		return nil, fmt.Errorf("new standby: %w", err)
@@ -177,7 +184,8 @@ func (p *Postgres) Restore() error {
 	if err := os.RemoveAll(filepath.Join(p.dir, "data")); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
-	if err := os.Rename(filepath.Join(p.dir, "snapshot"), filepath.Join(p.dir, "data")); err != nil {
+	err := os.Rename(filepath.Join(p.dir, "snapshot"), filepath.Join(p.dir, "data"))
+	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
 	return p.Start()

@@ -43,8 +43,8 @@ type Skipper interface {
 	Fatal(args ...any)
 }
 
-// Skip ends the test where err is not nil: it skips for a *MissingError outside CI, in one line, and
-// fails otherwise. CI is where the environment variable CI is not empty.
+// Skip ends the test where err is not nil: it skips for a *MissingError outside CI, in one line,
+// and fails otherwise. CI is where the environment variable CI is not empty.
 func Skip(t Skipper, err error) {
 	t.Helper()
 	if err == nil {

@@ -37,7 +37,8 @@ func NewRedis(dir string, args ...string) (*Redis, error) {
 		"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir,
 		"--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0",
 	}
-	r := &Redis{Addr: Address(port), command: Command{Path: path, Args: append(base, args...), Dir: dir}}
+	command := Command{Path: path, Args: append(base, args...), Dir: dir}
+	r := &Redis{Addr: Address(port), command: command}
 	return r, r.Start()
 }
 

@@ -50,7 +50,8 @@ func NewRedisCluster(dir string) (c *RedisCluster, err error) {
 		}
 		c.ids[i], _ = id.(string)
 		from, to := i*slots/len(c.Nodes), (i+1)*slots/len(c.Nodes)-1
-		if _, err := n.Do("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(from), strconv.Itoa(to)); err != nil {
+		_, err = n.Do("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(from), strconv.Itoa(to))
+		if err != nil {
 			return c, err
 		}
 		host, port, _ := net.SplitHostPort(c.Nodes[0].Addr)
@@ -72,7 +73,8 @@ func (r *Redis) clusterReady() error {
 		return err
 	}
 	text, _ := info.(string)
-	for _, want := range []string{"cluster_state:ok", "cluster_slots_ok:16384", "cluster_known_nodes:3"} {
+	wants := []string{"cluster_state:ok", "cluster_slots_ok:16384", "cluster_known_nodes:3"}
+	for _, want := range wants {
 		if !strings.Contains(text, want) {
 			return fmt.Errorf("want %s in %q", want, text)
 		}
@@ -125,8 +127,8 @@ func (c *RedisCluster) BeginMove(key string, from, to int) (slot string, err err
 	return slot, err
 }
 
-// Move moves the slot of a key, with all that is in it, from one node to another, as redis-cli does:
-// a few keys at a time, while clients go on.
+// Move moves the slot of a key, with all that is in it, from one node to another, as redis-cli
+// does: a few keys at a time, while clients go on.
 func (c *RedisCluster) Move(key string, from, to int) error {
 	slot, err := c.BeginMove(key, from, to)
 	if err != nil {

@@ -32,7 +32,9 @@ func NewSentinel(dir string, primary *Redis) (*Redis, error) {
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("new sentinel: %w", err)
 	}
-	args := []string{conf, "--sentinel", "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir}
+	args := []string{
+		conf, "--sentinel", "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir,
+	}
 	r := &Redis{Addr: Address(port), command: Command{Path: path, Args: args, Dir: dir}}
 	return r, r.Start()
 }

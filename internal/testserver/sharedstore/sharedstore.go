@@ -226,7 +226,9 @@ func (s *Server) place(cursor string) (from, life int, err error) {
 }
 
 // read returns what there is from a place on, and a channel that is closed when there may be more.
-func (s *Server) read(from, life int, after string) ([]tickets.Revocation, string, <-chan struct{}, error) {
+func (s *Server) read(
+	from, life int, after string,
+) ([]tickets.Revocation, string, <-chan struct{}, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.down != nil {

@@ -1,5 +1,7 @@
 package wsconn
 
+import "bytes"
+
 // frames follows what a server sends on a hijacked connection: only where one
 // WebSocket frame ends and the next may begin (RFC 6455 section 5.2). Server
 // frames are not masked, so that their lengths are enough. It looks at no
@@ -7,10 +9,7 @@ package wsconn
 type frames struct {
 	phase phase
 
-	// The HTTP response, in phaseResponse.
-	status uint16 // its status code, so far
-	column uint16 // bytes of the status line, so far
-	inLine bool   // the current line has bytes: an empty one ends the head
+	response []byte // in phaseResponse: its head, so far
 
 	// The current frame, in phaseFrames.
 	op        uint8  // opcode
@@ -35,12 +34,6 @@ const (
 )
 
 const opClose = 8
-
-// The columns of a status line in which the status code stands.
-const (
-	statusBegin = uint16(len("HTTP/1.1 "))
-	statusEnd   = statusBegin + 3
-)
 
 // begin decides what the first byte begins. Some libraries write their HTTP
 // response through the connection that they have hijacked, others before. No
@@ -74,7 +67,9 @@ func (f *frames) next(p []byte) int {
 	switch f.phase {
 	case phaseResponse:
 		for i, b := range p {
-			if f.response(b) {
+			f.response = append(f.response, b)
+			if bytes.HasSuffix(f.response, []byte("\n\r\n")) || bytes.HasSuffix(f.response, []byte("\n\n")) {
+				f.endResponse()
 				return i + 1
 			}
 		}
@@ -89,32 +84,17 @@ func (f *frames) next(p []byte) int {
 	return len(p)
 }
 
-// response follows one byte of the head of an HTTP response, and reports
-// whether it was the last.
-func (f *frames) response(b byte) bool {
-	if f.column < statusEnd {
-		if f.column >= statusBegin {
-			f.status = f.status*10 + uint16(b-'0')
-		}
-		f.column++
-	}
-	if b != '\n' {
-		f.inLine = f.inLine || b != '\r'
-		return false
-	}
-	if f.inLine {
-		f.inLine = false
-		return false
-	}
+// endResponse decides by its status what follows the head of a response.
+func (f *frames) endResponse() {
+	status := f.response[min(len(f.response), len("HTTP/1.1 ")):]
 	switch {
-	case f.status == 101:
+	case bytes.HasPrefix(status, []byte("101")):
 		*f = frames{phase: phaseFrames}
-	case f.status >= 100 && f.status < 200: // another response follows, as after 103
-		*f = frames{phase: phaseStart}
+	case bytes.HasPrefix(status, []byte("1")): // another response follows, as after 103
+		*f = frames{}
 	default:
-		f.phase = phaseOther
+		*f = frames{phase: phaseOther}
 	}
-	return true
 }
 
 // frame follows the current frame in p, which is not empty, and returns the rest

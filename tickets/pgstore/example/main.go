@@ -106,30 +106,8 @@ func routes(
 	mux.Handle("/ws", guard.Wrap(http.HandlerFunc(hello)))
 	mux.Handle("GET /{$}", gate.Wrap(html(page)))
 	mux.Handle("GET /login", html(login))
-	mux.Handle("POST /login", sameOrigin.Handler(http.HandlerFunc(
-		func(w http.ResponseWriter, r *http.Request) {
-			id := rand.Text()
-			if err := shared.add(r.Context(), id, r.FormValue("user")); err != nil {
-				http.Error(w, "no session store", http.StatusServiceUnavailable)
-				return
-			}
-			http.SetCookie(w, &http.Cookie{
-				Name: "session", Value: id, Path: "/", HttpOnly: true, Secure: true,
-				SameSite: http.SameSiteLaxMode,
-			})
-			http.Redirect(w, r, middleware.Next(r), http.StatusSeeOther)
-		})))
-	mux.Handle("POST /logout", sameOrigin.Handler(gate.Wrap(http.HandlerFunc(
-		func(w http.ResponseWriter, r *http.Request) {
-			session, _ := middleware.SessionFrom(r.Context())
-			logout := tickets.Revocation{SessionID: session.ID, Reason: "logout"}
-			// First your own session store, then every socket, on every server.
-			err := errors.Join(shared.remove(r.Context(), session.ID), issuer.Revoke(r.Context(), logout))
-			if err != nil {
-				log.Print(err) // a revocation is in force here, and published when it can be
-			}
-			http.Redirect(w, r, "/login", http.StatusSeeOther)
-		}))))
+	mux.Handle("POST /login", sameOrigin.Handler(signIn(shared)))
+	mux.Handle("POST /logout", sameOrigin.Handler(gate.Wrap(signOut(shared, issuer))))
 	// The load balancer's readiness probe: no sockets to a server that would refuse them.
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		err := issuer.Health()
@@ -141,6 +119,34 @@ func routes(
 		}
 	})
 	return mux, nil
+}
+
+func signIn(shared sessions) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := rand.Text()
+		if err := shared.add(r.Context(), id, r.FormValue("user")); err != nil {
+			http.Error(w, "no session store", http.StatusServiceUnavailable)
+			return
+		}
+		http.SetCookie(w, &http.Cookie{
+			Name: "session", Value: id, Path: "/", HttpOnly: true, Secure: true,
+			SameSite: http.SameSiteLaxMode,
+		})
+		http.Redirect(w, r, middleware.Next(r), http.StatusSeeOther)
+	})
+}
+
+func signOut(shared sessions, issuer *tickets.Issuer) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		session, _ := middleware.SessionFrom(r.Context())
+		// First your own session store, then every socket, on every server.
+		err := shared.remove(r.Context(), session.ID)
+		logout := tickets.Revocation{SessionID: session.ID, Reason: "logout"}
+		if err := errors.Join(err, issuer.Revoke(r.Context(), logout)); err != nil {
+			log.Print(err) // a revocation is in force here, and published when it can be
+		}
+		http.Redirect(w, r, "/login", http.StatusSeeOther)
+	})
 }
 
 // hello is the socket. Any WebSocket library will do.

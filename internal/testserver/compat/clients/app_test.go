@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"flag"
 	"fmt"
 	"html"
 	"image"
@@ -21,6 +22,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,7 +37,11 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-func TestMain(m *testing.M) { os.Exit(browser.Run(m)) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	_ = flag.Set("test.parallel", "4") // what runs beside each other here waits, most of the time
+	os.Exit(browser.Run(m))
+}
 
 // patience bounds what would otherwise hang for ever. Nothing is measured by it.
 const patience = time.Minute
@@ -62,9 +68,13 @@ type app struct {
 	events  *events
 }
 
+var apps atomic.Int32
+
 func newApp(t *testing.T) *app {
 	t.Helper()
-	a := &app{t: t, addr: "127.0.0.1:0", events: newEvents()}
+	// An address of its own: while it restarts, nobody else takes its port.
+	n := apps.Add(1)
+	a := &app{t: t, addr: fmt.Sprintf("127.1.%d.%d:0", n/200, n%200+1), events: newEvents()}
 	a.log = audit.New(slog.NewJSONHandler(&a.lines, nil))
 	a.start()
 	t.Cleanup(func() {
@@ -106,6 +116,7 @@ func (a *app) start() {
 	mux.Handle("/ws", guard.Wrap(http.HandlerFunc(echo)))
 	mux.Handle("/plain", http.HandlerFunc(behave))
 	mux.Handle("/behind", guard.Wrap(http.HandlerFunc(behave)))
+	serveLibraries(mux, guard.Wrap)
 	mux.Handle("/events", streams.Wrap(a.events))
 	mux.Handle("/picture.png", streams.Wrap(http.HandlerFunc(picture)))
 	mux.Handle("/report.csv", streams.Wrap(http.HandlerFunc(report)))

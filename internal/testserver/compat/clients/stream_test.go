@@ -59,7 +59,8 @@ func TestEventSource(t *testing.T) {
 // An image, and a link to a file: each address is good once, and for its own path.
 func TestImageAndDownload(t *testing.T) {
 	a := newApp(t)
-	page := a.ticketgate()
+	page := a.open("image")
+	page.Eval(`import('/ticketgate.js').then((m) => { window.ticketed = m.ticketed })`, nil)
 	page.Expect("401 (Unauthorized)")
 	page.Expect("403 (Forbidden)")
 	load := `(url) => new Promise((resolve) => {
@@ -68,6 +69,11 @@ func TestImageAndDownload(t *testing.T) {
 		image.onerror = () => resolve('refused')
 		image.src = url
 	})`
+	assert.Equal(t, "7x5", page.String(`new Promise((resolve) => {
+		const image = new Image()
+		image.onload = () => resolve(image.naturalWidth + 'x' + image.naturalHeight)
+		void show(image, '/picture.png')
+	})`))
 	url := page.String(`ticketed('/picture.png')`)
 	require.Regexp(t, `^`+a.base+`/picture\.png\?ticket=[\w-]{43}$`, url)
 	assert.Equal(t, "7x5", page.String(fmt.Sprintf(`(%s)(%q)`, load, url)))
@@ -77,7 +83,7 @@ func TestImageAndDownload(t *testing.T) {
 	assert.Equal(t, 1, a.lines.count("ws_ticket_rejected", `"reason":"endpoint"`, "/picture.png"))
 
 	folder := page.Downloads()
-	page.Eval(`ticketed('/report.csv').then((url) => location.assign(url))`, nil)
+	page.Eval(`download('/report.csv')`, nil)
 	var file []byte
 	eventually(t, "the download", func() bool {
 		file, _ = os.ReadFile(filepath.Join(folder, "report.csv"))

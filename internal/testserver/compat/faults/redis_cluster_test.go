@@ -16,7 +16,8 @@ import (
 )
 
 // What the store needs, and what go-redis needs besides to find its way in a cluster.
-const granted = "~ticketgate:* +eval +evalsha +info +get +set +pttl +del +xadd +xrange +xrevrange +xtrim +xread" +
+const granted = "~ticketgate:* +eval +evalsha +info +get +set +pttl +del " +
+	"+xadd +xrange +xrevrange +xtrim +xread" +
 	" +cluster|slots"
 
 func newCluster(t *testing.T) *servers.RedisCluster {
@@ -61,10 +62,15 @@ func TestRedisCluster(t *testing.T) {
 	})
 	t.Run("a user who may do what the README says", func(t *testing.T) {
 		for _, n := range c.Nodes {
-			_, err := n.Do(append([]string{"ACL", "SETUSER", "app", "on", ">secret"}, strings.Fields(granted)...)...)
+			_, err := n.Do(
+				append(
+					[]string{"ACL", "SETUSER", "app", "on", ">secret"},
+					strings.Fields(granted)...)...)
 			require.NoError(t, err)
 		}
-		client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: c.Addrs(), Username: "app", Password: "secret"})
+		client := redis.NewClusterClient(
+			&redis.ClusterOptions{Addrs: c.Addrs(), Username: "app", Password: "secret"},
+		)
 		defer client.Close()
 		store, err := redisstore.New(context.Background(), client, nil)
 		require.NoError(t, err)

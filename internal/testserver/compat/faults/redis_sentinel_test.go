@@ -47,7 +47,13 @@ func TestRedisSentinel(t *testing.T) {
 	h.load(300, node)
 	h.stock(50, node)
 	require.NoError(t, b.CatchUp(a))
-	require.NoError(t, issuer.Revoke(context.Background(), tickets.Revocation{SessionID: "revoked", Reason: "logout"}))
+	require.NoError(
+		t,
+		issuer.Revoke(
+			context.Background(),
+			tickets.Revocation{SessionID: "revoked", Reason: "logout"},
+		),
+	)
 	a.Kill()
 	back := h.accepted
 	require.Eventually(t, func() bool {
@@ -63,7 +69,12 @@ func TestRedisSentinel(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		require.Fail(t, "the issuer has not noticed")
 	}
-	require.Eventually(t, func() bool { return issuer.Health() == nil }, 20*time.Second, 10*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return issuer.Health() == nil },
+		20*time.Second,
+		10*time.Millisecond,
+	)
 	// Had the replica lagged, this would be all that the others can know of it.
 	rs, _, err := store.Next(context.Background(), "")
 	require.NoError(t, err)

@@ -18,10 +18,16 @@ import (
 	"github.com/ticketgate/ticketgate/tickets/redisstore"
 )
 
-// quietly keeps go-redis from telling of every connection that it lost.
+// quietly drops the messages of go-redis about lost connections.
 type quietly struct{ *log.Logger }
 
-func (q quietly) Printf(_ context.Context, format string, v ...any) { q.Logger.Printf(format, v...) }
+func (q quietly) Printf(
+	_ context.Context,
+	format string,
+	v ...any,
+) {
+	q.Logger.Printf(format, v...)
+}
 
 func silenceRedis() { redis.SetLogger(quietly{log.New(io.Discard, "", 0)}) }
 
@@ -123,8 +129,8 @@ func (p *pair) info(field string) int {
 	return n
 }
 
-// redisFaults are made one after another on the same pair. Those that bare commands do not survive
-// say so, and are tried with them: else nobody knew whether the fault was one.
+// redisFaults are made one after another on the same pair. The bare ones make plain commands accept
+// tickets twice, and a test shows that they do: else they might not be faults.
 var redisFaults = []struct {
 	name   string
 	bare   bool // SET and GETDEL accept twice
@@ -245,7 +251,11 @@ var redisFaults = []struct {
 	{"every connection is taken", false, func(p *pair) {
 		narrow := redis.NewClient(&redis.Options{Addr: p.primary.Addr, PoolSize: 1})
 		defer narrow.Close()
-		store, err := redisstore.New(context.Background(), narrow, &redisstore.Options{Timeout: 10 * time.Millisecond})
+		store, err := redisstore.New(
+			context.Background(),
+			narrow,
+			&redisstore.Options{Timeout: 10 * time.Millisecond},
+		)
 		p.ok(err)
 		end := p.every(5*time.Millisecond, func() {
 			narrow.BLPop(context.Background(), 50*time.Millisecond, "nothing")
@@ -292,7 +302,9 @@ func TestRedisFaultsAreReal(t *testing.T) {
 		}
 		t.Run(fault.name, func(t *testing.T) {
 			p := newPair(t, func(t *testing.T, addr string) tickets.Store {
-				client := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, ReadTimeout: 200 * time.Millisecond})
+				client := redis.NewClient(
+					&redis.Options{Addr: addr, MaxRetries: -1, ReadTimeout: 200 * time.Millisecond},
+				)
 				t.Cleanup(func() { client.Close() })
 				return bare{client}
 			})
@@ -310,7 +322,11 @@ func TestRedisFaultsAreReal(t *testing.T) {
 func openRedis(t *testing.T, addr string) tickets.Store {
 	client := redis.NewClient(&redis.Options{Addr: addr})
 	t.Cleanup(func() { client.Close() })
-	store, err := redisstore.New(context.Background(), client, &redisstore.Options{Timeout: 200 * time.Millisecond})
+	store, err := redisstore.New(
+		context.Background(),
+		client,
+		&redisstore.Options{Timeout: 200 * time.Millisecond},
+	)
 	require.NoError(t, err)
 	return store
 }

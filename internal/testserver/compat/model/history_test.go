@@ -88,8 +88,8 @@ func (w *world) any(p *person) {
 	}
 }
 
-// Whatever goroutines that mint, consume and revoke at once are told, while tickets expire and sessions end, there is an
-// order in which it may have happened. MODEL_CALLS is how many calls are made.
+// Goroutines mint, consume and revoke at once, while tickets expire and sessions end. There is an
+// order of their calls that explains all answers. MODEL_CALLS is the number of calls.
 func TestHistory(t *testing.T) {
 	calls := number(t, "MODEL_CALLS", 100_000)
 	w, err := newWorld(memory(), 20*time.Millisecond)
@@ -120,7 +120,8 @@ func TestBrokenHistory(t *testing.T) {
 	}
 }
 
-// A hundred goroutines mint and want each other's tickets: each is accepted once. MODEL_TICKETS is how many are minted.
+// A hundred goroutines mint and want each other's tickets: each is accepted once. MODEL_TICKETS is
+// how many are minted.
 func TestEachTicketOnce(t *testing.T) {
 	total := number(t, "MODEL_TICKETS", 50_000)
 	store := tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: 1 << 24})
@@ -156,7 +157,11 @@ func TestEachTicketOnce(t *testing.T) {
 		wg.Go(func() {
 			user := fmt.Sprint("user ", g)
 			for n := 0; next.Add(1) <= int64(total); n++ {
-				grant := tickets.Grant{SessionID: fmt.Sprint(user, "/", n/50), Provider: "test", UserID: user}
+				grant := tickets.Grant{
+					SessionID: fmt.Sprint(user, "/", n/50),
+					Provider:  "test",
+					UserID:    user,
+				}
 				ticket, err := issuer.Mint(t.Context(), grant)
 				if err != nil {
 					odd.Add(1)
@@ -175,8 +180,22 @@ func TestEachTicketOnce(t *testing.T) {
 	took := time.Since(began)
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	t.Logf("%d tickets in %v: %d accepted, %d refused; %d MB of heap from the system", total, took.Round(time.Millisecond), wins.Load(), losses.Load(), m.HeapSys>>20)
+	t.Logf(
+		"%d tickets in %v: %d accepted, %d refused; %d MB of heap from the system",
+		total,
+		took.Round(time.Millisecond),
+		wins.Load(),
+		losses.Load(),
+		m.HeapSys>>20,
+	)
 	assert.Zero(t, twice.Load(), "accepted twice")
 	assert.Zero(t, odd.Load(), "neither accepted nor used")
 	assert.EqualValues(t, total, wins.Load(), "accepted")
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }

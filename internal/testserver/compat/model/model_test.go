@@ -1,6 +1,6 @@
-// Package model holds an Issuer against a model of what may happen to a ticket: it is minted, and then used, or
-// expires, or is revoked with its session or its person, or dies with its session; at most one of these, and the same
-// for everybody who looks.
+// Package model holds an Issuer against a model of what may happen to a ticket: it is minted, and
+// then used, or expires, or is revoked with its session or its person, or dies with its session; at
+// most one of these, and the same for everybody who looks.
 package model
 
 import (
@@ -21,14 +21,15 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// state is a person's: which tickets have been put and which taken, and which sessions are revoked, a bit for each.
+// state is a person's: which tickets have been put and which taken, and which sessions are revoked,
+// a bit for each.
 type state struct{ put, taken, dead uint64 }
 
 // maxTickets is how many tickets and sessions a person may have.
 const maxTickets = 64
 
-// step is one thing that a call did, or saw: a call is up to two of them, at any two instants of its time, for an Issuer
-// looks at the store and at the revocations one after the other.
+// step is one thing that a call did, or saw: a call is up to two of them, at any two instants of
+// its time, for an Issuer looks at the store and at the revocations one after the other.
 type step struct {
 	kind kind
 	bits uint64 // of tickets or sessions
@@ -72,7 +73,10 @@ var personModel = porcupine.Model{
 		s.dead |= do.bits
 		return true, s
 	},
-	DescribeOperation: func(input, _ any) string { return fmt.Sprintf("%v %b", input.(step).kind, input.(step).bits) },
+	DescribeOperation: func(input,
+		_ any) string {
+		return fmt.Sprintf("%v %b", input.(step).kind, input.(step).bits)
+	},
 }
 
 // world is an issuer, who is known to it, and all that has happened.
@@ -88,7 +92,15 @@ type world struct {
 	seen  [len(outcomes)]int64
 }
 
-var outcomes = [...]string{"minted", "accepted", "used", "expired", "revoked", "unknown", "revocations"}
+var outcomes = [...]string{
+	"minted",
+	"accepted",
+	"used",
+	"expired",
+	"revoked",
+	"unknown",
+	"revocations",
+}
 
 const (
 	minted = iota
@@ -161,7 +173,8 @@ func (p *person) begin(w *world, lasts time.Duration) {
 	defer p.mu.Unlock()
 	s.id = fmt.Sprint(p.name, "/", len(p.sessions))
 	p.sessions = append(p.sessions, s)
-	if !p.revoked.IsZero() && !s.started.After(p.revoked.Add(2*time.Second)) { // clocks may differ by so much
+	if !p.revoked.IsZero() &&
+		!s.started.After(p.revoked.Add(2*time.Second)) { // clocks may differ by so much
 		at := w.clock.Add(2)
 		p.add(at-1, at, step{revokes, 1 << (len(p.sessions) - 1)})
 	}
@@ -186,7 +199,13 @@ func (w *world) mint(p *person, n int) {
 	p.mu.Lock()
 	s := p.sessions[n]
 	p.mu.Unlock()
-	g := tickets.Grant{SessionID: s.id, Provider: "test", UserID: p.name, StartedAt: s.started, SessionExpiresAt: s.ends}
+	g := tickets.Grant{
+		SessionID:        s.id,
+		Provider:         "test",
+		UserID:           p.name,
+		StartedAt:        s.started,
+		SessionExpiresAt: s.ends,
+	}
 	from, began := w.clock.Add(1), time.Now()
 	value, err := w.issuer.Mint(context.Background(), g)
 	ended, to := time.Now(), w.clock.Add(1)
@@ -216,13 +235,6 @@ func (w *world) mint(p *person, n int) {
 	default:
 		w.fail("mint: %v", err)
 	}
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
 }
 
 // consume is a call of Consume with the n-th ticket.
@@ -271,7 +283,10 @@ func (w *world) consume(p *person, n int) {
 // guess is a call of Consume with what nobody has minted.
 func (w *world) guess(value tickets.Ticket) {
 	w.calls.Add(1)
-	if _, err := w.issuer.Consume(context.Background(), value); !errors.Is(err, tickets.ErrUnknown) {
+	if _, err := w.issuer.Consume(context.Background(), value); !errors.Is(
+		err,
+		tickets.ErrUnknown,
+	) {
 		w.fail("a guess: %v", err)
 	}
 	w.saw(unknown)
@@ -318,85 +333,16 @@ func (w *world) explain(people ...*person) string {
 			var b strings.Builder
 			fmt.Fprintf(&b, "no order explains what %s saw:\n", p.name)
 			for _, op := range p.ops {
-				fmt.Fprintf(&b, "%d to %d: %s\n", op.Call, op.Return, personModel.DescribeOperation(op.Input, nil))
+				fmt.Fprintf(
+					&b,
+					"%d to %d: %s\n",
+					op.Call,
+					op.Return,
+					personModel.DescribeOperation(op.Input, nil),
+				)
 			}
 			return b.String()
 		}
 	}
 	return ""
-}
-
-// The stores and issuers below break one promise each, once in a while; whoever checks must find out.
-var broken = map[string]struct {
-	store  func(tickets.Store) tickets.Store
-	forget func() bool
-}{
-	"a ticket is good twice":         {store: func(s tickets.Store) tickets.Store { return &twice{Store: s, taken: map[string]tickets.Grant{}} }},
-	"a ticket lives too long":        {store: func(s tickets.Store) tickets.Store { return longer{s} }},
-	"a ticket is lost":               {store: func(s tickets.Store) tickets.Store { return &loses{Store: s} }},
-	"a ticket is another's":          {store: func(s tickets.Store) tickets.Store { return &mixes{Store: s} }},
-	"a revocation has no effect yet": {forget: every(3)},
-}
-
-// every returns true every n-th time.
-func every(n int64) func() bool {
-	var calls atomic.Int64
-	return func() bool { return calls.Add(1)%n == 0 }
-}
-
-type twice struct {
-	tickets.Store
-	mu    sync.Mutex
-	taken map[string]tickets.Grant
-}
-
-func (s *twice) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) {
-	g, err := s.Store.Take(ctx, key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err == nil {
-		s.taken[key.String()] = g
-	} else if g, ok := s.taken[key.String()]; ok && errors.Is(err, tickets.ErrUsed) {
-		delete(s.taken, key.String())
-		return g, nil
-	}
-	return g, err
-}
-
-type longer struct{ tickets.Store }
-
-func (s longer) Put(ctx context.Context, key tickets.Key, g tickets.Grant) error {
-	g.ExpiresAt = g.ExpiresAt.Add(10 * time.Second)
-	return s.Store.Put(ctx, key, g)
-}
-
-type loses struct {
-	tickets.Store
-	puts atomic.Int64
-}
-
-func (s *loses) Put(ctx context.Context, key tickets.Key, g tickets.Grant) error {
-	if s.puts.Add(1)%5 == 0 {
-		return nil
-	}
-	return s.Store.Put(ctx, key, g)
-}
-
-type mixes struct {
-	tickets.Store
-	mu   sync.Mutex
-	last tickets.Grant
-}
-
-func (s *mixes) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) {
-	g, err := s.Store.Take(ctx, key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err == nil {
-		g, s.last = s.last, g
-		if g.ExpiresAt.IsZero() {
-			g = s.last
-		}
-	}
-	return g, err
 }

@@ -18,8 +18,9 @@ import (
 
 const lifetime = 30 * time.Second
 
-// lives draws what may happen to two people, one thing after another and several at once, while time passes; rapid makes
-// it short where it went wrong. It must be called in a bubble: there time stands still until everybody waits.
+// lives draws what may happen to two people, one thing after another and several at once, while
+// time passes; rapid makes it short where it went wrong. It must be called in a bubble: there time
+// stands still until everybody waits.
 func lives(newStore func() tickets.Store, forget func() func() bool, atOnce bool) func(*rapid.T) {
 	return func(t *rapid.T) {
 		w, err := newWorld(newStore(), lifetime)
@@ -43,7 +44,11 @@ func lives(newStore func() tickets.Store, forget func() func() bool, atOnce bool
 				n := rapid.IntRange(-1, len(p.sessions)-1).Draw(t, "revoked")
 				return func() { w.revoke(p, n) }
 			case what == 9:
-				value := strings.Repeat("A", 42) + rapid.StringMatching(`[AEIMQUYcgkosw048]`).Draw(t, "guess")
+				value := strings.Repeat(
+					"A",
+					42,
+				) + rapid.StringMatching(`[AEIMQUYcgkosw048]`).
+					Draw(t, "guess")
 				return func() { w.guess(tickets.Ticket(value)) }
 			default:
 				n := rapid.IntRange(0, len(p.sessions)-1).Draw(t, "session")
@@ -75,10 +80,17 @@ func lives(newStore func() tickets.Store, forget func() func() bool, atOnce bool
 				if full(people) {
 					t.Skip()
 				}
-				people[rapid.IntRange(0, 1).Draw(t, "person")].begin(w, time.Duration(rapid.IntRange(0, 40).Draw(t, "seconds"))*time.Second)
+				people[rapid.IntRange(0, 1).Draw(t, "person")].begin(
+					w,
+					time.Duration(rapid.IntRange(0, 40).Draw(t, "seconds"))*time.Second,
+				)
 			},
 			"wait": func(t *rapid.T) {
-				time.Sleep(rapid.SampledFrom([]time.Duration{1, time.Millisecond, time.Second, 2*time.Second + 1, 10 * time.Second, lifetime - 1, lifetime, lifetime + 1}).Draw(t, "for"))
+				time.Sleep(
+					rapid.SampledFrom([]time.Duration{1, time.Millisecond, time.Second,
+						2*time.Second + 1, 10 * time.Second, lifetime - 1, lifetime, lifetime + 1}).
+						Draw(t, "for"),
+				)
 			},
 			"": func(t *rapid.T) {
 				if wrong := w.explain(people...); wrong != "" {
@@ -109,7 +121,11 @@ func TestLives(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			tape := check(lives(memory, nil, true))
 			require.False(t, tape.failed, tape.text.String())
-			require.Contains(t, tape.text.String(), fmt.Sprintf("passed %d tests", min(left, atOnce)))
+			require.Contains(
+				t,
+				tape.text.String(),
+				fmt.Sprintf("passed %d tests", min(left, atOnce)),
+			)
 		})
 	}
 }
@@ -140,8 +156,8 @@ func TestBrokenLives(t *testing.T) {
 	}
 }
 
-// rapidFlags keeps rapid from writing files, since what it says is enough, and gives it time to shrink: it looks at the
-// bubble's clock, which every try moves on by minutes.
+// rapidFlags keeps rapid from writing files, since what it says is enough, and gives it time to
+// shrink: it looks at the bubble's clock, which every try moves on by minutes.
 func rapidFlags(t *testing.T) {
 	t.Helper()
 	require.NoError(t, flag.Set("rapid.nofailfile", "true"))

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ticketgate/ticketgate/internal/testserver/compat/browser"
+	"github.com/ticketgate/ticketgate/middleware/client"
 )
 
 func TestMain(m *testing.M) { os.Exit(browser.Run(m)) }
@@ -92,8 +93,8 @@ func start(t *testing.T, program string, variants int, origins []string) [][]api
 	return apis
 }
 
-// servePage serves an empty page and the recipe's module, and returns its port. ?without= leaves a
-// text out of the module.
+// servePage serves an empty page and the recipe's scripts, and returns its port. ?without= leaves a text
+// out of a script.
 func servePage(t *testing.T) (port string) {
 	t.Helper()
 	files := http.NewServeMux()
@@ -101,13 +102,14 @@ func servePage(t *testing.T) (port string) {
 		w.Header().Set("Content-Type", "text/html")
 		fmt.Fprint(w, `<!doctype html><link rel="icon" href="data:,"><title>page</title>`)
 	})
-	files.HandleFunc("/page.js", func(w http.ResponseWriter, r *http.Request) {
-		module, err := os.ReadFile("page/page.js")
+	files.Handle("/ticketgate.js", client.Handler())
+	files.HandleFunc("/page/{script}", func(w http.ResponseWriter, r *http.Request) {
+		script, err := os.ReadFile(filepath.Join("page", filepath.Base(r.PathValue("script"))))
 		assert.NoError(t, err)
 		without := r.FormValue("without")
-		assert.Contains(t, string(module), without)
+		assert.Contains(t, string(script), without)
 		w.Header().Set("Content-Type", "text/javascript")
-		fmt.Fprint(w, strings.Replace(string(module), without, "", 1))
+		fmt.Fprint(w, strings.Replace(string(script), without, "", 1))
 	})
 	server := httptest.NewTLSServer(files)
 	t.Cleanup(server.Close)

@@ -3,6 +3,7 @@
 package origins
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"testing"
@@ -32,12 +33,16 @@ var works = outcome{"200", "200", "hello ada"}
 var variants = []struct {
 	name    string
 	change  []string // what is in the recipe, and what is there instead
-	without string   // in the page's module
+	script  string   // of the page; "": page.js
+	without string   // what is not in it
 	bearer  bool
 	want    outcome
 	oneSite outcome // where a site makes a difference
 }{
 	{name: "the recipe", want: works, oneSite: works},
+	{name: "ticketgate.js", script: "module.js", want: works, oneSite: works},
+	{name: "ticketgate.js, a bearer token", script: "module.js", bearer: true,
+		want: outcome{"200", "200", "hello bearer"}},
 	{name: "a bearer token", bearer: true, want: outcome{"200", "200", "hello bearer"}},
 	{name: "a bearer token, no Credentialed", bearer: true,
 		change: []string{"Credentialed:   true,", ""},
@@ -71,7 +76,7 @@ var variants = []struct {
 }
 
 const visit = `(async () => {
-	const { open } = await import("/page.js?without=%s")
+	const { open } = await import("/page/%s?without=%s")
 	const api = %q, token = %q
 	const auth = token && { Authorization: "Bearer " + token }
 	const status = (path, options) => fetch(api + path, { method: "POST", ...options })
@@ -122,7 +127,8 @@ func TestAcrossOrigins(t *testing.T) {
 					token = apis[i][n].token
 				}
 				var got outcome
-				page.Eval(fmt.Sprintf(visit, url.QueryEscape(v.without),
+				script := cmp.Or(v.script, "page.js")
+				page.Eval(fmt.Sprintf(visit, script, url.QueryEscape(v.without),
 					"https://"+site.api+":"+apis[i][n].port, token), &got)
 				require.Equal(t, want, got)
 			})

@@ -9,15 +9,15 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
+const demo = "github.com/ticketgate/ticketgate/internal/testserver/demo"
+
 // Each module can be fetched by its version into a module that has nothing else, and builds there.
 func TestModules(t *testing.T) {
-	const main = "github.com/ticketgate/ticketgate"
 	all := modules(t)
 	proxy := t.TempDir()
 	for _, m := range all {
@@ -34,34 +34,28 @@ func TestModules(t *testing.T) {
 			c := newConsumer(t, proxy)
 			c.run("go", "get", m.path+"@"+version)
 			if m.dir == "." {
-				c.write("main.go", program(t))
+				c.write("app.go", program(t))
+				c.write("main.go", main)
 				c.run("go", "get", ".") // the program's WebSocket library
 			} else {
-				main := fmt.Sprintf("package main\n\nimport _ %q\n\nfunc main() {}\n", m.path)
-				c.write("main.go", main)
+				text := fmt.Sprintf("package main\n\nimport _ %q\n\nfunc main() {}\n", m.path)
+				c.write("main.go", text)
 			}
-			c.run("go", "build", "-o", os.DevNull, ".")
+			binary := filepath.Join(t.TempDir(), "program")
+			c.run("go", "build", "-o", binary, ".")
 			goMod, err := os.ReadFile(filepath.Join(c.dir, "go.mod"))
 			require.NoError(t, err)
 			require.Contains(t, string(goMod), m.path+" "+version)
 			require.NotContains(t, string(goMod), "replace")
+			if m.dir == "." {
+				visit(t, binary)
+			}
 		})
 	}
 	t.Run("the demo", func(t *testing.T) {
 		c := newConsumer(t, proxy)
-		c.run("go", "install", main+"/internal/testserver/demo@"+version)
+		c.run("go", "install", demo+"@"+version)
 	})
-}
-
-// program returns the README's first block of Go.
-func program(t *testing.T) string {
-	t.Helper()
-	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
-	require.NoError(t, err)
-	_, program, ok := strings.Cut(string(readme), "```go\n")
-	require.True(t, ok, "README.md has no Go block")
-	program, _, _ = strings.Cut(program, "```\n")
-	return program
 }
 
 // RELEASING.md names the tag of each module, and what a module requires before itself. A version
@@ -75,6 +69,7 @@ func TestReleaseNote(t *testing.T) {
 		tags = append(tags, found[1])
 	}
 	all := modules(t)
+	require.Len(t, tags, len(all))
 	for _, m := range all {
 		at := slices.Index(tags, m.tag())
 		require.GreaterOrEqual(t, at, 0, "RELEASING.md has no line: git tag %s", m.tag())

@@ -6,5 +6,5 @@ export const connection = connect('/ws', {
   signal: leaving.signal,
   onopen: () => connection.send('hello'),
   onmessage: ({ data }) => console.log(data),
-  onclose: ({ code, reason }) => console.log(`closed: ${code} ${reason}`), // it comes back
+  onclose: ({ code, reason }) => console.log(code, reason), // it comes back
 })
