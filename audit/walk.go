@@ -35,12 +35,16 @@ func (r *record) add(o *object, attrs []slog.Attr, depth int) {
 		if r.secret(a.Key, weakName) || !r.hasRoom() {
 			continue // before its method is called
 		}
+		if a.Value.Kind() == slog.KindString {
+			r.put(o, a.Key, slog.StringValue(r.text(a.Value.String())))
+			continue
+		}
 		v := r.value(a.Value, depth)
 		group := v.Kind() == slog.KindGroup
 		switch {
-		case group && len(v.Group()) == 0, a.Equal(slog.Attr{}):
+		case group && len(v.Group()) == 0, a.Key == "" && a.Equal(slog.Attr{}):
 		case group && a.Key == "":
-			for _, m := range v.Group() {
+			for _, m := range v.Group() { // which has been through here
 				r.put(o, m.Key, m.Value)
 			}
 		default:
@@ -52,10 +56,7 @@ func (r *record) add(o *object, attrs []slog.Attr, depth int) {
 // value is resolve. At the top it returns !ERROR for a value that can't be
 // encoded, or has a method that panics.
 func (r *record) value(v slog.Value, depth int) (clean slog.Value) {
-	switch {
-	case v.Kind() == slog.KindString:
-		return slog.StringValue(r.text(v.String()))
-	case depth > 0:
+	if depth > 0 {
 		return r.resolve(v, depth)
 	}
 	defer func() {
@@ -66,11 +67,9 @@ func (r *record) value(v slog.Value, depth int) (clean slog.Value) {
 	return r.resolve(v, 0)
 }
 
-// put adds a member of an object, unless it is a secret or there already.
+// put adds a member of an object, unless it is there already.
 func (r *record) put(o *object, name string, v slog.Value) {
-	if r.room -= len(name); r.secret(name, weakName) {
-		return
-	}
+	r.room -= len(name)
 	if len(o.attrs) > hardLine/len(`"":0,`) { // no line has room for more
 		r.truncated = true
 		return
