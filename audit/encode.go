@@ -19,6 +19,7 @@ const (
 	hardLine = 60 << 10  // no line is longer than this and the little that ends it
 	maxText  = 64 << 10  // of a string, no more is looked at
 	maxRoom  = 128 << 10 // bytes that the parts of one value may have
+	maxJSON  = 8 << 10   // of a JSON text that is decoded; a longer one is like any text
 	maxName  = 256       // bytes of a name in a record that is cut
 	minValue = 16        // bytes that every value may have in a record that is cut
 	badValue = "!ERROR"
@@ -115,7 +116,7 @@ func (r *record) text(s string) string {
 	if r.raw || isToken(s) { // as most are
 		return s
 	}
-	if strings.IndexByte("{[ \t\r\n", s[0]) >= 0 && json.Valid([]byte(s)) {
+	if len(s) <= maxJSON && strings.IndexByte("{[ \t\r\n", s[0]) >= 0 && json.Valid([]byte(s)) {
 		return r.jsonText(s)
 	}
 	clean := redactText(s, clipped)

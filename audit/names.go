@@ -129,8 +129,7 @@ func (r *record) decodeObject(d *json.Decoder, depth int) slog.Value {
 			}
 			continue
 		}
-		v := r.decode(d, depth)
-		r.put(&o, name.(string), func() slog.Value { return v })
+		r.put(&o, name.(string), r.decode(d, depth))
 	}
 	_, _ = d.Token()
 	return o.value()

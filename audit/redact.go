@@ -167,11 +167,11 @@ func (m *masker) afterName(i int) (from, to int) {
 		return m.inQuotes(len(m.v) - len(value))
 	case m.v[i] == '=':
 		return from, m.word(from, "&")
-	case rest[0] == '[' && tight: // as http.Header is printed
+	case rest[0] == '[' && tight && !quoted: // as http.Header is printed
 		return from + 1, m.next(from, "]")
 	case !quoted && kind == secretName && m.isHeader(i, name, rest):
 		return from, m.next(from, "\r\n")
-	case rest[0] == '{': // where it ends is not looked for
+	case rest[0] == '{' || rest[0] == '[': // where it ends is not looked for
 		return from, len(m.v)
 	case quoted || tight:
 		return from, m.word(from, ",]})&")

@@ -195,6 +195,19 @@ func TestRedact_InsideValues(t *testing.T) {
 	})
 }
 
+// A long JSON text is not decoded: where a list or an object ends is not looked for.
+func TestRedact_LongJSONText(t *testing.T) {
+	pad := strings.Repeat("x", 20<<10)
+	for _, secret := range []string{
+		`["x",{"y":["z"],"v":"CANARY"}]`, `{"x":{},"y":"CANARY"}`, `"CANARY"`, `["CANARY"]`, `{"a":{"b":"CANARY"}}`,
+	} {
+		line := record(t, "e", slog.String("s", `{"pad":"`+pad+`","a":{"token":`+secret+`}}`))
+		assert.NotContains(t, line, "CANARY")
+		assert.Contains(t, line, pad)
+		assert.Contains(t, line, "***")
+	}
+}
+
 // Linear: minutes, were it quadratic.
 func TestRedact_LongHostileTextIsCut(t *testing.T) {
 	for _, part := range []string{"ticket=", "ticket.", "//a:b", "eyJ0.", "Bearer ", `"ticket":"`, "/token", "Cookie: ", "%25", "password:", `\"`, "x=[", "eyJ0eyJ0"} {

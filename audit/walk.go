@@ -32,43 +32,32 @@ func (r *record) add(o *object, attrs []slog.Attr, depth int) {
 		if depth == 0 {
 			r.room = maxRoom
 		}
+		if r.secret(a.Key, weakName) || !r.hasRoom() {
+			continue // before its method is called
+		}
 		if a.Value.Kind() == slog.KindString {
-			if name, ok := r.name(o, a.Key); ok {
-				o.attrs = append(o.attrs, slog.String(name, r.text(a.Value.String())))
-			}
+			r.put(o, a.Key, slog.StringValue(r.text(a.Value.String())))
 			continue
 		}
-		if r.secret(a.Key, weakName) || !r.hasRoomFor(o) {
-			continue
-		}
-		v := a.Value
-		if depth == 0 {
-			v = r.value(v)
-		} else {
-			v = r.resolve(v, depth)
-		}
+		v := r.value(a.Value, depth)
 		group := v.Kind() == slog.KindGroup
 		switch {
-		case group && len(v.Group()) == 0, a.Equal(slog.Attr{}):
+		case group && len(v.Group()) == 0, a.Key == "" && a.Equal(slog.Attr{}):
 		case group && a.Key == "":
-			for _, m := range v.Group() {
-				if name, ok := r.name(o, m.Key); ok {
-					o.attrs = append(o.attrs, slog.Attr{Key: name, Value: m.Value})
-				}
+			for _, m := range v.Group() { // which has been through here
+				r.put(o, m.Key, m.Value)
 			}
 		default:
-			if name, ok := r.name(o, a.Key); ok {
-				o.attrs = append(o.attrs, slog.Attr{Key: name, Value: v})
-			}
+			r.put(o, a.Key, v)
 		}
 	}
 }
 
-// value is resolve, for values that can't be encoded or have methods that panic.
-func (r *record) value(v slog.Value) (clean slog.Value) {
-	switch v.Kind() {
-	case slog.KindInt64, slog.KindUint64, slog.KindBool, slog.KindDuration:
-		return v
+// value is resolve. At the top it returns !ERROR for a value that can't be
+// encoded, or has a method that panics.
+func (r *record) value(v slog.Value, depth int) (clean slog.Value) {
+	if depth > 0 {
+		return r.resolve(v, depth)
 	}
 	defer func() {
 		if recover() != nil {
@@ -78,24 +67,22 @@ func (r *record) value(v slog.Value) (clean slog.Value) {
 	return r.resolve(v, 0)
 }
 
-// put adds a member of an object, unless it is a secret or there already.
-func (r *record) put(o *object, name string, value func() slog.Value) {
-	if name, ok := r.name(o, name); ok && r.hasRoom() {
-		o.attrs = append(o.attrs, slog.Attr{Key: name, Value: value()})
+// put adds a member of an object, unless it is there already.
+func (r *record) put(o *object, name string, v slog.Value) {
+	r.room -= len(name)
+	if len(o.attrs) > hardLine/len(`"":0,`) { // no line has room for more
+		r.truncated = true
+		return
 	}
-}
-
-// name returns how a name is written, and whether it is.
-func (r *record) name(o *object, name string) (string, bool) {
-	if r.secret(name, weakName) || !r.hasRoomFor(o) ||
-		o.top && (strings.EqualFold(name, "ts") || strings.EqualFold(name, "event")) {
-		return "", false
+	if o.top && (strings.EqualFold(name, "ts") || strings.EqualFold(name, "event")) {
+		return
 	}
 	if !isToken(name) {
 		name = string([]rune(r.text(name))) // U+FFFD for what is not UTF-8, as in a line
 	}
-	r.room -= len(name)
-	return name, !o.has(name)
+	if !o.has(name) {
+		o.attrs = append(o.attrs, slog.Attr{Key: name, Value: v})
+	}
 }
 
 // secret reports whether a name is at least of this kind.
@@ -104,13 +91,6 @@ func (r *record) secret(name string, kind int) bool { return !r.raw && nameKind(
 func (r *record) hasRoom() bool {
 	r.truncated = r.truncated || r.room < 0
 	return r.room >= 0
-}
-
-// hasRoomFor reports whether a line could have one more of o's members.
-func (r *record) hasRoomFor(o *object) bool {
-	full := len(o.attrs) > hardLine/len(`"":0,`)
-	r.truncated = r.truncated || full
-	return !full
 }
 
 // resolve returns what a record has of v: a group, a list, or a single value.
@@ -258,7 +238,9 @@ func (r *record) fields(o *object, v reflect.Value, depth int) {
 				r.fields(o, fv, depth+1)
 			case !f.IsExported(), strings.Contains(options, "omit") && fv.IsZero():
 			default:
-				r.put(o, cmp.Or(name, f.Name), func() slog.Value { return r.walk(fv, depth) })
+				if name = cmp.Or(name, f.Name); !r.secret(name, weakName) && r.hasRoom() {
+					r.put(o, name, r.walk(fv, depth))
+				}
 			}
 		}
 	}
@@ -291,7 +273,9 @@ func (r *record) members(v reflect.Value, depth int) slog.Value {
 	}
 	var o object
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		r.put(&o, name, func() slog.Value { return r.walk(values[name], depth) })
+		if !r.secret(name, weakName) && r.hasRoom() {
+			r.put(&o, name, r.walk(values[name], depth))
+		}
 	}
 	return o.value()
 }
