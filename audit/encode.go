@@ -1,343 +1,307 @@
 package audit
 
 import (
+	"encoding/hex"
+	"encoding/json"
 	"log/slog"
-	"math"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 const (
-	softLine = 32 << 10 // a longer record has its values cut
-	hardLine = 60 << 10 // no line grows longer than this, and the little that ends it
-	maxName  = 256      // bytes of a field's name, in a record that is cut
-	minValue = 16       // bytes that every value may have, in a record that is cut
-	maxDepth = 64       // objects and lists inside one another
-	badValue = `"!ERROR"`
-	masked   = "***"
+	softLine = 32 << 10  // a longer record has its values cut
+	hardLine = 60 << 10  // no line is longer than this and the little that ends it
+	maxText  = 64 << 10  // of a string, no more is looked at
+	maxRoom  = 128 << 10 // bytes that the parts of one value may have
+	maxName  = 256       // bytes of a name in a record that is cut
+	minValue = 16        // bytes that every value may have in a record that is cut
+	badValue = "!ERROR"
 )
 
-// An encoder builds one line. It is never used under a lock: the values that
-// it is given may have methods that record events themselves.
-type encoder struct {
-	buf   []byte
-	limit int  // the line must not grow longer than this
-	room  int  // how many bytes one value may take
-	cut   bool // values are cut to their room, and names to theirs
-	full  bool // the line has reached its limit
-	depth int
-	spans []span // of the secrets in the string at hand
-
-	known [slots]knownName // each at its slot
-
-	second int64                                           // that stamp was made for
-	stamp  [len(`"2006-01-02T15:04:05.000000+00:00"`)]byte // but for its microseconds
+// A record is what becomes of one call of Record: plain values, redacted, no
+// more than a line has room for. It is built before any lock is taken: the
+// values may have methods that record events themselves.
+type record struct {
+	event     string
+	attrs     []slog.Attr
+	truncated bool
+	raw       bool // redacted before
+	asked     int  // LogValuers
+	room      int  // bytes that the value at hand may still gather
+	inText    int  // JSON texts around the value at hand
+	hidden    int  // secrets in texts
+	buf       []byte
 }
 
-type span struct{ from, to int32 }
+var records = sync.Pool{New: func() any { return &record{buf: make([]byte, 0, 1024)} }}
 
-var encoders = sync.Pool{New: func() any { return &encoder{buf: make([]byte, 0, 1024)} }}
-
-func (e *encoder) free() {
-	if cap(e.buf) <= 2*hardLine { // what one monster needed is not kept
-		encoders.Put(e)
-	}
-}
-
-// line returns the record as a line, which is good until the encoder's next use.
-func (e *encoder) line(now time.Time, event Event, attrs []slog.Attr) []byte {
-	e.cut, e.limit, e.room = false, softLine, softLine
-	e.record(now, event, attrs)
-	if e.full {
-		e.cut, e.limit, e.room = true, hardLine, share(attrs)
-		e.record(now, event, attrs)
-		e.buf = append(e.buf, `,"truncated":true`...)
-	}
-	e.buf = append(e.buf, '}', '\n')
-	return e.buf
-}
-
-func (e *encoder) record(now time.Time, event Event, attrs []slog.Attr) {
-	e.full, e.depth = false, 0
-	e.buf = append(e.buf[:0], `{"ts":`...)
-	e.time(now)
-	e.buf = append(e.buf, `,"event":`...)
-	if !e.text(string(event), maxName) && !e.cut {
-		e.full = true
-	}
-	o := object{top: true, notFirst: true}
-	e.attrs(&o, attrs)
-}
-
-// share is what each value may take of a line that is too long: equal parts
-// of what the names leave.
-func share(attrs []slog.Attr) int {
-	names, values := measure(attrs, 0)
-	return max(minValue, (softLine-128-names)/max(values, 1))
-}
-
-// measure returns how many bytes the names take and how many values there
-// are. It counts no further than a line can reach.
-func measure(attrs []slog.Attr, depth int) (names, values int) {
-	for i := 0; i < len(attrs) && names <= softLine; i++ {
-		names += min(len(attrs[i].Key), maxName) + len(`"":,`)
-		if v := attrs[i].Value; v.Kind() == slog.KindGroup && depth < maxDepth {
-			n, m := measure(v.Group(), depth+1)
-			names, values = names+n, values+m
-		} else {
-			values++
-		}
-	}
-	return names, values
-}
-
-func (e *encoder) attrs(o *object, attrs []slog.Attr) {
-	for i := range attrs {
-		if e.full {
-			return
-		}
-		if !e.plainField(o, &attrs[i]) {
-			e.field(o, attrs[i].Key, attrs[i].Value)
-		}
-	}
-}
-
-// kindBad is the kind of what can't be encoded.
-const kindBad = slog.Kind(-1)
-
-// field writes one field, or nothing: of a secret, of a name that is there
-// already, and of what has no room, in which case e.full is set.
-func (e *encoder) field(o *object, key string, v slog.Value) {
-	kind := v.Kind()
-	if kind == slog.KindLogValuer {
-		if nameKind(key) != plainName {
-			return // before its method is called
-		}
-		v, kind = resolve(v)
-	}
-	if kind == slog.KindString {
-		start := len(e.buf)
-		if e.name(o, key) {
-			if !e.text(v.String(), min(e.room, e.limit-len(e.buf))) && !e.cut {
-				e.full = true
-			}
-			e.keep(start)
-		}
+func (r *record) free() {
+	if cap(r.buf) > 2*hardLine || cap(r.attrs) > 1024 {
 		return
 	}
-	var members []slog.Attr
-	if kind == slog.KindGroup {
-		members = v.Group()
-		switch {
-		case len(members) == 0:
-			return
-		case e.depth >= maxDepth:
-			kind = kindBad
-		case key == "": // slog's rule: the members stand here themselves
-			e.depth++
-			e.attrs(o, members)
-			e.depth--
-			return
-		}
-	}
-	if key == "" && kind == slog.KindAny && v.Any() == nil {
-		return // slog's rule: an empty Attr is none
-	}
-
-	start := len(e.buf)
-	if !e.name(o, key) {
-		return
-	}
-	if kind != slog.KindGroup {
-		e.leaf(kind, v)
-	} else if e.buf = append(e.buf, '{'); len(e.buf) <= e.limit {
-		e.depth++
-		e.attrs(&object{}, members)
-		e.depth--
-		e.buf = append(e.buf, '}')
-		return
-	}
-	e.keep(start)
+	clear(r.attrs)
+	*r = record{attrs: r.attrs[:0], buf: r.buf[:0]}
+	records.Put(r)
 }
 
-// keep takes back what was written from start on if the line has no room for it.
-func (e *encoder) keep(start int) {
-	if e.full || len(e.buf) > e.limit {
-		e.full = true
-		e.buf = e.buf[:start]
+// newRecord builds a record and its line, which is in buf until it is freed.
+func newRecord(now time.Time, e Event, attrs []slog.Attr, raw bool) *record {
+	r := records.Get().(*record)
+	r.raw = raw
+	r.room = maxRoom
+	r.event = r.text(string(e))
+	o := object{attrs: r.attrs[:0], top: true}
+	r.add(&o, attrs, 0)
+	r.attrs = o.attrs
+	if r.encode(now); len(r.buf) > softLine {
+		r.cut()
+	} else if !r.truncated {
+		return r
 	}
+	r.truncated = true
+	r.attrs = slices.DeleteFunc(r.attrs, func(a slog.Attr) bool {
+		return strings.EqualFold(a.Key, "truncated")
+	})
+	r.attrs = append(r.attrs, slog.Bool("truncated", true))
+	r.encode(now)
+	return r
 }
 
-// leaf writes a value that is no group.
-func (e *encoder) leaf(kind slog.Kind, v slog.Value) {
-	start := len(e.buf)
-	room := min(e.room, e.limit-start)
-	switch kind {
-	case slog.KindInt64:
-		e.buf = strconv.AppendInt(e.buf, v.Int64(), 10)
-	case slog.KindUint64:
-		e.buf = strconv.AppendUint(e.buf, v.Uint64(), 10)
-	case slog.KindBool:
-		e.buf = strconv.AppendBool(e.buf, v.Bool())
-	case slog.KindDuration:
-		e.duration(v.Duration())
-	case slog.KindFloat64:
-		if e.float(v.Float64(), 64) != nil {
-			e.buf = append(e.buf[:start], badValue...)
-		}
-	case slog.KindTime:
-		if e.time(v.Time()) != nil {
-			e.buf = append(e.buf[:start], badValue...)
-		}
-	case slog.KindAny:
-		e.any(v.Any(), room)
-	default:
-		e.buf = append(e.buf, badValue...)
-	}
-}
-
-// any writes a value of any type. One that is too long is cut as a string is:
-// what stands of its JSON becomes the text of a string.
-func (e *encoder) any(x any, room int) {
-	start, depth := len(e.buf), e.depth
-	w := walker{encoder: e, end: start + room}
-	err := w.top(x)
-	e.depth = depth
-	switch {
-	case err == nil && len(e.buf) <= w.end:
-	case err == errValue:
-		e.buf = append(e.buf[:start], badValue...)
-	case !e.cut:
-		e.full = true
-	case err == errLong && !w.nested && len(e.buf) > start: // a string, cut already
-	default:
-		part := string(e.buf[start:max(start, min(len(e.buf), w.end))])
-		e.buf = e.buf[:start]
-		e.quote(part, nil, room)
-	}
-}
-
-// An object is what is known of the JSON object that is being written.
+// An object is the members of a JSON object so far.
 type object struct {
-	top      bool // the line itself, whose ts and event are ours
-	notFirst bool
-	seen     uint64 // a bit for each slot modulo 64 that a name in few has
-	n        int
-	few      [12]span            // the names, without their quotes
-	many     map[string]struct{} // the names, once few is full
+	attrs []slog.Attr
+	names map[string]struct{} // once there are many
+	top   bool                // it is the line, whose ts and event are the log's own
 }
 
-// name writes a field's name and reports whether its value is to follow.
-func (e *encoder) name(o *object, key string) bool {
-	if nameKind(key) != plainName || o.top && reserved(key, e.cut) {
-		return false
+// value returns the object as a value. slog leaves out groups without members.
+func (o *object) value() slog.Value {
+	if len(o.attrs) == 0 {
+		return slog.AnyValue(map[string]any{})
 	}
-	start := len(e.buf)
-	if o.notFirst {
-		e.buf = append(e.buf, ',')
-	}
-	from := len(e.buf)
-	room := e.limit - from
-	if e.cut {
-		room = min(room, maxName)
-	}
-	if !e.text(key, room) && !e.cut {
-		e.full = true
-	}
-	if e.full || !o.add(e.buf, span{int32(from + 1), int32(len(e.buf) - 1)}) {
-		e.buf = e.buf[:start]
-		return false
-	}
-	o.notFirst = true
-	e.buf = append(e.buf, ':')
-	if o.top && !e.cut {
-		e.know(key, e.buf[start:])
-	}
-	return true
+	return slog.GroupValue(o.attrs...)
 }
 
-// add reports whether the name that stands at s in buf is new.
-func (o *object) add(buf []byte, s span) bool {
-	name := buf[s.from:s.to]
-	if o.many != nil {
-		if _, ok := o.many[string(name)]; ok {
+func (o *object) has(name string) bool {
+	const few = 16
+	if len(o.attrs) < few {
+		return slices.ContainsFunc(o.attrs, func(a slog.Attr) bool { return a.Key == name })
+	}
+	if o.names == nil {
+		o.names = map[string]struct{}{}
+		for _, a := range o.attrs {
+			o.names[a.Key] = struct{}{}
+		}
+	}
+	_, ok := o.names[name]
+	o.names[name] = struct{}{}
+	return ok
+}
+
+// text returns s without the secrets in it. Of a JSON text they go by their
+// names, as values do.
+func (r *record) text(s string) string {
+	clipped := len(s) > maxText
+	if clipped {
+		s, r.truncated = s[:maxText], true
+	}
+	r.room -= len(s)
+	if r.raw || isToken(s) { // as most are
+		return s
+	}
+	if strings.IndexByte("{[ \t\r\n", s[0]) >= 0 && json.Valid([]byte(s)) {
+		return r.jsonText(s)
+	}
+	clean := redactText(s, clipped)
+	if clean != s {
+		r.hidden++
+	}
+	return clean
+}
+
+func isToken(s string) bool {
+	for i := range len(s) {
+		if !inToken(s[i]) {
 			return false
 		}
-		o.many[string(name)] = struct{}{}
-		return true
-	}
-	bit := uint64(1) << (slot(name) % 64)
-	if o.seen&bit != 0 {
-		for _, k := range o.few[:o.n] {
-			if string(buf[k.from:k.to]) == string(name) {
-				return false
-			}
-		}
-	}
-	if o.n < len(o.few) {
-		o.seen |= bit
-		o.few[o.n] = s
-		o.n++
-		return true
-	}
-	o.many = map[string]struct{}{string(name): {}}
-	for _, k := range o.few {
-		o.many[string(buf[k.from:k.to])] = struct{}{}
 	}
 	return true
 }
 
-// reserved reports whether key would pass for one of the log's own fields
-// with a reader that, as encoding/json does, takes no account of case.
-func reserved(key string, cut bool) bool {
-	switch len(key) {
-	case len("ts"), len("tſ"):
-		return strings.EqualFold(key, "ts")
-	case len("event"):
-		return strings.EqualFold(key, "event")
-	case len("truncated"):
-		return cut && strings.EqualFold(key, "truncated")
-	}
-	return false
-}
-
-// time writes t as RFC 3339 has it, in UTC, with microseconds.
-func (e *encoder) time(t time.Time) error {
-	if second := t.Unix(); second != e.second || e.stamp[0] == 0 {
-		t = t.UTC()
-		if year := t.Year(); year < 0 || year > 9999 {
-			return errValue
+// plain returns v as encoding/json and slog's handlers write it in a list.
+func plain(v slog.Value) any {
+	switch v.Kind() {
+	case slog.KindGroup:
+		m := map[string]any{}
+		for _, a := range v.Group() {
+			m[a.Key] = plain(a.Value)
 		}
-		e.second = second
-		t.AppendFormat(e.stamp[:0], `"2006-01-02T15:04:05.000000+00:00"`)
+		return m
+	case slog.KindDuration:
+		return v.Duration().String()
+	case slog.KindTime:
+		return string(appendTime(nil, v.Time()))
 	}
-	micro := t.Nanosecond() / 1000
-	digits2(e.stamp[21:], micro/10000)
-	digits2(e.stamp[23:], micro/100%100)
-	digits2(e.stamp[25:], micro%100)
-	e.buf = append(e.buf, e.stamp[:]...)
-	return nil
+	return v.Any()
 }
 
-func digits2(b []byte, n int) { b[0], b[1] = byte('0'+n/10), byte('0'+n%10) }
-
-// duration writes d as time.ParseDuration reads it: "1.5s".
-func (e *encoder) duration(d time.Duration) {
-	e.buf = append(e.buf, '"')
-	e.buf = append(e.buf, d.String()...)
-	e.buf = append(e.buf, '"')
+// encode writes the record's line to buf.
+func (r *record) encode(now time.Time) {
+	b := append(r.buf[:0], `{"ts":"`...)
+	b = appendTime(b, now)
+	b = appendString(append(b, `","event":`...), r.event)
+	for _, a := range r.attrs {
+		b = appendString(append(b, ','), a.Key)
+		b = appendValue(append(b, ':'), a.Value)
+	}
+	r.buf = append(b, '}', '\n')
 }
 
-func (e *encoder) float(f float64, bits int) error {
-	if math.IsNaN(f) || math.IsInf(f, 0) {
-		return errValue
+// appendTime is t.AppendFormat with "2006-01-02T15:04:05.000000+00:00", for
+// which package time has no short cut.
+func appendTime(b []byte, t time.Time) []byte {
+	b = t.UTC().AppendFormat(b, time.RFC3339)
+	b[len(b)-1] = '.' // in the place of Z
+	dot := len(b) - 1
+	b = strconv.AppendInt(b, int64(t.Nanosecond()/1000+1_000_000), 10)
+	b = append(b[:dot+1], b[dot+2:]...)
+	return append(b, "+00:00"...)
+}
+
+func appendValue(b []byte, v slog.Value) []byte {
+	switch v.Kind() {
+	case slog.KindString:
+		return appendString(b, v.String())
+	case slog.KindGroup:
+		b = append(b, '{')
+		for i, a := range v.Group() {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendString(b, a.Key)
+			b = appendValue(append(b, ':'), a.Value)
+		}
+		return append(b, '}')
+	case slog.KindDuration, slog.KindTime:
+		return appendString(b, plain(v).(string))
+	case slog.KindInt64:
+		return strconv.AppendInt(b, v.Int64(), 10)
 	}
-	format := byte('f')
-	if size := math.Abs(f); size != 0 && (size < 1e-6 || size >= 1e21) {
-		format = 'e'
+	switch x := v.Any().(type) {
+	case []any:
+		b = append(b, '[')
+		for i, x := range x {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendValue(b, slog.AnyValue(x))
+		}
+		return append(b, ']')
+	case map[string]any:
+		members := make([]slog.Attr, 0, len(x))
+		for _, name := range slices.Sorted(maps.Keys(x)) {
+			members = append(members, slog.Any(name, x[name]))
+		}
+		return appendValue(b, slog.GroupValue(members...))
+	default: // a number, true, false or null
+		text, err := json.Marshal(x)
+		if err != nil {
+			return appendString(b, badValue)
+		}
+		return append(b, text...)
 	}
-	e.buf = strconv.AppendFloat(e.buf, f, format, -1, bits)
-	return nil
+}
+
+// appendString appends s as a JSON string.
+func appendString(b []byte, s string) []byte {
+	b = append(b, '"')
+	from := 0
+	for i := 0; i < len(s); {
+		if c := s[i]; c >= ' ' && c < 0x7f && c != '"' && c != '\\' {
+			i++
+			continue
+		}
+		r, size := utf8.DecodeRuneInString(s[i:])
+		if width(r, size) == size {
+			i += size
+			continue
+		}
+		b = append(b, s[from:i]...)
+		switch {
+		case r == '"' || r == '\\':
+			b = append(b, '\\', byte(r))
+		case r == utf8.RuneError:
+			b = utf8.AppendRune(b, r)
+		default:
+			b = append(b, `\u`...)
+			b = hex.AppendEncode(b, []byte{byte(r >> 8), byte(r)})
+		}
+		i += size
+		from = i
+	}
+	return append(append(b, s[from:]...), '"')
+}
+
+// width is how many bytes of a line stand for r, of size bytes. Escaped are
+// control characters, and those that make a line look like another: line ends,
+// the bidi controls of UAX #9 (CVE-2021-42574), the byte order mark.
+func width(r rune, size int) int {
+	switch {
+	case r == '"' || r == '\\':
+		return 2
+	case r < 0x20 || r >= 0x7f && r <= 0x9f || r == 0x2028 || r == 0x2029 ||
+		r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || r == 0xfeff:
+		return len(`\u0000`)
+	case r == utf8.RuneError && size == 1:
+		return utf8.RuneLen(r)
+	}
+	return size
+}
+
+// cut cuts a record to what a line has room for: each value to an equal share.
+// A group or a list that is too long becomes a string, of its JSON.
+func (r *record) cut() {
+	names := 128 // with the time
+	for _, a := range r.attrs {
+		names += min(len(a.Key), maxName) + len(`"":,`)
+	}
+	room := max(minValue, (softLine-names)/max(len(r.attrs), 1))
+	left := hardLine - maxName
+	r.event = cutText(r.event, maxName)
+	for i := range r.attrs {
+		a := &r.attrs[i]
+		a.Key = cutText(a.Key, maxName)
+		start := len(r.buf)
+		if r.buf = appendValue(r.buf, a.Value); len(r.buf)-start > room {
+			text := string(r.buf[start:])
+			if a.Value.Kind() == slog.KindString {
+				text = a.Value.String()
+			}
+			a.Value = slog.StringValue(cutText(text, room))
+		}
+		r.buf = appendValue(appendString(r.buf[:start], a.Key), a.Value)
+		if left -= len(r.buf) - start + len(`:,`); left < 0 {
+			r.attrs = r.attrs[:i]
+			return
+		}
+		r.buf = r.buf[:start]
+	}
+}
+
+// cutText returns the beginning of s that takes no more than room bytes of a line.
+func cutText(s string, room int) string {
+	room -= len(`""`)
+	for i := 0; i < len(s); {
+		r, size := utf8.DecodeRuneInString(s[i:])
+		if room -= width(r, size); room < 0 {
+			return s[:i]
+		}
+		i += size
+	}
+	return s
 }

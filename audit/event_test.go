@@ -29,6 +29,7 @@ func TestEvents(t *testing.T) {
 		{audit.Revoke, "revoke", slog.LevelInfo},
 		{audit.SessionVerifyFailure, "session_verify_failure", slog.LevelWarn},
 		{audit.TicketMinted, "ws_ticket_minted", slog.LevelInfo},
+		{audit.MintRefused, "ws_mint_refused", slog.LevelWarn},
 		{audit.TicketRejected, "ws_ticket_rejected", slog.LevelWarn},
 		{audit.UpgradeRefused, "ws_upgrade_refused", slog.LevelWarn},
 		{audit.SocketOpened, "ws_opened", slog.LevelInfo},

@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"context"
+	"errors"
 	"expvar"
 	"fmt"
 	"io"
@@ -98,6 +99,65 @@ func ExampleLog_Handler() {
 	// lines in the file: 2
 }
 
+// An async is a slog.Handler that does not wait: a goroutine hands on what it
+// is given.
+type async struct {
+	slog.Handler
+	records chan slog.Record
+	done    chan struct{}
+}
+
+func newAsync(h slog.Handler, size int) *async {
+	a := &async{h, make(chan slog.Record, size), make(chan struct{})}
+	go func() {
+		defer close(a.done)
+		for r := range a.records {
+			_ = a.Handler.Handle(context.Background(), r)
+		}
+	}()
+	return a
+}
+
+func (a *async) Handle(_ context.Context, r slog.Record) error {
+	select {
+	case a.records <- r.Clone():
+		return nil
+	default:
+		return errors.New("too many events are waiting") // the Log counts it as failed
+	}
+}
+
+// Close waits for the events that are waiting. Nothing may be recorded later.
+func (a *async) Close() {
+	close(a.records)
+	<-a.done
+}
+
+// A Log over a handler that does not wait keeps requests fast while the disk
+// hangs. What is lost with it: a process that is killed loses the events that
+// are waiting; where more than 1000 are, further ones are dropped; and the
+// context's values do not reach the file.
+func ExampleNew_async() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	file, err := audit.OpenFile(filepath.Join(dir, "auth.log"), nil)
+	if err != nil {
+		panic(err)
+	}
+	queue := newAsync(file.Handler(), 1000)
+	log := audit.New(queue)
+
+	log.Record(context.Background(), audit.LoginSuccess, slog.String("user_id", "u1"))
+
+	log.Close()   // reports what was suppressed
+	queue.Close() // then nothing is recorded any more
+	fmt.Println(file.Close(), file.Stats().Written, log.Stats().Failed)
+	// Output: <nil> 1 0
+}
+
 // Counters is a slog.Handler that counts events, and refusals by reason.
 type Counters struct{ *expvar.Map }
 
@@ -128,56 +188,6 @@ func ExampleNew_counters() {
 	// Output: {"ws_ticket_minted": 3, "ws_ticket_rejected/used": 1}
 }
 
-// What a crash left of a line is no record.
-func ExampleRead() {
-	log := `{"ts":"2026-05-27T09:12:27.000123+00:00","event":"login_success","user_id":"u1"}
-{"ts":"2026-05-27T09:12:27.0004
-{"ts":"2026-05-27T09:12:31.730001+00:00","event":"logout","user_id":"u1"}
-`
-	for rec, err := range audit.Read(strings.NewReader(log)) {
-		if err != nil {
-			panic(err)
-		}
-		fmt.Println(rec.Time.Format(time.TimeOnly), rec.Event, rec.Fields["user_id"], rec.Skipped)
-	}
-	// Output:
-	// 09:12:27 login_success u1 0
-	// 09:12:31 logout u1 1
-}
-
-// Follow shows events as they come, as tail -F does.
-func ExampleFollow() {
-	dir, err := os.MkdirTemp("", "")
-	if err != nil {
-		panic(err)
-	}
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "auth.log")
-	log, err := audit.OpenFile(path, nil)
-	if err != nil {
-		panic(err)
-	}
-	defer log.Close()
-
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	events := audit.Follow(ctx, path) // from here on
-	log.Record(ctx, audit.LoginStart)
-	log.Record(ctx, audit.LoginSuccess)
-	for rec, err := range events {
-		if err != nil {
-			panic(err)
-		}
-		fmt.Println(rec.Event)
-		if rec.Event == audit.LoginSuccess {
-			stop() // ends the sequence
-		}
-	}
-	// Output:
-	// login_start
-	// login_success
-}
-
 // Lines that are on the disk before Record returns, in files of a week each,
 // of which a year's are kept.
 func ExampleFileOptions() {
@@ -204,5 +214,5 @@ func ExampleLog_Stats() {
 	log := audit.New(slog.NewTextHandler(io.Discard, nil))
 	log.Record(context.Background(), audit.LoginStart)
 	fmt.Printf("%+v\n", log.Stats())
-	// Output: {Written:1 Failed:0 Dropped:0 Suppressed:0}
+	// Output: {Written:1 Failed:0 Suppressed:0}
 }

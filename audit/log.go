@@ -2,216 +2,220 @@ package audit
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ticketgate/ticketgate/audit/internal/logfile"
 )
 
-// A Log records events. New makes one of any slog.Handler, OpenFile one of a
-// file. The zero value is not usable, but a nil *Log is: it records to
-// slog.Default(). All methods may be called at the same time.
+// A Log records events. New makes one of a slog.Handler, OpenFile one of a
+// file. A nil *Log records to slog.Default(). The methods may be called
+// concurrently.
 type Log struct {
 	handler slog.Handler // of a log without a file; nil: slog.Default()'s
-	file    *file
-	queue   *queue // of a file's log, as its options say
-	group   *group
+	file    *logfile.File
 	floods  *floods
-	spare   atomic.Pointer[encoder] // of whoever recorded last
 
 	closing  sync.Once
 	closeErr error
 
-	written, failed, dropped, suppressed atomic.Uint64
+	written, failed, suppressed atomic.Uint64
 
 	inside  atomic.Int32 // calls of the handler that have not returned
-	warning atomic.Bool  // a warning is being given
-	warned  atomic.Int64 // when the last one was, Unix nanoseconds
+	warning atomic.Bool  // a warning is under way
+	warned  atomic.Int64 // when the last one was, in Unix nanoseconds
 }
 
 // byDefault is what a nil *Log stands for.
-var byDefault Log
-
-var (
-	errClosed  = errors.New("the log is closed")
-	errDropped = errors.New("the queue is full")
-)
+var byDefault = New(nil)
 
 // New returns a Log that hands its events to h: the event as the message and
-// as the first attribute, "event", then the attributes, redacted. What is not
-// a plain value arrives as what its JSON would hold: groups for objects, []any
-// for lists. Refusals have slog.LevelWarn, all others slog.LevelInfo.
+// as the first attribute, "event", then the attributes. Refusals are suppressed
+// at FileOptions' default rates, and secrets redacted, as they are for a file.
+// What is not a plain value arrives as its JSON would be: groups for objects,
+// []any for lists. Refusals have slog.LevelWarn, all others slog.LevelInfo.
 //
-// h.Enabled is not asked. A level that somebody sets against chatter must not
-// make sign-ins vanish; a handler that wants to choose can do so in Handle, as
-// slog.NewMultiHandler's does for each of its parts. Only slog.DiscardHandler
-// is taken at its word. A nil h stands for slog.Default().
+// h.Enabled is not called: a level that is set against chatter must not make
+// sign-ins vanish. A handler can choose in Handle, as slog.NewMultiHandler's
+// does for its parts. A nil h stands for slog.Default().
+//
+// Record waits for h. To record without waiting, pass a handler that does not
+// wait: the example shows one, and what is lost with it.
 func New(h slog.Handler) *Log {
-	return &Log{handler: h}
+	l := &Log{handler: h}
+	o, _ := (*FileOptions)(nil).withDefaults()
+	l.floods = newFloods(o, l.summary)
+	return l
 }
 
-// Record writes one event with attrs as its fields. It never fails its caller:
-// whatever goes wrong, in a handler, on a disk or in a value's own methods, is
-// counted, and told to slog.Default() as a warning, at most once a minute.
+// Record records one event with attrs as its fields. It never fails its
+// caller: what goes wrong in a handler, on a disk or in a value's methods is
+// counted, and reported to slog.Default() as a warning, at most once a minute.
 //
-// Attributes that are secrets by their name, and further ones of a name that
-// was there, are left out; ts and event are not for a caller to set. A value
-// that can't be encoded, or has a method that panics, becomes "!ERROR".
+// Attributes that are secrets by their name, and further ones with a name that
+// is there already, are left out; ts and event are the log's own. A value that
+// can't be encoded, or has a method that panics, becomes "!ERROR".
 func (l *Log) Record(ctx context.Context, e Event, attrs ...slog.Attr) {
-	switch {
-	case l == nil:
-		byDefault.hand(ctx, slog.Default().Handler(), e, attrs)
-	case l.file != nil:
-		l.write(e, attrs)
-	case l.handler == nil:
-		l.hand(ctx, slog.Default().Handler(), e, attrs)
-	case l.handler == slog.DiscardHandler:
-		l.written.Add(1)
-	default:
-		l.hand(ctx, l.handler, e, attrs)
-	}
-}
-
-// Enabled reports whether anybody receives what is recorded: it is false over
-// slog.DiscardHandler only. Whoever has to compute attributes may ask, and then
-// record without them: the event still counts.
-func (l *Log) Enabled() bool {
-	return l == nil || l.file != nil || l.handler != slog.DiscardHandler
-}
-
-// Stats is what became of the events recorded so far: their sum is how many
-// there were. Lines that the log writes on its own account are not among them.
-type Stats struct {
-	Written    uint64 // whole lines in the file, or records that a handler took without an error
-	Failed     uint64 // not written, because of an error
-	Dropped    uint64 // not written, because the queue was full or Close had waited enough
-	Suppressed uint64 // refusals beyond the rates that FileOptions sets
-}
-
-// Stats returns the log's counts. They are exact once no Record is under way
-// and nothing is queued.
-func (l *Log) Stats() Stats {
 	if l == nil {
-		l = &byDefault
+		l = byDefault
 	}
-	return Stats{l.written.Load(), l.failed.Load(), l.dropped.Load(), l.suppressed.Load()}
-}
-
-// Close writes what is queued, tells what was suppressed, and closes the file.
-// With a queue it waits no longer than FileOptions.CloseWait: if the disk
-// hangs, the error says how many lines were not written. What is recorded
-// later is lost, and counted as failed. A log that has no file has nothing to
-// close. Closing again is harmless, and returns the same.
-func (l *Log) Close() error {
-	if l == nil || l.file == nil {
-		return nil
+	if l.handler == slog.DiscardHandler {
+		l.written.Add(1)
+		return
 	}
-	l.closing.Do(func() {
-		if l.queue != nil {
-			if l.closeErr = l.queue.close(l.file.o.CloseWait); l.closeErr != nil {
-				return // the disk hangs: it would hang whoever closes the file
-			}
-		}
-		l.floods.close()
-		if err := l.file.close(); err != nil {
-			l.closeErr = fmt.Errorf("audit: close log %q: %w", l.file.path, err)
-		}
-	})
-	return l.closeErr
-}
-
-// write is Record for a log that has a file.
-func (l *Log) write(e Event, attrs []slog.Attr) {
 	now := time.Now()
 	if e.refusal() && l.floods.suppress(now, e, attrs) {
 		l.suppressed.Add(1)
 		return
 	}
-	enc := l.spare.Swap(nil) // which costs less than the pool
-	if enc == nil {
-		enc = encoders.Get().(*encoder)
-	}
-	line := enc.line(now, e, attrs)
-	var err error
-	switch {
-	case l.queue != nil:
-		err = l.queue.add(line) // and counts it when it is written
-	case l.group != nil:
-		err = l.group.add(line)
-	default:
-		_, err = l.file.write(now, line, 1)
-	}
-	if cap(enc.buf) > 2*hardLine || !l.spare.CompareAndSwap(nil, enc) {
-		enc.free()
-	}
-	switch {
-	case err == errDropped:
-		l.dropped.Add(1)
-		l.warn("an event was dropped", err)
-	case err != nil:
-		l.fail(1, err)
-	case l.queue == nil:
-		l.written.Add(1)
-	}
+	l.count(l.write(ctx, now, e, attrs, false))
 }
 
-// summary writes a line of the log's own.
-func (l *Log) summary(e Event, attrs ...slog.Attr) error {
-	enc := encoders.Get().(*encoder)
-	defer enc.free()
-	now := time.Now()
-	_, err := l.file.write(now, enc.line(now, e, attrs), 1)
-	return err
+// write redacts and encodes an event, unless that was done before, and writes
+// it to the file or hands it to the handler.
+func (l *Log) write(
+	ctx context.Context, now time.Time, e Event, attrs []slog.Attr, raw bool,
+) error {
+	r := newRecord(now, e, attrs, raw)
+	defer r.free()
+	if l.file != nil {
+		return l.file.Write(now, r.buf)
+	}
+	return l.handle(ctx, now, e, r)
 }
 
-// maxInside ends a handler that records events of its own, through this log
-// and without end, before the stack does.
+// maxInside ends a handler that records events through this log without end,
+// before the stack does.
 const maxInside = 10_000
 
-// hand is Record for a log that has a handler.
-func (l *Log) hand(ctx context.Context, h slog.Handler, e Event, attrs []slog.Attr) {
+func (l *Log) handle(ctx context.Context, now time.Time, e Event, r *record) (err error) {
+	defer l.inside.Add(-1)
 	if l.inside.Add(1) > maxInside {
-		l.inside.Add(-1)
-		l.fail(1, fmt.Errorf("%d calls of the handler have not returned", maxInside))
-		return
+		return fmt.Errorf("%d calls of the handler have not returned", maxInside)
 	}
 	defer func() {
-		l.inside.Add(-1)
 		if p := recover(); p != nil {
-			l.fail(1, fmt.Errorf("the handler panicked: %v", p))
+			err = fmt.Errorf("the handler panicked: %v", p)
 		}
 	}()
+	h := l.handler
+	if h == nil {
+		h = slog.Default().Handler()
+	}
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	enc := encoders.Get().(*encoder)
-	r := enc.slogRecord(time.Now(), e, attrs)
-	enc.free()
-	if err := h.Handle(ctx, r); err != nil {
-		l.fail(1, err)
-		return
-	}
-	l.written.Add(1)
+	rec := slog.NewRecord(now, e.level(), r.event, 0)
+	rec.AddAttrs(slog.String("event", r.event))
+	rec.AddAttrs(r.attrs...)
+	return h.Handle(ctx, rec)
 }
 
-// fail counts events that were not written, and warns.
-func (l *Log) fail(n int, err error) {
-	l.failed.Add(uint64(n))
+// summary records an event of the log's own.
+func (l *Log) summary(e Event, attrs ...slog.Attr) error {
+	return l.write(context.Background(), time.Now(), e, attrs, false)
+}
+
+// Handler returns a slog.Handler that writes to l what another Log hands to
+// it: a record's message is the event, its attributes are the fields. It
+// neither suppresses nor redacts, because that Log has done so. Use it with
+// slog.NewMultiHandler, to write to a file and somewhere else:
+//
+//	log := audit.New(slog.NewMultiHandler(file.Handler(), metrics))
+func (l *Log) Handler() slog.Handler {
+	if l == nil {
+		l = byDefault
+	}
+	return sink(func(ctx context.Context, e Event, attrs []slog.Attr) error {
+		err := l.write(ctx, time.Now(), e, attrs, true)
+		l.count(err)
+		return err
+	})
+}
+
+// A sink is a slog.Handler that is one function.
+type sink func(ctx context.Context, e Event, attrs []slog.Attr) error
+
+func (s sink) Enabled(context.Context, slog.Level) bool { return true }
+
+func (s sink) Handle(ctx context.Context, rec slog.Record) error {
+	attrs := make([]slog.Attr, 0, rec.NumAttrs())
+	rec.Attrs(func(a slog.Attr) bool {
+		attrs = append(attrs, a)
+		return true
+	})
+	return s(ctx, Event(rec.Message), attrs)
+}
+
+func (s sink) WithAttrs(first []slog.Attr) slog.Handler {
+	return sink(func(ctx context.Context, e Event, attrs []slog.Attr) error {
+		return s(ctx, e, slices.Concat(first, attrs))
+	})
+}
+
+func (s sink) WithGroup(name string) slog.Handler {
+	return sink(func(ctx context.Context, e Event, attrs []slog.Attr) error {
+		group := slog.Attr{Key: name, Value: slog.GroupValue(attrs...)}
+		return s(ctx, e, []slog.Attr{group})
+	})
+}
+
+// Stats is what became of the events recorded so far: their sum is how many
+// there were. Lines that the log writes on its own account do not count.
+type Stats struct {
+	Written    uint64 // whole lines in the file, or records that a handler took without an error
+	Failed     uint64 // not written, because of an error
+	Suppressed uint64 // refusals beyond the rates that FileOptions sets
+}
+
+// Stats returns the log's counts. They are exact once no Record is under way.
+func (l *Log) Stats() Stats {
+	if l == nil {
+		l = byDefault
+	}
+	return Stats{l.written.Load(), l.failed.Load(), l.suppressed.Load()}
+}
+
+// Close reports what was suppressed, and closes the file. What is recorded to
+// a file later is lost, and counted as failed. Later calls return the same.
+func (l *Log) Close() error {
+	if l == nil {
+		return nil
+	}
+	l.closing.Do(func() {
+		l.floods.close()
+		if l.file == nil {
+			return
+		}
+		if err := l.file.Close(); err != nil {
+			l.closeErr = fmt.Errorf("audit: close log: %w", err)
+		}
+	})
+	return l.closeErr
+}
+
+// count counts an event that was written or, with an error, was not.
+func (l *Log) count(err error) {
+	if err == nil {
+		l.written.Add(1)
+		return
+	}
+	l.failed.Add(1)
 	l.warn("an event was not recorded", err)
 }
 
-// warn tells slog.Default() what went wrong, if it was told nothing within
-// the minute. It may lead back here, may panic and may hang: the mark is set
-// before it is called, and it is not waited for longer than a moment.
+// warn reports to slog.Default() what went wrong, if nothing was reported
+// within the minute. That may lead back here, may panic and may hang: the mark
+// is set before, and it is waited for no longer than a moment.
 func (l *Log) warn(what string, err error) {
 	now := time.Now().UnixNano()
 	last := l.warned.Load()
-	if age := now - last; last != 0 && age >= 0 && age < int64(time.Minute) || !l.warned.CompareAndSwap(last, now) {
-		return
-	}
-	if !l.warning.CompareAndSwap(false, true) {
+	recent := last != 0 && now >= last && now-last < int64(time.Minute)
+	if recent || !l.warned.CompareAndSwap(last, now) || !l.warning.CompareAndSwap(false, true) {
 		return
 	}
 	done := make(chan struct{})
@@ -222,7 +226,8 @@ func (l *Log) warn(what string, err error) {
 			close(done)
 		}()
 		slog.Default().LogAttrs(context.Background(), slog.LevelWarn, "audit: "+what,
-			slog.String("error", mask(err.Error())), slog.Uint64("failed", l.failed.Load()), slog.Uint64("dropped", l.dropped.Load()))
+			slog.String("error", redactText(err.Error(), false)),
+			slog.Uint64("failed", l.failed.Load()))
 	}()
 	moment := time.NewTimer(100 * time.Millisecond)
 	defer moment.Stop()

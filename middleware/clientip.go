@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/textproto"
+	"slices"
 	"strings"
 )
 
@@ -27,12 +29,7 @@ func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
 		nets = append(nets, n)
 	}
 	isTrusted := func(a netip.Addr) bool {
-		for _, n := range nets {
-			if n.Contains(a) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(nets, func(n netip.Prefix) bool { return n.Contains(a) })
 	}
 	return func(r *http.Request) string {
 		peer := remoteHost(r)
@@ -40,48 +37,45 @@ func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
 		if err != nil {
 			return peer
 		}
-		addr = addr.Unmap()
-		lines := r.Header["X-Forwarded-For"]
+		addr = addr.Unmap().WithZone("") // no prefix contains an address with a zone
 		// Each proxy appends, and may do so in a line of its own: walk from the end.
-		for i := len(lines) - 1; i >= 0; i-- {
-			for rest, more := lines[i], true; more; {
-				if !isTrusted(addr) {
-					return addr.String()
-				}
-				var hop string
-				rest, hop, more = cutLast(rest, ',')
-				if addr, err = parseHop(trimOWS(hop)); err != nil {
-					return ""
-				}
+		lines := r.Header["X-Forwarded-For"]
+		hops := strings.Split(strings.Join(lines, ","), ",")
+		for i := len(hops) - 1; i >= 0 && len(lines) > 0 && isTrusted(addr); i-- {
+			if addr, err = parseHop(textproto.TrimString(hops[i])); err != nil {
+				return ""
 			}
 		}
 		return addr.String()
 	}
 }
 
-// cutLast cuts s at its last sep; without one, all of s is the last part.
-func cutLast(s string, sep byte) (before, last string, found bool) {
-	i := strings.LastIndexByte(s, sep)
-	if i < 0 {
-		return "", s, false
+// parseHop reads an address as proxies write it: bare, in brackets, or with a
+// port. A zone, which may be any text, means nothing on another machine, and the
+// unspecified address (0.0.0.0, ::) is nobody's.
+func parseHop(s string) (netip.Addr, error) {
+	addrPort, err := netip.ParseAddrPort(s)
+	addr := addrPort.Addr()
+	if err != nil {
+		if n := len(s); n > 2 && s[0] == '[' && s[n-1] == ']' {
+			s = s[1 : n-1]
+		}
+		if addr, err = netip.ParseAddr(s); err != nil {
+			return netip.Addr{}, err
+		}
 	}
-	return s[:i], s[i+1:], true
+	if addr = addr.Unmap(); strings.Contains(s, "%") || addr.IsUnspecified() {
+		return netip.Addr{}, errors.New("not the address of a client")
+	}
+	return addr, nil
 }
 
-// parseHop reads an address as proxies write it: bare, in brackets, or with a
-// port. A zone, which may be any text, means nothing on another machine.
-func parseHop(s string) (addr netip.Addr, err error) {
-	if strings.Contains(s, "%") {
-		return addr, errors.New("an address with a zone")
+// clientIP returns what the function of the options says, or the default.
+func clientIP(configured func(*http.Request) string, r *http.Request) string {
+	if configured != nil {
+		return configured(r)
 	}
-	if ap, err := netip.ParseAddrPort(s); err == nil {
-		return ap.Addr().Unmap(), nil
-	}
-	if n := len(s); n > 2 && s[0] == '[' && s[n-1] == ']' {
-		s = s[1 : n-1]
-	}
-	addr, err = netip.ParseAddr(s)
-	return addr.Unmap(), err
+	return remoteHost(r)
 }
 
 // remoteHost is the default ClientIP: the peer's address without its port.

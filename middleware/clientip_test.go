@@ -68,7 +68,16 @@ var forwardedFor = []struct {
 	{name: "IPv4 in IPv6, the client", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"::ffff:203.0.113.9"}, want: "203.0.113.9"},
 	{name: "IPv4 in IPv6, a proxy on the way", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"203.0.113.9, ::ffff:10.0.0.2"}, want: "203.0.113.9"},
 	{name: "IPv4 in IPv6, as trusted", trusted: "::ffff:10.0.0.0/104", peer: "10.0.0.1:1", lines: []string{"203.0.113.9"}, want: "203.0.113.9"},
-	{name: "a zone of our own", trusted: "10.0.0.0/8", peer: "[fe80::1%eth0]:1", want: "fe80::1%eth0"},
+	{name: "a zone of our own", source: "HOSTILE C5", trusted: "10.0.0.0/8", peer: "[fe80::1%eth0]:1", want: "fe80::1"},
+	{name: "a trusted peer with a zone", source: "HOSTILE C5", trusted: "fe80::/10", peer: "[fe80::1%eth0]:1", want: "fe80::1"},
+	{name: "behind a trusted peer with a zone", source: "HOSTILE C5", trusted: "fe80::/10", peer: "[fe80::1%eth0]:1", lines: []string{"203.0.113.9"}, want: "203.0.113.9"},
+	{name: "a zone around IPv4", source: "HOSTILE C5", trusted: "10.0.0.0/8", peer: "[::ffff:10.0.0.1%eth0]:1", lines: []string{"203.0.113.9"}, want: "203.0.113.9"},
+	{name: "0.0.0.0", source: "HOSTILE C5", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"0.0.0.0"}, want: ""},
+	{name: "0.0.0.0 with a port", source: "HOSTILE C5", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"0.0.0.0:80"}, want: ""},
+	{name: "::", source: "HOSTILE C5", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"::"}, want: ""},
+	{name: ":: in brackets", source: "HOSTILE C5", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"[::]:80"}, want: ""},
+	{name: "0.0.0.0 in IPv6", source: "HOSTILE C5", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"::ffff:0.0.0.0"}, want: ""},
+	{name: "0.0.0.0 on the way", source: "HOSTILE C5", trusted: "0.0.0.0/0", peer: "10.0.0.1:1", lines: []string{"203.0.113.9, 0.0.0.0"}, want: ""},
 	{name: "a Unix socket", trusted: "10.0.0.0/8", peer: "@", lines: []string{"203.0.113.9"}, want: "@"},
 	{name: "no peer at all", trusted: "0.0.0.0/0", peer: "", lines: []string{"203.0.113.9"}, want: ""},
 }
@@ -114,7 +123,7 @@ func TestForwardedForOverTheWire(t *testing.T) {
 }
 
 // Whoever names no proxy trusts none: no door believes a header by default.
-func TestNobodyIsTrustedByDefault(t *testing.T) {
+func TestClientIP_NoProxyIsTrustedByDefault(t *testing.T) {
 	gate, gateRec := newGate(t, middleware.GateOptions{})
 	b := newBed(t, middleware.GuardOptions{})
 	minting := newMintBed(t, middleware.MintOptions{}, nil)
@@ -131,7 +140,7 @@ func TestNobodyIsTrustedByDefault(t *testing.T) {
 }
 
 // Other headers are anybody's to set.
-func TestForwardedForReadsNothingElse(t *testing.T) {
+func TestForwardedFor_ReadsNoOtherHeader(t *testing.T) {
 	gate, rec := newGate(t, middleware.GateOptions{ClientIP: middleware.ForwardedFor(prefixes("127.0.0.1/32")...)})
 	srv := serve(t, gate.Wrap(whoami))
 	for _, c := range []struct {

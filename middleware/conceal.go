@@ -15,154 +15,130 @@ import (
 // sent.
 //
 // It acts on every request that resembles a WebSocket upgrade, and on any other
-// whose query has a parameter called ticket that looks like one of ours: an
-// application's own "?ticket=ST-1" stays. The value goes from URL.RawQuery,
-// RequestURI and Referer; a query that does not parse, and may hide one, goes
-// whole. A ticket that travels in Sec-WebSocket-Protocol, a header
-// that nobody logs, stays where it is for the Guard.
+// whose query has a parameter that looks like one of ours: 43 characters of
+// base64url under a name that contains ticket, in any case (?TICKET=, ?ticket[]=,
+// ??ticket=). An application's own "?ticket=ST-1" stays. The parameter goes from
+// URL.RawQuery, RequestURI and every URL in Referer; a query that does not parse,
+// and may hide one, goes whole. A ticket that travels in Sec-WebSocket-Protocol, a
+// header that nobody logs, stays where it is for the Guard.
 //
-// A ticket that a log has caught is worth little: it is good once, and for
+// A ticket that a log has caught is worth little: it is valid once, and for
 // seconds. But it is a credential until it is used.
 func ConcealTicket(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c := findTickets(r, resemblesUpgrade(r)); c.any() {
+		concealed := withoutTicketInURL(r, resemblesUpgrade(r))
+		if concealed != r {
 			ctx := r.Context()
 			// Once: an inner ConcealTicket sees a query that has lost it.
 			if _, ok := ctx.Value(sentQueryKey{}).(*string); !ok {
 				query := r.URL.RawQuery
-				ctx = context.WithValue(ctx, sentQueryKey{}, &query)
+				concealed = concealed.WithContext(context.WithValue(ctx, sentQueryKey{}, &query))
 			}
-			r = r.WithContext(ctx)
-			c.apply(r, new(url.URL))
 		}
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, concealed)
 	})
 }
 
-// sentQueryKey finds the query as the client sent it; a pointer, for a context
-// prints the strings that it carries.
-type sentQueryKey struct{}
-
-func sentQuery(r *http.Request) string {
-	if q, ok := r.Context().Value(sentQueryKey{}).(*string); ok {
-		return *q
+// withoutTicket returns r as a handler gets it that is behind a Guard: there is no
+// ticket left, also in Sec-WebSocket-Protocol.
+func withoutTicket(r *http.Request) *http.Request {
+	r = withoutTicketInURL(r, true)
+	offered := listOf(r.Header[protocolHeader])
+	kept := slices.DeleteFunc(slices.Clone(offered), func(p string) bool {
+		return strings.HasPrefix(p, protocolPrefix)
+	})
+	if len(kept) == len(offered) {
+		return r
 	}
-	return r.URL.RawQuery
+	c := *r
+	c.Header = r.Header.Clone() // others may hold on to the original
+	if c.Header.Del(protocolHeader); len(kept) > 0 {
+		c.Header.Set(protocolHeader, strings.Join(kept, ", "))
+	}
+	return &c
 }
 
-// looksMinted reports whether a value could be a ticket that was minted here.
-func looksMinted(value string) bool {
-	if len(value) != 43 {
-		return false
-	}
-	for i := 0; i < len(value); i++ {
-		if c := value[i]; !isAlnum(c) && c != '-' && c != '_' {
-			return false
+// withoutTicketInURL returns r itself if there is nothing to take out. With all,
+// every ticket parameter goes; without, those that look like one of ours.
+func withoutTicketInURL(r *http.Request, all bool) *http.Request {
+	query, uri := stripQuery(r.URL.RawQuery, all), stripURI(r.RequestURI, all)
+	sent := r.Header["Referer"]
+	referers := sent
+	for i, line := range sent {
+		if stripped := stripURI(line, all); stripped != line {
+			referers = slices.Concat(referers[:i], []string{stripped}, sent[i+1:])
 		}
 	}
-	return true
-}
-
-// concealed is how a request's URL, RequestURI and Referer read without the
-// tickets that are in them.
-type concealed struct {
-	query, uri string
-	referers   []string
-
-	url, referer bool // which of them read differently
-}
-
-func (c *concealed) any() bool { return c.url || c.referer }
-
-// findTickets looks for what has to go from a request. With all, every ticket
-// parameter goes; without, those that look like one of ours.
-func findTickets(r *http.Request, all bool) (c concealed) {
-	sent := r.URL.RawQuery
-	c.query, c.url = stripQuery(sent, all)
-	c.uri = r.RequestURI
-	if path, ok := strings.CutSuffix(c.uri, sent); !ok || !strings.HasSuffix(path, "?") {
-		uri, changed := stripURI(c.uri, all)
-		c.uri, c.url = uri, c.url || changed
-	} else if c.url {
-		c.uri = withQuery(path[:len(path)-1], c.query)
+	if query == r.URL.RawQuery && uri == r.RequestURI && slices.Equal(referers, sent) {
+		return r
 	}
-	c.referers = r.Header["Referer"]
-	for i, line := range c.referers {
-		if stripped, changed := stripURI(line, all); changed {
-			if !c.referer {
-				c.referers, c.referer = slices.Clone(c.referers), true
-			}
-			c.referers[i] = stripped
-		}
+	c, u := *r, *r.URL
+	u.RawQuery, u.ForceQuery = query, false
+	c.URL, c.RequestURI = &u, uri
+	c.Form = nil // an outer ParseForm kept the ticket: parse anew
+	if len(sent) > 0 {
+		c.Header = r.Header.Clone() // others may hold on to the original
+		c.Header["Referer"] = referers
 	}
-	return c
+	return &c
 }
 
-// apply changes r, which is a shallow copy that is the caller's; its URL goes
-// into u.
-func (c *concealed) apply(r *http.Request, u *url.URL) {
-	*u = *r.URL
-	u.RawQuery, u.ForceQuery = c.query, false
-	r.URL, r.RequestURI = u, c.uri
-	r.Form = nil // an outer ParseForm kept the ticket: parse anew
-	if c.referer {
-		r.Header = r.Header.Clone() // others may hold on to the original
-		r.Header["Referer"] = c.referers
-	}
-}
-
-func stripURI(uri string, all bool) (kept string, changed bool) {
+func stripURI(uri string, all bool) string {
 	path, query, _ := strings.Cut(uri, "?")
-	query, changed = stripQuery(query, all)
-	if !changed {
-		return uri, false
-	}
-	return withQuery(path, query), true
-}
-
-func withQuery(path, query string) string {
-	if query == "" {
+	switch stripped := stripQuery(query, all); stripped {
+	case query:
+		return uri
+	case "":
 		return path
+	default:
+		return path + "?" + stripped
 	}
-	return path + "?" + query
 }
 
 // stripQuery takes out ticket parameters, and leaves every other byte as it was.
-func stripQuery(query string, all bool) (kept string, changed bool) {
+func stripQuery(query string, all bool) string {
 	if query == "" {
-		return "", false
+		return ""
 	}
-	named := strings.Contains(unescapeValid(query), ticketParam)
+	named := strings.Contains(strings.ToLower(unescapeTwice(query)), ticketParam)
 	if !named && !all {
-		return query, false
+		return query
 	}
-	if !ticketsIn(query, func(string) {}) {
-		return "", true
+	if _, err := url.ParseQuery(query); err != nil {
+		return ""
 	}
 	if !named {
-		return query, false
+		return query
 	}
-	var b strings.Builder
-	first := true
+	var left []string
 	for pair := range strings.SplitSeq(query, "&") {
-		key, value, _ := strings.Cut(pair, "=")
-		key, _ = unescape(key)
-		value, _ = unescape(value)
-		if key == ticketParam && (all || looksMinted(value)) {
-			changed = true
+		if !holdsTicket(pair, all) {
+			left = append(left, pair)
 			continue
 		}
-		if !first {
-			b.WriteByte('&')
+		// A second ? begins no query, but pages write it.
+		before := pair[:max(0, strings.IndexAny(pair, "?#"))]
+		if before != "" && !holdsTicket(before, all) {
+			left = append(left, before)
 		}
-		first = false
-		b.WriteString(pair)
 	}
-	if !changed {
-		return query, false
-	}
-	return b.String(), true
+	return strings.Join(left, "&")
 }
+
+// holdsTicket reports whether a pair is a ticket's, or looks like one: 43
+// characters of base64url under a name that contains ticket, in any case. With
+// all, whatever is called ticket is one.
+func holdsTicket(pair string, all bool) bool {
+	if name, _, _ := strings.Cut(pair, "="); all && unescapeValid(name) == ticketParam {
+		return true
+	}
+	_, rest, named := strings.Cut(strings.ToLower(unescapeTwice(pair)), ticketParam)
+	_, value, _ := strings.Cut(rest, "=")
+	return named && slices.ContainsFunc(strings.FieldsFunc(value, isNotBase64URL), looksMinted)
+}
+
+// unescapeTwice decodes a URL in a URL, too.
+func unescapeTwice(s string) string { return unescapeValid(unescapeValid(s)) }
 
 // unescapeValid decodes what is a valid escape and keeps what is not, so that
 // no broken escape elsewhere in a query hides a parameter's name.

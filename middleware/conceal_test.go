@@ -46,6 +46,22 @@ var concealRows = []concealRow{
 	{"another alphabet", "RFC 4648 4", "ticket=" + strings.Repeat("+", 43), asItWas, nothingLeft},
 	{"no value", "", "ticket", asItWas, nothingLeft},
 	{"other names", "RFC 3986 6.2.2.1", "TICKET=a&xticket=b&ticketx=c&ticket.x=d&ticket[]=e&%2574icket=f", asItWas, asItWas},
+	{"name in capitals", "HOSTILE W1, W27", "TICKET=" + minted + "&a=1", "a=1", "a=1"},
+	{"an array", "HOSTILE W1, W27", "ticket[]=" + minted + "&a=1", "a=1", "a=1"},
+	{"an array, escaped", "HOSTILE W1, W27", "a=1&ticket%5B0%5D=" + minted, "a=1", "a=1"},
+	{"??", "HOSTILE W1, W27", "?ticket=" + minted, nothingLeft, nothingLeft},
+	{"?? before others", "HOSTILE W1, W27", "?ticket=" + minted + "&a=1", "a=1", "a=1"},
+	{"behind a second ?", "HOSTILE W1, W27", "a=1?ticket=" + minted, "a=1", "a=1"},
+	{"behind a second ?, before others", "HOSTILE W1, W27", "a=1?Ticket=" + minted + "&b=2", "a=1&b=2", "a=1&b=2"},
+	{"behind a #", "like a second ?", "a=1#ticket=" + minted, "a=1", "a=1"},
+	{"name goes on behind a #", "like a second ?", "a=1&x#ticket#y=" + minted, "a=1&x", "a=1&x"},
+	{"a longer name", "HOSTILE W27", "ws_ticket=" + minted + "&ticketId=" + minted + "&a=1", "a=1", "a=1"},
+	{"escaped twice", "CWE-174", "%2574icket=" + minted + "&a=1", "a=1", "a=1"},
+	{"spaces around it", "copied by hand", "ticket=+" + minted + "%0A&a=1", "a=1", "a=1"},
+	{"in the URL in a value", "a way back", "next=%2Fws%3Fticket%3D" + minted + "&a=1", "a=1", "a=1"},
+	{"in the URL in a value, not escaped", "a way back", "next=/ws?ticket=" + minted + "&a=1", "next=/ws&a=1", "next=/ws&a=1"},
+	{"name alone, and another's value", "", "ticket&a=" + minted, asItWas, "a=" + minted},
+	{"in the name of a page", "", "page=/tickets/" + minted, asItWas, asItWas},
 	{"in a value", "", "next=/ws%3Fticket%3Da&q=ticket", asItWas, asItWas},
 	{"semicolon", "golang/go#25192", "a=1;ticket=" + minted, nothingLeft, nothingLeft},
 	{"semicolon behind", "golang/go#25192", "ticket=" + minted + "&a;b", nothingLeft, nothingLeft},
@@ -116,7 +132,7 @@ func TestConcealTicket(t *testing.T) {
 
 // Parts of a request that a concealed ticket must not be found in, and others
 // that concealing it must leave alone.
-func TestConcealTicketElsewhere(t *testing.T) {
+func TestConcealTicket_OtherParts(t *testing.T) {
 	t.Run("what it does not concern it does not copy", func(t *testing.T) {
 		r := httptest.NewRequest("GET", "/ws?a=1&ticket=ST-1", nil)
 		r.Header.Set("Referer", "https://app.example/?a=1")
@@ -157,6 +173,11 @@ func TestConcealTicketElsewhere(t *testing.T) {
 		a := send(t, srv, get("/", "Referer: ?ticket="+minted, "Referer: https://[x/?a=1&ticket="+minted, "Referer: ::"))
 		assert.Contains(t, a.Body, `"Referer":["","https://[x/?a=1","::"]`)
 	})
+	t.Run("several URLs in one Referer", func(t *testing.T) {
+		srv := serve(t, middleware.ConcealTicket(tells))
+		a := send(t, srv, get("/", "Referer: https://a.example/?TICKET="+minted+", https://b.example/?a=1&ticket[]="+minted+"&b=2"))
+		requireNoSecret(t, "what the handler sees", a.Body)
+	})
 	t.Run("absolute form", func(t *testing.T) {
 		srv := serve(t, middleware.ConcealTicket(tells))
 		a := send(t, srv, get("http://app.example/ws?a=1&ticket="+minted))
@@ -190,7 +211,7 @@ func TestConcealTicketElsewhere(t *testing.T) {
 
 // A guard's verdict is the same behind one ConcealTicket, behind two, and
 // behind none: what was concealed still counts.
-func TestConcealTicketChangesNoVerdict(t *testing.T) {
+func TestConcealTicket_GuardDecidesTheSame(t *testing.T) {
 	all := append(append([]refusal{}, badHandshakes...), badTickets...)
 	all = append(all, refusal{name: "good", request: upgrade("GET", ws+"&a=1"), status: 101}, refusal{name: "good, in a protocol",
 		request: upgrade("GET", "/ws?a=1", "Sec-WebSocket-Protocol: chat, ticket.{T}"), status: 101})
@@ -218,7 +239,7 @@ func TestConcealTicketChangesNoVerdict(t *testing.T) {
 }
 
 // What is behind the guard finds the session, and no ticket anywhere.
-func TestGuardHandsOnNoTicket(t *testing.T) {
+func TestGuard_HandlerSeesNoTicket(t *testing.T) {
 	started := time.Date(2026, 5, 27, 9, 12, 27, 123, time.UTC)
 	for _, tc := range []struct{ name, target, referer, protocol, wantQuery, wantReferer, wantProtocol string }{
 		{"query", "/ws?a=1&&ticket={T}&b=%7e", "/page", "", "a=1&&b=%7e", "/page", ""},

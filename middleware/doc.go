@@ -1,6 +1,6 @@
 // Package middleware is what a request meets on its way to a WebSocket: the
 // [Gate] that asks who is there, the [Mint] that hands the page a ticket, and
-// the [Guard] that takes it at the upgrade and passes on to any WebSocket
+// the [Guard] that consumes it at the upgrade and passes on to any WebSocket
 // library. All are plain net/http: Wrap is a func(http.Handler) http.Handler.
 //
 //	page → gate.Wrap(mint)                                POST /api/auth/ws-ticket
@@ -10,48 +10,64 @@
 // the socket's handler, and nothing that changes r.Method, the Upgrade headers
 // or the query in between.
 //
-// # What a client is told
+// # What is refused
 //
-// A refusal is a JSON object whose error names what the client can act on:
+// A refusal is one line in the audit, written before the client gets its answer:
+// a JSON object whose error says what the client can act on. Over
+// [RejectByClosing], and when a live socket is closed, a page reads the close code
+// instead, with the error as its reason. Having no credential at all is everyday
+// life, and not recorded ("-"). The audit alone learns the [Rejection]'s Reason;
+// it shows ticket and session ids only hashed. This is all that is refused:
 //
-//	401  unauthenticated, session_expired   sign in (login_url says where); a page load is redirected
-//	401  ticket_rejected                    unknown, used, expired or revoked: one answer for all
-//	403  forbidden                          the Origin, or a ticket for another endpoint
-//	426  upgrade_required                   no WebSocket upgrade, or not version 13
-//	400, 405, 413, 414, 415, 501, 505       the request itself is wrong; its ticket is not spent
-//	429  too_many                           Retry-After
-//	503  unavailable                        it could not be decided: Retry-After, cookies untouched
+//	event                   status error                      close reasons
+//	-                       401    unauthenticated            4401  no_session
+//	-                       503    unavailable                1013  unavailable
+//	session_verify_failure  401    session_expired            4401  invalid_or_expired_session
+//	session_verify_failure  503    unavailable                1013  unavailable
+//	ws_mint_refused         400    bad_request                -     body
+//	ws_mint_refused         401    session_expired            4401  revoked, session
+//	ws_mint_refused         401    unauthenticated            4401  session
+//	ws_mint_refused         403    forbidden                  4403  endpoint, origin
+//	ws_mint_refused         405    method_not_allowed         -     method
+//	ws_mint_refused         413    too_large                  -     body
+//	ws_mint_refused         415    unsupported_media_type     -     body
+//	ws_mint_refused         429    too_many                   4429  too_many
+//	ws_mint_refused         503    unavailable                1013  store
+//	ws_ticket_rejected      400    bad_request                -     two_tickets
+//	ws_ticket_rejected      401    ticket_rejected            4401  expired, no_ticket, revoked,
+//	                                                              session, unknown, used
+//	ws_ticket_rejected      403    forbidden                  4403  endpoint, session
+//	ws_ticket_rejected      503    unavailable                1013  session, store
+//	ws_upgrade_refused      400    bad_request                -     body, key, not_upgrade, query,
+//	                                                              query_ticket
+//	ws_upgrade_refused      403    forbidden                  4403  origin
+//	ws_upgrade_refused      405    method_not_allowed         -     method
+//	ws_upgrade_refused      414    uri_too_long               -     query
+//	ws_upgrade_refused      426    upgrade_required           -     not_upgrade, version
+//	ws_upgrade_refused      429    too_many                   4429  too_many
+//	ws_upgrade_refused      501    not_implemented            -     not_hijackable, not_upgrade
+//	ws_upgrade_refused      503    unavailable                1001  going_away
+//	ws_upgrade_refused      505    http_version_not_supported -     version
 //
-// Over [RejectByClosing], and when a live socket is ended, a page reads it as a
-// close code: 4401 for a ticket or session that is no good (any more), 4403 for
-// origin and endpoint, 4429 for too many, 1013 for try again, 1001 when the
-// server goes away. The reason that comes with it is the error above, or
-// session_revoked or session_expired.
+// 401 asks a page to sign in (login_url says where), and a page load is
+// redirected; ticket_rejected is one answer for every ticket that is not valid.
+// With 400, 405, 413, 414, 415, 426, 501 and 505 the request itself is wrong; its
+// ticket is still valid. 429 and 503 have Retry-After, and leave cookies alone. As
+// a reason, key is whatever is wrong with a Sec-WebSocket header, not_upgrade at
+// 400 an upgrade to more than a WebSocket, and session a session that has ended,
+// that Restore refused, or (403) that is not the one in the request's context.
 //
-// # What the operator is told
-//
-// Every decision but the everyday one, a request without any credential, is one
-// line in the audit, written before the client is answered. The client learns
-// the Code of a [Rejection] (and at a 401 of Gate or Mint, in reason, whether it
-// had a credential at all), the audit its Reason. Ticket and session ids appear
-// only hashed. The reasons:
-//
-//	session_verify_failure  invalid_or_expired_session; unavailable; recheck: Restore could not decide
-//	ws_ticket_rejected      no_ticket, two_tickets; unknown, used, expired, revoked; endpoint: made out
-//	                        for another path; session: it ended, or is another one; store: it failed
-//	ws_upgrade_refused      not_upgrade, method, version, key (or a subprotocol), body, query, origin,
-//	                        too_many; upgrade_failed: admitted, and the handler never took the connection
-//	ws_closed               session_revoked, session_expired, too_many, unavailable, going_away, closed
-//	                        (by the handler), dropped, or the application's own
-//	revoke                  the application's own; one line on every node
-//
-// A refused mint is told as ws_upgrade_refused or ws_ticket_rejected, with the
-// reason that fits.
+// A live socket is closed with 4401 (session_revoked, session_expired, or the
+// application's own reason), 4429 (evicted), 1013 (unavailable), 1001
+// (going_away) or 1011 (panic). Its ws_closed has the same reason, or closed
+// (by the handler) or dropped. ws_upgrade_refused with upgrade_failed is a socket
+// that was admitted, and whose handler never took the connection.
+// session_verify_failure with recheck is a Restore that could not decide.
 //
 // # What is promised
 //
-// Whatever cannot be decided lets nobody in and signs nobody out. A request that
-// is malformed, comes from another site's page or finds no room has not spent
-// its ticket; the ticket is taken last. A socket ends when its session does: see
+// What cannot be decided is refused, and signs nobody out. A request that is
+// malformed, comes from another site's page or finds no room leaves its ticket
+// valid; the ticket is consumed last. A socket ends when its session does: see
 // [Sockets].
 package middleware

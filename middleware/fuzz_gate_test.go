@@ -68,6 +68,12 @@ func FuzzGatePaths(f *testing.F) {
 				t.Errorf("public, though ServeMux does not serve it: %d", w.Code)
 			case !readsAsOne(r.URL):
 				t.Errorf("public, though readers disagree on %q", r.URL.Path)
+			case r.URL.RawPath != "":
+				w, literal := httptest.NewRecorder(), *r
+				literal.URL = &url.URL{Path: r.URL.RawPath}
+				if mux.ServeHTTP(w, &literal); w.Header().Get("X-Reached") == "" {
+					t.Errorf("public, though not to a router that matches %q", r.URL.RawPath)
+				}
 			}
 			return
 		}
@@ -236,7 +242,7 @@ func FuzzForwardedFor(f *testing.F) {
 		if ap, e := netip.ParseAddrPort(s); e == nil {
 			a, err = ap.Addr(), nil
 		}
-		return a.Unmap(), err == nil && a.Zone() == ""
+		return a.Unmap(), err == nil && a.Zone() == "" && !a.Unmap().IsUnspecified()
 	}
 	f.Fuzz(func(t *testing.T, peer, header string) {
 		addr, err := netip.ParseAddrPort(peer)

@@ -12,32 +12,31 @@ import (
 	"github.com/ticketgate/ticketgate/audit"
 )
 
-// Gate asks who is there. It puts the session into the request's context, or
-// sends the request to sign in: a page load by a redirect, everything else by
+// Gate finds the session of a request. It puts the session into the request's
+// context, or refuses: a page load by a redirect to sign in, everything else by
 // 401. It is safe for concurrent use.
 type Gate struct {
 	sessions  Authenticator
-	login     *url.URL // nil: nobody is redirected
+	login     *url.URL // nil: no redirects
 	loginPath string   // of login, where it is on this server
 	public    *publicRoutes
-	api       []string
-	audit     *audit.Log
-	clientIP  func(*http.Request) string
-	onReject  func(http.ResponseWriter, *http.Request, *Rejection)
+	opts      GateOptions
 }
 
 // GateOptions configure a [Gate].
 type GateOptions struct {
 	// LoginURL is where a person signs in: a path on this server, which is then
 	// public, or an http or https URL. It gets a parameter next, see [Next].
-	// Default "": nobody is redirected, every refusal is 401.
+	// Default "": no redirects, every refusal is 401.
 	LoginURL string
-	// Public are http.ServeMux patterns of what may be asked for without a
+	// Public are http.ServeMux patterns of what needs no
 	// session, such as "/static/" or "GET /healthz". A session that is recognised
 	// is put into the context there too. They are matched as a ServeMux at this
 	// place would; a path that is not clean (/public/../admin, //login, %2e, %2f)
-	// is never public. Name a guarded socket's path too where the Gate stands
-	// around a whole router: there a ticket is all that is asked for.
+	// is never public, nor one with a needless escape that matches only when it is
+	// decoded (/st%61tic/). A wildcard matches any segment: "/{lang}/about" opens
+	// /admin/about too. Name a guarded socket's path too where the Gate stands
+	// around a whole router: there a ticket is all that is needed.
 	// Default: none but the path of LoginURL.
 	Public []string
 	// API are path prefixes whose requests get 401 and never a redirect.
@@ -53,79 +52,62 @@ type GateOptions struct {
 	OnReject func(http.ResponseWriter, *http.Request, *Rejection)
 }
 
-// NewGate returns a Gate that asks sessions about every request. Its error
+// NewGate returns a Gate that calls sessions for every request. Its error
 // joins everything that is wrong with the configuration.
 func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
-	var o GateOptions
+	g := &Gate{sessions: sessions}
 	if opts != nil {
-		o = *opts
+		g.opts = *opts
 	}
-	g := &Gate{sessions: sessions, audit: o.Audit, clientIP: o.ClientIP, onReject: o.OnReject, api: []string{"/api/"}}
+	o := &g.opts
 	errs := []error{misconfigured(sessions)}
+	var err error
 	if o.LoginURL != "" {
-		var err error
 		if g.login, err = parseLoginURL(o.LoginURL); err != nil {
 			errs = append(errs, fmt.Errorf("in LoginURL: %q: %w", o.LoginURL, err))
 		} else if g.login.Host == "" {
 			g.loginPath = g.login.Path
 		}
 	}
-	if o.API != nil {
-		g.api = append([]string(nil), o.API...)
+	if o.API = slices.Clone(o.API); o.API == nil {
+		o.API = []string{"/api/"}
 	}
-	for _, p := range g.api {
+	for _, p := range o.API {
 		if !strings.HasPrefix(p, "/") {
-			errs = append(errs, fmt.Errorf("in API: %q: want a path prefix that begins with /, such as /api/", p))
+			errs = append(errs, fmt.Errorf("in API: %q: want a path prefix such as /api/", p))
 		}
 	}
-	var err error
-	if g.public, err = newPublicRoutes(o.Public, g.loginPath); err != nil {
-		errs = append(errs, err)
+	g.public, err = newPublicRoutes(o.Public, g.loginPath)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return nil, fmt.Errorf("middleware.NewGate: %w", err)
 	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("middleware: NewGate: %w", err)
-	}
-	g.clientIP, g.onReject = defaults(g.clientIP, g.onReject)
 	return g, nil
 }
 
-func defaults(
-	clientIP func(*http.Request) string,
-	onReject func(http.ResponseWriter, *http.Request, *Rejection),
-) (func(*http.Request) string, func(http.ResponseWriter, *http.Request, *Rejection)) {
-	if clientIP == nil {
-		clientIP = remoteHost
-	}
-	if onReject == nil {
-		onReject = func(w http.ResponseWriter, r *http.Request, rej *Rejection) { rej.ServeHTTP(w, r) }
-	}
-	return clientIP, onReject
-}
-
 // Authenticate is the gate's decision, for applications that do not use
-// [Gate.Wrap]. There is a Rejection, or a session, or neither: that is a public
-// route without a session. A refusal has been audited when it is returned.
+// [Gate.Wrap]. It returns a Rejection, which is recorded, or a session, or
+// neither: that is a public route without a session.
 func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *Rejection) {
-	var ended *Session
+	var s *Session
 	var rej *Rejection
 	if r.Method == http.MethodConnect && !isExtendedConnect(r) {
 		// Nothing behind a gate is a proxy, and ServeMux does not clean the paths
 		// of CONNECT.
-		rej = refuse(http.StatusMethodNotAllowed, codeNotAllowed, reasonMethod)
-		rej.allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+		rej = rejectMethod(refusedConnect, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 	} else {
-		s, err := authenticate(g.sessions, w, r)
-		if err == nil {
+		var err error
+		if s, err = authenticate(g.sessions, w, r); err == nil {
 			return s, nil
 		}
 		if g.public.match(r) {
 			return nil, nil
 		}
-		ended, rej = s, g.reject(r, err)
+		rej = g.reject(r, err)
 	}
-	if rej.event != "" {
-		recordRejection(g.audit, r, rej, g.clientIP(r), "", ended)
+	if mentionsUpgrade(r) {
+		rej.closeConnection(r)
 	}
+	rej.record(g.opts.Audit, r, clientIP(g.opts.ClientIP, r), "", s)
 	return nil, rej
 }
 
@@ -133,56 +115,48 @@ func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *
 func (g *Gate) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, rej := g.Authenticate(w, r)
-		switch {
-		case rej != nil && rej.gone:
-			rej.ServeHTTP(w, r)
-		case rej != nil:
-			g.onReject(w, r, rej)
-		case s != nil:
-			next.ServeHTTP(w, r.WithContext(WithSession(r.Context(), s)))
-		case hasSession(r): // an outer gate's, which this one does not recognise
-			next.ServeHTTP(w, g.public.canonical(r.WithContext(WithSession(r.Context(), nil))))
-		default:
-			next.ServeHTTP(w, g.public.canonical(r))
+		if rej != nil {
+			rej.answer(w, r, g.opts.OnReject)
+			return
 		}
+		if s == nil {
+			r = g.public.canonical(r)
+		}
+		// Where it is the same, the context of a live socket keeps it up to date. An
+		// outer gate's that is not recognised here goes.
+		if outer, _ := SessionFrom(r.Context()); s != outer {
+			r = r.WithContext(WithSession(r.Context(), s))
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 
-func hasSession(r *http.Request) bool {
-	_, ok := SessionFrom(r.Context())
-	return ok
-}
-
+// reject returns the Rejection for an error of authenticate.
 func (g *Gate) reject(r *http.Request, err error) *Rejection {
-	var rej Rejection
 	switch {
 	case errors.Is(err, ErrSessionExpired):
-		rej = newRejection(audit.SessionVerifyFailure, http.StatusUnauthorized, codeSessionExpired, reasonInvalidSession)
+		return g.toSignIn(r, reject(refusedSession, err))
 	case errors.Is(err, ErrNoSession):
-		// Everyday life: every page's first request.
-		rej = newRejection("", http.StatusUnauthorized, codeUnauthenticated, reasonNoSession)
+		return g.toSignIn(r, reject(refusedNoSession, err))
 	case r.Context().Err() == context.Canceled:
-		rej = newRejection("", http.StatusServiceUnavailable, codeUnavailable, reasonUnavailable)
-		rej.gone = true
-	default:
-		rej = newRejection(audit.SessionVerifyFailure, http.StatusServiceUnavailable, codeUnavailable, reasonUnavailable)
+		return reject(refusedClientGone, err)
 	}
-	rej.Err = err
-	if rej.Status != http.StatusUnauthorized {
-		return &rej
-	}
-	rej.why = rej.Reason
+	return reject(refusedUndecided, err)
+}
+
+// toSignIn adds the way to sign in.
+func (g *Gate) toSignIn(r *http.Request, rej *Rejection) *Rejection {
+	rej.PageLoad = g.isPageLoad(r)
 	if g.login != nil {
-		rej.loginURL = g.loginURL(r)
-		rej.redirect = g.isPageLoad(r)
+		rej.LoginURL = g.loginURL(r)
 	}
-	return &rej
+	return rej
 }
 
 // isPageLoad reports whether a person is waiting for a page: only then does a
 // redirect lead anywhere.
 func (g *Gate) isPageLoad(r *http.Request) bool {
-	if !g.isLookedAt(r) {
+	if !g.couldBePage(r) {
 		return false
 	}
 	if mode, ok := r.Header["Sec-Fetch-Mode"]; ok {
@@ -196,13 +170,14 @@ func (g *Gate) isPageLoad(r *http.Request) bool {
 	return false
 }
 
-// isLookedAt reports whether r asks for something that a person can look at.
-func (g *Gate) isLookedAt(r *http.Request) bool {
+// couldBePage reports whether r could be a page load: GET or HEAD, no upgrade, not
+// under API.
+func (g *Gate) couldBePage(r *http.Request) bool {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead || resemblesUpgrade(r) {
 		return false
 	}
 	sent := sentPath(r)
-	return !slices.ContainsFunc(g.api, func(prefix string) bool {
+	return !slices.ContainsFunc(g.opts.API, func(prefix string) bool {
 		return isUnder(prefix, r.URL.Path) || isUnder(prefix, sent)
 	})
 }
@@ -218,9 +193,9 @@ func (g *Gate) loginURL(r *http.Request) string {
 	if !strings.HasPrefix(back, "/") {
 		back = r.URL.RequestURI()
 	}
-	back, _ = stripURI(back, false) // a Location is logged, and becomes a Referer
+	back = stripURI(back, false) // a Location is logged, and becomes a Referer
 	path, _, _ := strings.Cut(back, "?")
-	if !g.isLookedAt(r) || !isLocal(back) || g.loginPath != "" && path == g.loginPath {
+	if !g.couldBePage(r) || !isLocal(back) || g.loginPath != "" && path == g.loginPath {
 		return g.login.String()
 	}
 	u := *g.login
@@ -242,6 +217,10 @@ func parseLoginURL(s string) (*url.URL, error) {
 	case u.Query().Has("next"):
 		return nil, fmt.Errorf("%s; without next, which the way back is put into", form)
 	case u.Scheme == "" && u.Host == "" && isLocal(s) && isClean(u):
+		if !oneSpelling(u) { // it would not be public, and redirect to itself
+			plain := url.URL{Path: u.Path}
+			return nil, fmt.Errorf("%s; without needless escapes, as in %s", form, plain.EscapedPath())
+		}
 		return u, nil
 	case (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "":
 		return u, nil

@@ -190,7 +190,7 @@ func TestGateAPIPrefixes(t *testing.T) {
 
 // A client that is given a session, or turned away, finds on the answer what the
 // Authenticator put there: a rotated cookie.
-func TestGateKeepsHeadersOfAuthenticator(t *testing.T) {
+func TestGate_KeepsHeadersOfAuthenticator(t *testing.T) {
 	for _, err := range []error{nil, middleware.ErrNoSession, middleware.ErrSessionExpired, errDown} {
 		gate, _ := newGateOf(t, middleware.AuthenticatorFunc(func(w http.ResponseWriter, _ *http.Request) (*middleware.Session, error) {
 			w.Header().Add("Set-Cookie", "sid=rotated")
@@ -628,7 +628,7 @@ func TestNewGateReportsAllFaults(t *testing.T) {
 		})
 	require.Error(t, err)
 	for _, part := range []string{
-		"middleware: NewGate: ",
+		"middleware.NewGate: ",
 		"FirstOf[0]: the Authenticator is nil", `CookieSessions: cookie name "s d"`, "CookieSessions: ", "lookup is nil",
 		"BearerSessions: ", "FirstOf[3]: FirstOf: no Authenticator given",
 		`LoginURL: "login": want a path such as /login`,
@@ -659,6 +659,7 @@ func TestNewGateRefuses(t *testing.T) {
 		{"LoginURL of a script", cookies(), middleware.GateOptions{LoginURL: "javascript:alert(1)"}, "LoginURL"},
 		{"LoginURL with a user", cookies(), middleware.GateOptions{LoginURL: "https://u:p@sso.example/"}, "LoginURL"},
 		{"LoginURL that is not clean", cookies(), middleware.GateOptions{LoginURL: "/a/../login"}, "LoginURL"},
+		{"LoginURL with a needless escape", cookies(), middleware.GateOptions{LoginURL: "/log%69n"}, "as in /login"},
 		{"LoginURL with a newline", cookies(), middleware.GateOptions{LoginURL: "/login\n"}, "LoginURL"},
 		{"LoginURL without a host", cookies(), middleware.GateOptions{LoginURL: "https://:443/"}, "LoginURL"},
 		{"LoginURL that has a way back already", cookies(), middleware.GateOptions{LoginURL: "/login?next=/home"}, "next"},
@@ -666,7 +667,7 @@ func TestNewGateRefuses(t *testing.T) {
 		_, err := middleware.NewGate(c.a, &c.opts)
 		if assert.Error(t, err, c.name) {
 			assert.ErrorContains(t, err, c.want, c.name)
-			assert.ErrorContains(t, err, "middleware: NewGate: ", c.name)
+			assert.ErrorContains(t, err, "middleware.NewGate: ", c.name)
 		}
 	}
 }

@@ -5,33 +5,29 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// Guard lets a WebSocket upgrade in if it brings a ticket, and hands it on to
-// whatever WebSocket library the application uses, with the session in the
-// context and no ticket left in the request.
+// Guard admits a WebSocket upgrade that has a ticket, and passes it to whatever
+// WebSocket library the application uses, with the session in the context and
+// no ticket left in the request.
 //
 // The ticket comes as ?ticket=<value> or, for those who want it in no URL, among
-// the subprotocols behind at least one of the application's own:
+// the subprotocols beside at least one of the application's own:
 // new WebSocket(url, ["chat", "ticket." + value]). The handler chooses "chat".
 //
-// It checks everything that costs nothing first and takes the ticket last: a
-// request that is malformed, or comes from a page of another origin, has spent
-// nothing. It is safe for concurrent use.
+// It checks everything that costs nothing first and consumes the ticket last: a
+// request that is malformed, or comes from a page of another origin, leaves its
+// ticket valid. It is safe for concurrent use.
 type Guard struct {
-	issuer   *tickets.Issuer
-	origins  *origins
-	sockets  *Sockets
-	opts     GuardOptions
-	endpoint func(*http.Request) string
-	audit    *audit.Log
-	clientIP func(*http.Request) string
-	onReject func(http.ResponseWriter, *http.Request, *Rejection) // nil: Rejection.ServeHTTP
+	issuer  *tickets.Issuer
+	origins *origins
+	sockets *Sockets
+	opts    GuardOptions
 }
 
 // GuardOptions configure a [Guard].
@@ -40,7 +36,7 @@ type GuardOptions struct {
 	// "https://app.example", in the form in which browsers send them.
 	// Default: the request's own. Behind a proxy that ends TLS, name the public
 	// origin; and let the WebSocket library allow the same ones, for it checks
-	// again when the ticket is spent.
+	// again when the ticket is consumed.
 	Origins []string
 	// RequireOrigin refuses requests without an Origin, which no browser sends.
 	// Default: they are allowed, the ticket being the proof.
@@ -48,9 +44,15 @@ type GuardOptions struct {
 	// RequireEndpoint refuses tickets that were minted for any path.
 	RequireEndpoint bool
 	// Endpoint is the path that a ticket's endpoint must be equal to.
-	// Default: the path as the client sent it, decoded, if it is clean; it does
-	// not see what http.StripPrefix did, nor a prefix that a proxy took off.
+	// Default: the path as the client sent it, decoded, if it is clean and escapes
+	// nothing that needs no escape (/ws/ch%61t is refused: routers differ on what
+	// it names); it does not see what http.StripPrefix did, nor a prefix that a
+	// proxy took off.
 	Endpoint func(*http.Request) string
+	// RequireProtocol refuses a ticket in the query (400, reason "query_ticket"),
+	// for applications that must have no credential in a URL (OWASP ASVS 5.0,
+	// 14.2.1). The ticket stays valid. Not with AdmitRequests.
+	RequireProtocol bool
 	// PassOthers passes on what is no upgrade and resembles none, without a
 	// session, for a Guard around a whole router. A "Connection: upgrade" alone
 	// resembles one: an nginx in front must send it with upgrades only
@@ -58,18 +60,13 @@ type GuardOptions struct {
 	PassOthers bool
 	// AdmitRequests admits plain GET requests that have a ticket in their query
 	// too: EventSource, <img> and downloads cannot set headers either. The
-	// ticket is spent by the request, so each attempt needs a fresh one.
+	// request consumes the ticket, so each attempt needs a fresh one.
 	AdmitRequests bool
-	// Restore is asked when a ticket has been taken whether its session still
-	// stands, and may return it with a Value and a later ExpiresAt; it must be of
-	// the same ID, Provider and UserID. Errors are as in [Authenticator]. It is
-	// asked again when the session ends, and every SocketsOptions.RecheckEvery.
-	// Its context ends after 5 s. Default: what the ticket says stands.
-	Restore func(ctx context.Context, s *Session) (*Session, error)
-	// Sockets keeps the connections that come in; guards may share one.
-	// Default: its own, without limits.
+	// Sockets owns the connections that are admitted; guards may share one. It is
+	// made for the same issuer. Default: its own, with this Audit and no limits.
 	Sockets *Sockets
-	// Audit receives every admission and every refusal. Default: slog.Default().
+	// Audit receives every refusal. Default: the one of Sockets; another one
+	// beside it is an error.
 	Audit *audit.Log
 	// ClientIP is the client's address for the audit; see [ForwardedFor].
 	// Default: the host of RemoteAddr.
@@ -78,7 +75,7 @@ type GuardOptions struct {
 	OnReject func(http.ResponseWriter, *http.Request, *Rejection)
 }
 
-// NewGuard returns a Guard that takes issuer's tickets. Its error joins
+// NewGuard returns a Guard that consumes issuer's tickets. Its error joins
 // everything that is wrong with the configuration.
 func NewGuard(issuer *tickets.Issuer, opts *GuardOptions) (*Guard, error) {
 	g := &Guard{issuer: issuer}
@@ -86,39 +83,226 @@ func NewGuard(issuer *tickets.Issuer, opts *GuardOptions) (*Guard, error) {
 		g.opts = *opts
 	}
 	o := &g.opts
-	var errs []error
+	var err error
+	g.origins, err = newOrigins(o.Origins, o.RequireOrigin)
+	errs := []error{err, checkSockets(issuer, o)}
 	if issuer == nil {
 		errs = append(errs, errNoIssuer)
 	}
-	var err error
-	if g.origins, err = newOrigins(o.Origins, o.RequireOrigin); err != nil {
-		errs = append(errs, err)
-	}
-	if o.Sockets != nil && o.Sockets.sessions == nil {
-		errs = append(errs, errors.New("the Sockets is a zero value: make it with NewSockets"))
+	if o.RequireProtocol && o.AdmitRequests {
+		errs = append(errs, errors.New("RequireProtocol and AdmitRequests are both set: "+
+			"a plain request has its ticket in the query, so leave one of them out"))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("middleware: NewGuard: %w", err)
+		return nil, fmt.Errorf("middleware.NewGuard: %w", err)
 	}
 	if g.sockets = o.Sockets; g.sockets == nil {
-		if g.sockets, err = NewSockets(nil); err != nil {
-			return nil, fmt.Errorf("middleware: NewGuard: %w", err)
+		if g.sockets, err = NewSockets(issuer, &SocketsOptions{Audit: o.Audit}); err != nil {
+			return nil, fmt.Errorf("middleware.NewGuard: %w", err)
 		}
 	}
-	if g.endpoint = o.Endpoint; g.endpoint == nil {
-		g.endpoint = sentPath
+	o.Audit = g.sockets.opts.Audit
+	if o.Endpoint == nil {
+		o.Endpoint = sentPath
 	}
-	g.audit = o.Audit
-	if g.clientIP = o.ClientIP; g.clientIP == nil {
-		g.clientIP = remoteHost
-	}
-	g.onReject = o.OnReject
-	g.sockets.follow(issuer, g.audit)
 	return g, nil
 }
 
-// Sockets returns the connections that this guard has let in.
+func checkSockets(issuer *tickets.Issuer, o *GuardOptions) error {
+	switch s := o.Sockets; {
+	case s == nil:
+		return nil
+	case s.issuer == nil:
+		return errors.New("the Sockets is a zero value: make it with NewSockets")
+	case s.issuer != issuer && issuer != nil:
+		return errors.New("the Sockets is for another issuer: pass NewSockets and NewGuard the same one")
+	case o.Audit != nil && o.Audit != s.opts.Audit:
+		return errors.New("the Sockets has another Audit: set it in SocketsOptions, and leave it out here")
+	}
+	return nil
+}
+
+// Sockets returns the owner of the connections that this guard admits.
 func (g *Guard) Sockets() *Sockets { return g.sockets }
+
+// Wrap returns a handler that passes on to next what may come in. A handler that
+// returns without closing keeps its socket. One that panics loses it: the socket
+// is closed with 1011, "panic", and the panic passes on.
+func (g *Guard) Wrap(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		in := readIncoming(r)
+		if g.opts.PassOthers && !mentionsUpgrade(r) && !g.isStream(in) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		k, rej := g.admit(in, w)
+		if rej != nil {
+			rej.answer(w, r, g.opts.OnReject)
+			return
+		}
+		returned := false
+		defer func() {
+			if !returned {
+				k.handlerPanicked()
+			}
+			k.handlerReturned()
+		}()
+		next.ServeHTTP(k.responseWriter(w), withoutTicket(r.WithContext(k.ctx)))
+		returned = true
+	})
+}
+
+// Admit is the guard's decision, for applications that do not use
+// [Guard.Wrap]: it returns either an Admission or a Rejection, which is recorded.
+// An Admission holds its place among the Sockets until it is released, and its
+// connection is closed with its session only if the WebSocket library is given
+// [Admission.ResponseWriter]. PassOthers does not count here.
+func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
+	k, rej := g.admit(readIncoming(r), nil)
+	if rej != nil {
+		return nil, rej
+	}
+	return &Admission{
+		Session: k.session.Load(),
+		Request: withoutTicket(r.WithContext(k.ctx)),
+		socket:  k,
+	}, nil
+}
+
+// admit decides, and records a Rejection. w is nil where it is not known.
+func (g *Guard) admit(in *incoming, w http.ResponseWriter) (*socket, *Rejection) {
+	in.ip = clientIP(g.opts.ClientIP, in.Request)
+	k, rej := g.decide(in, w)
+	if rej != nil {
+		rej.closeConnection(in.Request)
+		rej.record(g.opts.Audit, in.Request, in.ip, in.ticketID, in.session)
+	}
+	return k, rej
+}
+
+// decide applies the seven steps. The ticket is valid until step 6 consumes it.
+func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection) {
+	// 1. A WebSocket upgrade, or a stream? 2. Well-formed?
+	stream := g.isStream(in)
+	if rej := g.checkRequest(in, stream, w); rej != nil {
+		return nil, rej
+	}
+	// 3. Origin allowed?
+	if _, allowed := g.origins.allow(in.Request); !allowed {
+		return nil, reject(refusedOrigin, nil)
+	}
+	// 4. Exactly one ticket?
+	ticket, rej := in.ticket()
+	if rej != nil {
+		return nil, rej
+	}
+	in.ticketID = ticketID(ticket)
+	// 5. Room? Nothing is reserved yet.
+	gaps, rej := g.sockets.hasRoom()
+	if rej != nil {
+		return nil, rej
+	}
+	// 6. Consume the ticket.
+	grant, err := g.issuer.Consume(in.Context(), ticket)
+	if err != nil {
+		return nil, rejectConsume(err)
+	}
+	// 7. What only the grant can answer; the place; revoked meanwhile?
+	session, rej := g.checkGrant(in, &grant)
+	if rej != nil {
+		return nil, rej
+	}
+	return g.sockets.admit(&candidate{
+		request: in.Request, grant: grant, session: session, ip: in.ip,
+		path:     cutField(in.URL.Path),
+		origin:   cutField(strings.Join(in.Header["Origin"], ", ")),
+		ticketID: in.ticketID, stream: stream, gaps: gaps,
+	})
+}
+
+// isStream reports whether in is a plain request with a ticket, which
+// AdmitRequests admits. Where others pass, an application's own parameter of
+// that name does not make it one.
+func (g *Guard) isStream(in *incoming) bool {
+	switch {
+	case !g.opts.AdmitRequests, in.Method != http.MethodGet, resemblesUpgrade(in.Request):
+		return false
+	case g.opts.PassOthers:
+		return slices.ContainsFunc(in.inQuery, looksMinted)
+	}
+	return len(in.inQuery) > 0 || in.queryErr != nil
+}
+
+// checkRequest applies steps 1 and 2.
+func (g *Guard) checkRequest(in *incoming, stream bool, w http.ResponseWriter) *Rejection {
+	if stream {
+		return in.checkQueryAndBody()
+	}
+	if rej := in.checkUpgrade(); rej != nil {
+		return rej
+	}
+	if g.opts.RequireProtocol && len(in.inQuery) > 0 {
+		return reject(refusedQueryTicket, nil)
+	}
+	if rej := in.checkHandshake(); rej != nil {
+		return rej
+	}
+	if w != nil && !canHijack(w) {
+		return reject(refusedNotHijackable, nil)
+	}
+	return nil
+}
+
+// checkGrant applies the part of step 7 that needs no place, and returns the
+// session to admit.
+func (g *Guard) checkGrant(in *incoming, grant *tickets.Grant) (*Session, *Rejection) {
+	granted := &Session{
+		ID: grant.SessionID, Provider: grant.Provider, UserID: grant.UserID,
+		StartedAt: grant.StartedAt, ExpiresAt: grant.SessionExpiresAt, Data: grant.Data,
+	}
+	in.session = granted
+	e := grant.Endpoint
+	if e == "" && g.opts.RequireEndpoint || e != "" && e != g.opts.Endpoint(in.Request) {
+		return nil, reject(refusedEndpoint, nil)
+	}
+	known := granted
+	if outer, ok := SessionFrom(in.Context()); ok {
+		if !outer.same(granted) {
+			return nil, reject(refusedOtherSession, nil)
+		}
+		known = outer // it may have a Value, and a later end
+	}
+	if g.sockets.opts.Restore != nil {
+		var rej *Rejection
+		if known, rej = g.restore(in.Context(), known); rej != nil {
+			return nil, rej
+		}
+	}
+	if known.over() {
+		return nil, reject(refusedSessionOver, ErrSessionExpired)
+	}
+	session := *granted
+	session.Value = known.Value
+	if !known.ExpiresAt.IsZero() { // else the ticket's end stands
+		session.ExpiresAt = known.ExpiresAt
+	}
+	return &session, nil
+}
+
+// restore calls Restore for a session whose ticket is consumed.
+func (g *Guard) restore(ctx context.Context, s *Session) (*Session, *Rejection) {
+	// A client that goes away leaves the ticket consumed all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restoreWait)
+	defer cancel()
+	restored, err := g.sockets.restore(ctx, s)
+	switch {
+	case errors.Is(err, ErrNoSession), errors.Is(err, ErrSessionExpired):
+		return nil, reject(refusedSessionOver, err)
+	case err != nil:
+		return nil, reject(refusedNotRestored, err)
+	}
+	return restored, nil
+}
 
 // Admission is a request that may come in.
 type Admission struct {
@@ -133,190 +317,14 @@ func (a *Admission) ResponseWriter(w http.ResponseWriter) http.ResponseWriter {
 	return a.socket.responseWriter(w)
 }
 
-// Release says that the handler is done. It is for a deferred call; a second
-// one does nothing. A connection that was hijacked goes on until it is closed.
-func (a *Admission) Release() { a.socket.release() }
-
-// Wrap returns a handler that passes on to next what may come in.
-func (g *Guard) Wrap(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if g.opts.PassOthers && !resemblesUpgrade(r) && !hasToken(r.Header["Connection"], "upgrade") && !g.isRequest(r) {
-			next.ServeHTTP(w, r)
-			return
-		}
-		if k, r := g.letIn(w, r); k != nil {
-			defer k.release()
-			next.ServeHTTP(k.responseWriter(w), r)
-		}
-	})
-}
-
-// letIn returns the socket of a request that may come in, and the request for
-// its handler; or answers it, and returns nil. What it needed on the way is not
-// held for as long as the socket lives.
-func (g *Guard) letIn(w http.ResponseWriter, r *http.Request) (*socket, *http.Request) {
-	a := attempt{guard: g, r: r}
-	if k := g.admit(&a); k != nil {
-		return k, k.handlersRequest(r)
+// Release marks the handler as finished. Defer it as it is: if the handler panics,
+// Release closes the socket (1011, "panic"), and panics again. Later calls do
+// nothing. A connection that was hijacked goes on until it is closed.
+func (a *Admission) Release() {
+	if v := recover(); v != nil {
+		a.socket.handlerPanicked()
+		a.socket.handlerReturned()
+		panic(v)
 	}
-	if g.onReject == nil {
-		a.rej.ServeHTTP(w, r)
-	} else {
-		rej := a.rej // whom it is handed to may keep it
-		g.onReject(w, r, &rej)
-	}
-	return nil, nil
-}
-
-// Admit is the guard's decision, for applications that do not use
-// [Guard.Wrap]: there is either an Admission or a Rejection, which has been
-// audited. An Admission holds its place among the Sockets until it is released,
-// and its connection is followed, and ended with its session, only if the
-// WebSocket library is given [Admission.ResponseWriter]. PassOthers does not
-// count here.
-func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
-	a := attempt{guard: g, r: r}
-	if k := g.admit(&a); k != nil {
-		return &Admission{Session: k.session, Request: k.handlersRequest(r), socket: k}, nil
-	}
-	rej := a.rej
-	return nil, &rej
-}
-
-// isRequest reports whether r is a plain request with a ticket, which
-// AdmitRequests admits. Where others pass, an application's own parameter of
-// that name does not make it one.
-func (g *Guard) isRequest(r *http.Request) bool {
-	if !g.opts.AdmitRequests || r.Method != http.MethodGet || resemblesUpgrade(r) {
-		return false
-	}
-	has := false
-	parses := ticketsIn(sentQuery(r), func(value string) {
-		has = has || !g.opts.PassOthers || looksMinted(value)
-	})
-	return has || !parses && !g.opts.PassOthers
-}
-
-// admit takes a place for a request that may come in. One that may not has been
-// audited.
-func (g *Guard) admit(a *attempt) *socket {
-	a.query = sentQuery(a.r)
-	a.ip = g.clientIP(a.r)
-	a.stream = g.isRequest(a.r)
-	if g.check(a) {
-		if k := g.take(a); k != nil {
-			return k
-		}
-	}
-	recordRejection(g.audit, a.r, &a.rej, a.ip, a.ticket, a.session)
-	return nil
-}
-
-// check is what costs nothing: steps 1 to 5.
-func (g *Guard) check(a *attempt) bool {
-	if a.stream && !a.checkQueryAndBody() || !a.stream && !a.checkUpgrade() {
-		return false
-	}
-	if !g.origins.allowed(a.r) {
-		return a.refuse(http.StatusForbidden, codeForbidden, reasonOrigin)
-	}
-	return a.findTicket() && g.sockets.look(a)
-}
-
-// take is steps 6 and 7: the ticket is spent.
-func (g *Guard) take(a *attempt) *socket {
-	grant, err := g.issuer.Consume(a.r.Context(), a.ticket)
-	if err != nil {
-		a.refuseConsume(err)
-		return nil
-	}
-	if !g.checkGrant(a, &grant) {
-		return nil
-	}
-	return g.sockets.enter(a, &grant)
-}
-
-// checkGrant applies the part of step 7 that only the grant can answer.
-func (g *Guard) checkGrant(a *attempt, grant *tickets.Grant) bool {
-	granted := &Session{
-		ID: grant.SessionID, Provider: grant.Provider, UserID: grant.UserID,
-		StartedAt: grant.StartedAt, ExpiresAt: grant.SessionExpiresAt, Data: grant.Data,
-	}
-	a.session = granted
-	if e := grant.Endpoint; e == "" && g.opts.RequireEndpoint || e != "" && e != g.endpoint(a.r) {
-		return a.refuseTicket(http.StatusForbidden, codeForbidden, reasonEndpoint, nil)
-	}
-	s := granted
-	if outer, ok := SessionFrom(a.r.Context()); ok {
-		if !outer.same(granted) {
-			return a.refuseTicket(http.StatusForbidden, codeForbidden, reasonSession, nil)
-		}
-		s = outer // it may know more, and a later end
-	}
-	if g.opts.Restore != nil {
-		var ok bool
-		if s, ok = g.restore(a, s); !ok {
-			return false
-		}
-	}
-	if s.over() {
-		return a.refuseTicket(http.StatusUnauthorized, codeTicketRejected, reasonSession, ErrSessionExpired)
-	}
-	if s != granted {
-		c := *s
-		c.StartedAt, c.Data = granted.StartedAt, granted.Data
-		if c.ExpiresAt.IsZero() { // it does not say: what the ticket says stands
-			c.ExpiresAt = granted.ExpiresAt
-		}
-		s = &c
-	}
-	a.session = s
-	return true
-}
-
-// meanwhile tells what has happened since a ticket was taken that keeps its
-// session out.
-func (g *Guard) meanwhile(grant *tickets.Grant) error {
-	if err := g.issuer.Revoked(*grant); err != nil {
-		return err
-	}
-	if err := g.issuer.Health(); errors.Is(err, tickets.ErrStale) {
-		return err
-	}
-	return nil
-}
-
-// restore asks Restore whether s still stands.
-func (g *Guard) restore(a *attempt, s *Session) (*Session, bool) {
-	// The ticket is spent, which the client cannot take back by going away.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.r.Context()), restoreWait)
-	defer cancel()
-	restored, err := g.opts.Restore(ctx, s)
-	switch {
-	case err == nil && restored == nil, errors.Is(err, ErrNoSession), errors.Is(err, ErrSessionExpired):
-		return nil, a.refuseTicket(http.StatusUnauthorized, codeTicketRejected, reasonSession, err)
-	case err != nil:
-		return nil, a.refuseTicket(http.StatusServiceUnavailable, codeUnavailable, reasonSession, withoutCredential(err, s.ID))
-	case !restored.same(a.session):
-		return nil, a.refuseTicket(http.StatusServiceUnavailable, codeUnavailable, reasonSession,
-			errors.New("what Restore returned is a session of another ID, Provider or UserID than it was given"))
-	}
-	return restored, true
-}
-
-// sentPath is the path that the client asked for, whatever the handlers in
-// between have made of URL.Path. It is "", which is nobody's path, for one that
-// not every router would read alike.
-func sentPath(r *http.Request) string {
-	if path, _, _ := strings.Cut(r.RequestURI, "?"); strings.HasPrefix(path, "/") && !strings.Contains(path, "%") {
-		return path
-	}
-	u, err := url.ParseRequestURI(r.RequestURI)
-	if err != nil {
-		u = r.URL
-	}
-	if !isClean(u) {
-		return ""
-	}
-	return u.Path
+	a.socket.handlerReturned()
 }

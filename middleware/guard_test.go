@@ -61,13 +61,18 @@ type bed struct {
 	rec    *recorder
 }
 
-func newBed(t testing.TB, opts middleware.GuardOptions) *bed {
+func newBed(t testing.TB, opts middleware.GuardOptions, sockets ...middleware.SocketsOptions) *bed {
 	t.Helper()
 	b := &bed{store: &watchedStore{Store: tickets.NewMemoryStore(nil)}}
 	var err error
 	b.issuer, err = tickets.NewIssuer(b.store, &tickets.IssuerOptions{MaxPerSession: 1 << 16})
 	require.NoError(t, err)
 	opts.Audit, b.rec = newAudit()
+	for _, o := range sockets {
+		o.Audit = opts.Audit
+		opts.Sockets, err = middleware.NewSockets(b.issuer, &o)
+		require.NoError(t, err)
+	}
 	b.guard, err = middleware.NewGuard(b.issuer, &opts)
 	require.NoError(t, err)
 	return b
@@ -158,7 +163,7 @@ func exchange(t *testing.T, conn net.Conn, request string) string {
 	return regexp.MustCompile(`(?m)^Date: .*\r\n`).ReplaceAllString(string(raw), "")
 }
 
-func TestGuardTellsNobodyWhy(t *testing.T) {
+func TestGuard_InvalidTicketsGetOneAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, middleware.GuardOptions{})
 		dial := serveInBubble(t, b.guard.Wrap(accepts))
@@ -181,8 +186,8 @@ func TestGuardTellsNobodyWhy(t *testing.T) {
 		require.Equal(t, "in", reason)
 		want, reason := try(fresh)
 		require.Equal(t, "used", reason)
-		require.Equal(t, "HTTP/1.1 401 Unauthorized\r\nCache-Control: no-store\r\nContent-Type: application/json; charset=utf-8\r\n"+
-			"Vary: Cookie\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 51\r\nConnection: close\r\n\r\n"+
+		require.Equal(t, "HTTP/1.1 401 Unauthorized\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Type: application/json; charset=utf-8\r\n"+
+			"Vary: Cookie\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 51\r\n\r\n"+
 			`{"error":"ticket_rejected","detail":"Unauthorized"}`, want)
 		same := func(ticket, why string) {
 			t.Helper()
@@ -212,7 +217,7 @@ func TestGuardTellsNobodyWhy(t *testing.T) {
 
 // Whatever is wrong with a ticket, and by whatever way it came: at one instant
 // the answers are the same to the last byte.
-func TestGuardTellsNobodyWhyOnAnyWay(t *testing.T) {
+func TestGuard_InvalidTicketsGetOneAnswerEachWay(t *testing.T) {
 	inQuery := func(ticket string) string {
 		return upgrade("GET", "/ws?ticket="+ticket, "Connection: Upgrade, close")
 	}
@@ -282,7 +287,7 @@ func TestGuardTellsNobodyWhyOnAnyWay(t *testing.T) {
 	}
 }
 
-func TestGuardWhenTheStoreFails(t *testing.T) {
+func TestGuard_StoreFailureIs503(t *testing.T) {
 	type grantAnd = func(take func() (tickets.Grant, error)) (tickets.Grant, error)
 	fails := func(err error) grantAnd {
 		return func(func() (tickets.Grant, error)) (tickets.Grant, error) { return tickets.Grant{}, err }
@@ -366,13 +371,14 @@ func TestGuardWhenTheStoreFails(t *testing.T) {
 
 // A client that goes away while its ticket is taken has spent it, and leaves
 // one line of what came of it.
-func TestGuardWhenTheClientGoes(t *testing.T) {
+func TestGuard_ClientGoneWhileConsuming(t *testing.T) {
 	gone := make(chan struct{})
 	b := newBed(t, middleware.GuardOptions{
 		ClientIP: func(r *http.Request) string {
 			context.AfterFunc(r.Context(), func() { close(gone) })
 			return "client"
 		},
+	}, middleware.SocketsOptions{
 		Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
 			assert.NoError(t, ctx.Err(), "what the ticket was worth is to be found out all the same")
 			return s, nil

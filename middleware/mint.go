@@ -26,29 +26,25 @@ const (
 	mintBodyTimeout = 5 * time.Second
 )
 
-// Mint is the handler that gives the session in the context a ticket: put it
+// Mint is the handler that mints a ticket for the session in the context: put it
 // behind a [Gate]. It answers
 //
 //	POST → 200 {"ticket":"<43 characters of base64url>","ttl_seconds":30}
 //
 // and takes an optional body {"endpoint":"/ws/pty"} (Content-Type:
-// application/json), the path, as it stands in a URL, that the ticket is then
-// good for alone. It is safe for concurrent
-// use.
+// application/json): the one path, as it stands in a URL, that the ticket is then
+// valid for. It is safe for concurrent use.
 type Mint struct {
-	issuer    *tickets.Issuer
-	authorize func(ctx context.Context, s *Session, endpoint string) error
-	origins   *origins
-	csrf      *http.CrossOriginProtection
-	audit     *audit.Log
-	clientIP  func(*http.Request) string
-	onReject  func(http.ResponseWriter, *http.Request, *Rejection)
+	issuer  *tickets.Issuer
+	origins *origins
+	csrf    *http.CrossOriginProtection
+	opts    MintOptions
 }
 
 // MintOptions configure a [Mint].
 type MintOptions struct {
-	// Authorize is asked before every mint whether s may have a ticket for
-	// endpoint, a clean path, or "" for a ticket that is good on any guarded path.
+	// Authorize is called before every mint, and decides whether s may have a ticket
+	// for endpoint: a clean path, or "" for a ticket that is valid on any.
 	// An error is 403. Default: every session may have one for any path.
 	Authorize func(ctx context.Context, s *Session, endpoint string) error
 	// Origins are all the origins whose pages may mint, such as
@@ -68,27 +64,28 @@ type MintOptions struct {
 // NewMint returns a Mint of issuer's tickets. Its error joins everything that is
 // wrong with the configuration.
 func NewMint(issuer *tickets.Issuer, opts *MintOptions) (*Mint, error) {
-	var o MintOptions
+	m := &Mint{issuer: issuer, csrf: http.NewCrossOriginProtection()}
 	if opts != nil {
-		o = *opts
+		m.opts = *opts
 	}
-	m := &Mint{issuer: issuer, authorize: o.Authorize, audit: o.Audit, csrf: http.NewCrossOriginProtection()}
 	var errs []error
 	if issuer == nil {
 		errs = append(errs, errNoIssuer)
+	} else if ttl := issuer.Lifetime(tickets.Grant{}); ttl < time.Second {
+		errs = append(errs, fmt.Errorf("the issuer's TTL is %v: "+
+			"it must be at least 1s, as ttl_seconds counts whole seconds", ttl))
 	}
 	var err error
-	if m.origins, err = newOrigins(o.Origins, false); err != nil {
+	if m.origins, err = newOrigins(m.opts.Origins, false); err != nil {
 		errs = append(errs, err)
 	} else {
-		for _, origin := range o.Origins {
+		for _, origin := range m.opts.Origins {
 			errs = append(errs, m.csrf.AddTrustedOrigin(origin))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("middleware: NewMint: %w", err)
+		return nil, fmt.Errorf("middleware.NewMint: %w", err)
 	}
-	m.clientIP, m.onReject = defaults(o.ClientIP, o.OnReject)
 	return m, nil
 }
 
@@ -97,22 +94,27 @@ var errNoIssuer = errors.New("the issuer is nil: pass what tickets.NewIssuer ret
 // ServeHTTP mints, or says why not.
 func (m *Mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s, _ := SessionFrom(r.Context())
-	t, rej := m.mint(w, r, s)
+	ticket, g, rej := m.mint(w, r, s)
 	if rej != nil {
-		recordRejection(m.audit, r, rej, m.clientIP(r), "", s)
-		m.onReject(w, r, rej)
+		rej.record(m.opts.Audit, r, clientIP(m.opts.ClientIP, r), "", s)
+		rej.answer(w, r, m.opts.OnReject)
 		return
 	}
-	m.audit.Record(r.Context(), audit.TicketMinted,
+	attrs := []slog.Attr{
 		slog.String("provider", s.Provider),
 		slog.String("user_id", s.UserID),
-		slog.String("ip", m.clientIP(r)),
-		slog.String("ticket_id", ticketID(t.ticket)),
-		slog.String("endpoint", t.endpoint))
+		slog.String("ip", clientIP(m.opts.ClientIP, r)),
+		slog.String("ticket_id", ticketID(ticket)),
+		slog.String("endpoint", g.Endpoint),
+	}
+	if s.ID != "" {
+		attrs = append(attrs, slog.String("session", shortSessionID(s.ID)))
+	}
+	m.opts.Audit.Record(r.Context(), audit.TicketMinted, attrs...)
 	body, _ := json.Marshal(struct { // a string and a number cannot fail to encode
 		Ticket string `json:"ticket"`
 		TTL    int64  `json:"ttl_seconds"`
-	}{string(t.ticket), int64(t.lifetime / time.Second)})
+	}{string(ticket), max(1, int64(m.issuer.Lifetime(g)/time.Second))})
 	h := w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
@@ -120,63 +122,74 @@ func (m *Mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(body)
 }
 
-type minted struct {
-	ticket   tickets.Ticket
-	endpoint string
-	lifetime time.Duration
-}
-
-func (m *Mint) mint(w http.ResponseWriter, r *http.Request, s *Session) (minted, *Rejection) {
-	if r.Method != http.MethodPost {
-		rej := refuse(http.StatusMethodNotAllowed, codeNotAllowed, reasonMethod)
-		rej.allow = http.MethodPost
-		return minted{}, rej
-	}
-	if !m.sameSite(r) {
-		return minted{}, refuse(http.StatusForbidden, codeForbidden, reasonOrigin)
-	}
-	if s == nil {
-		rej := ticketRejection(http.StatusUnauthorized, codeUnauthenticated, reasonSession)
-		rej.why = reasonNoSession
-		return minted{}, rej
+// mint returns a ticket, and the grant that it stands for.
+func (m *Mint) mint(
+	w http.ResponseWriter, r *http.Request, s *Session,
+) (t tickets.Ticket, g tickets.Grant, _ *Rejection) {
+	switch {
+	case r.Method != http.MethodPost:
+		return "", g, rejectMethod(refusedMintMethod, http.MethodPost)
+	case !m.sameSite(r):
+		return "", g, reject(refusedMintOrigin, nil)
+	case s == nil:
+		return "", g, reject(refusedMintNoSession, nil)
 	}
 	endpoint, rej := readEndpoint(w, r)
 	if rej != nil {
-		return minted{}, rej
+		return "", g, rej
 	}
-	if m.authorize != nil {
-		if err := m.authorize(r.Context(), s, endpoint); err != nil {
-			rej := ticketRejection(http.StatusForbidden, codeForbidden, reasonEndpoint)
-			rej.Err = withoutCredential(err, s.ID)
-			return minted{}, rej
+	if m.opts.Authorize != nil {
+		if err := m.opts.Authorize(r.Context(), s, endpoint); err != nil {
+			return "", g, reject(refusedMintEndpoint, withoutCredential(err, s.ID))
 		}
 	}
-	g := tickets.Grant{
+	g = tickets.Grant{
 		SessionID: s.ID, Provider: s.Provider, UserID: s.UserID, Endpoint: endpoint, Data: s.Data,
 		StartedAt: s.StartedAt, SessionExpiresAt: s.ExpiresAt,
 	}
-	lifetime := m.issuer.Lifetime(g)
-	if lifetime < time.Second {
-		return minted{}, mintRejection(tickets.ErrExpired)
+	if m.issuer.Lifetime(g) < time.Second { // 0 in ttl_seconds: no page could use it
+		return "", g, reject(refusedMintExpired, tickets.ErrExpired)
 	}
 	t, err := m.issuer.Mint(r.Context(), g)
 	if err != nil {
-		return minted{}, mintRejection(withoutCredential(err, s.ID))
+		return "", g, rejectMint(withoutCredential(err, s.ID))
 	}
-	return minted{t, endpoint, lifetime}, nil
+	return t, g, nil
 }
 
-// sameSite asks the origins that are configured, and http.CrossOriginProtection
-// for what only it looks at, Sec-Fetch-Site. It compares bytes: show it Origin
-// and Host in canonical form.
+// rejectMint returns the Rejection for an error of Issuer.Mint.
+func rejectMint(err error) *Rejection {
+	var tooMany *tickets.TooManyError
+	switch {
+	case errors.Is(err, tickets.ErrRevoked):
+		return reject(refusedMintRevoked, err)
+	case errors.Is(err, tickets.ErrExpired):
+		return reject(refusedMintExpired, err)
+	case errors.Is(err, tickets.ErrTooMany):
+		rej := reject(refusedMintTooMany, err)
+		if errors.As(err, &tooMany) && tooMany.RetryAfter > 0 {
+			rej.RetryAfter = tooMany.RetryAfter
+		}
+		return rej
+	}
+	return reject(refusedMintStore, err)
+}
+
+// sameSite checks Origin against the configured ones, and Sec-Fetch-Site with
+// http.CrossOriginProtection, which compares bytes: it gets Origin and Host in
+// canonical form.
 func (m *Mint) sameSite(r *http.Request) bool {
-	origin, ok := m.origins.check(r)
+	origin, ok := m.origins.allow(r)
 	if !ok {
 		return false
 	}
 	c := &http.Request{Method: r.Method, URL: r.URL, Host: r.Host, Header: http.Header{}}
-	if site, ok := r.Header["Sec-Fetch-Site"]; ok {
+	switch site := r.Header["Sec-Fetch-Site"]; len(site) {
+	case 0:
+	case 1:
 		c.Header["Sec-Fetch-Site"] = site
+	default: // Check reads the first line only
+		return false
 	}
 	if origin != "" {
 		scheme, host, _ := strings.Cut(origin, "://")
@@ -188,36 +201,13 @@ func (m *Mint) sameSite(r *http.Request) bool {
 	return m.csrf.Check(c) == nil
 }
 
-func mintRejection(err error) *Rejection {
-	var rej *Rejection
-	var share *tickets.TooManyError
-	switch {
-	case errors.Is(err, tickets.ErrRevoked):
-		rej = ticketRejection(http.StatusUnauthorized, codeSessionExpired, reasonRevoked)
-		rej.why = reasonInvalidSession
-	case errors.Is(err, tickets.ErrExpired):
-		rej = ticketRejection(http.StatusUnauthorized, codeSessionExpired, reasonSession)
-		rej.why = reasonInvalidSession
-	case errors.Is(err, tickets.ErrTooMany):
-		rej = refuse(http.StatusTooManyRequests, codeTooMany, reasonTooMany)
-		if errors.As(err, &share) && share.RetryAfter > 0 {
-			rej.RetryAfter = share.RetryAfter
-		}
-	default:
-		rej = ticketRejection(http.StatusServiceUnavailable, codeUnavailable, reasonStore)
-	}
-	rej.Err = err
-	return rej
-}
-
 // readEndpoint reads the body of a request to mint.
 func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
-	bad := func(status int, code string) (string, *Rejection) { return "", refuse(status, code, reasonBody) }
 	if r.ContentLength == 0 || r.Body == nil {
 		return "", nil
 	}
 	if r.ContentLength > maxMintBody {
-		return bad(http.StatusRequestEntityTooLarge, codeTooLarge)
+		return "", reject(refusedMintTooLarge, nil)
 	}
 	// The server sets its own deadline again for the next request; a writer that
 	// has none to set is no connection that could be slow.
@@ -226,43 +216,75 @@ func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return bad(http.StatusRequestEntityTooLarge, codeTooLarge)
+		return "", reject(refusedMintTooLarge, err)
 	case err != nil:
-		return bad(http.StatusBadRequest, codeBadRequest)
+		return "", reject(refusedMintBody, err)
 	case len(body) == 0:
 		return "", nil
 	}
-	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
-		return bad(http.StatusUnsupportedMediaType, codeMediaType)
+	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || mediaType != "application/json" || len(r.Header["Content-Type"]) > 1 {
+		return "", reject(refusedMintType, err)
 	}
-	var asked struct {
-		Endpoint string `json:"endpoint"`
+	endpoint, err := parseMintBody(body)
+	if err != nil {
+		return "", reject(refusedMintBody, err)
+	}
+	return endpoint, nil
+}
+
+// parseMintBody returns the endpoint that a body names, as a clean, decoded path,
+// or "".
+func parseMintBody(body []byte) (string, error) {
+	var asked *struct { // nil after null
+		Endpoint oneString `json:"endpoint"`
 	}
 	// A misspelt field would make a ticket for any path out of one for a single
 	// path: refuse what is not understood.
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
-	if d.Decode(&asked) != nil || d.Decode(&struct{}{}) != io.EOF {
-		return bad(http.StatusBadRequest, codeBadRequest)
+	if err := d.Decode(&asked); err != nil {
+		return "", err
 	}
-	if asked.Endpoint == "" {
+	if asked == nil || d.Decode(&struct{}{}) != io.EOF {
+		return "", errors.New("want one JSON object")
+	}
+	endpoint := asked.Endpoint.value
+	if endpoint == "" {
 		return "", nil
 	}
-	u, err := url.Parse(asked.Endpoint)
-	if err != nil || !isLocal(asked.Endpoint) || strings.ContainsAny(asked.Endpoint, "?#") || !isClean(u) {
-		return bad(http.StatusBadRequest, codeBadRequest)
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return "", err
+	}
+	if !isLocal(endpoint) || strings.ContainsAny(endpoint, "?#") || !isClean(u) {
+		return "", errors.New("endpoint: want a clean path")
 	}
 	return u.Path, nil
 }
 
-// ticketID joins the audit's lines of one ticket, and opens no door.
-func ticketID(t tickets.Ticket) string {
-	id := t.Key().ID()
-	return shortHex(id[:6])
+// oneString is a JSON member that is a string and occurs once. Without it, null
+// and the second of two members change what the first one asks for.
+type oneString struct {
+	value string
+	set   bool
 }
 
-// shortHex is the hexadecimal of at most 8 bytes, for one allocation.
-func shortHex(b []byte) string {
-	var text [16]byte
-	return string(text[:hex.Encode(text[:], b)])
+// UnmarshalJSON is called for null, too.
+func (s *oneString) UnmarshalJSON(text []byte) error {
+	if s.set || text[0] != '"' {
+		return errors.New("not one string")
+	}
+	s.set = true
+	return json.Unmarshal(text, &s.value)
 }
+
+// ticketID is what the audit calls a ticket.
+func ticketID(t tickets.Ticket) string {
+	id := t.Key().ID()
+	return shortHex(id[:])
+}
+
+// shortHex is the hexadecimal of the first 6 bytes of a hash, as the audit shows
+// them.
+func shortHex(hash []byte) string { return hex.EncodeToString(hash[:6]) }

@@ -94,7 +94,7 @@ func TestMint(t *testing.T) {
 		ok("no chunks", "RFC 9112 7.1", post("", "Transfer-Encoding: chunked")+"0\r\n\r\n", ""),
 		ok("endpoint", "", post(`{"endpoint":"/ws/pty"}`), "/ws/pty"),
 		ok("endpoint in chunks", "RFC 9112 7.1", post("", "Transfer-Encoding: chunked", "Content-Type: application/json")+"9\r\n{\"endpoin\r\n8\r\nt\":\"/a\"}\r\n0\r\n\r\n", "/a"),
-		ok("endpoint escaped", "RFC 3986 6.2.2.2", post(`{"endpoint":"/ws/%70ty%20x"}`), "/ws/pty x"),
+		ok("endpoint escaped: the ticket is for its plain spelling", "HOSTILE W30", post(`{"endpoint":"/ws/%70ty%20x"}`), "/ws/pty x"),
 		ok("endpoint with a slash behind", "RFC 3986 6.2.3", post(`{"endpoint":"/ws/"}`), "/ws/"),
 		ok("JSON with a charset", "RFC 8259 11", post(`{"endpoint":"/a"}`, "Content-Type: Application/JSON; charset=utf-8"), "/a"),
 		ok("body of 1 KiB", "RFC 9110 15.5.14", post(`{"endpoint":"/`+strings.Repeat("a", 1<<10-16)+`"}`), "/"+strings.Repeat("a", 1<<10-16)),
@@ -117,6 +117,9 @@ func TestMint(t *testing.T) {
 		forbidden("cross-site, own Origin", "Fetch Metadata", post("", "Sec-Fetch-Site: cross-site", "Origin: https://app.example")),
 		forbidden("cross-site to a path of hooks", "CVE-2025-47910", strings.Replace(post("", "Sec-Fetch-Site: cross-site"), mintPath, "/hook", 1)),
 		forbidden("unknown Sec-Fetch-Site", "Fetch Metadata", post("", "Sec-Fetch-Site: SAME-ORIGIN")),
+		forbidden("two Sec-Fetch-Site", "HOSTILE M16", post("", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site")),
+		forbidden("two Sec-Fetch-Site, the first empty", "HOSTILE M16", post("", "Sec-Fetch-Site:", "Sec-Fetch-Site: cross-site")),
+		forbidden("a list in Sec-Fetch-Site", "HOSTILE M16", post("", "Sec-Fetch-Site: same-origin, cross-site")),
 		forbidden("null", "RFC 6454 6.1", post("", "Origin: null")),
 		forbidden("null that claims to be", "RFC 6454 6.1", post("", "Origin: null", "Sec-Fetch-Site: same-origin")),
 		forbidden("empty Origin", "RFC 6454 7.1", post("", "Origin:")),
@@ -131,6 +134,7 @@ func TestMint(t *testing.T) {
 		wrongType("form", "simple requests need no CORS", post("endpoint=/a", "Content-Type: application/x-www-form-urlencoded")),
 		wrongType("text that is JSON", "simple requests need no CORS", post(`{"endpoint":"/a"}`, "Content-Type: text/plain")),
 		wrongType("no type", "RFC 9110 8.3", post(`{"endpoint":"/a"}`, "Content-Type:")),
+		wrongType("two types", "like two Sec-Fetch-Site, HOSTILE M16", post(`{"endpoint":"/a"}`, "Content-Type: application/json", "Content-Type: text/plain")),
 		wrongType("type that only begins so", "RFC 9110 8.3", post(`{}`, "Content-Type: application/jsonp")),
 		bad("cut", "RFC 8259", post(`{"endpoint":"/a"`)),
 		bad("two values", "RFC 8259 2", post(`{"endpoint":"/a"}{}`)),
@@ -138,12 +142,18 @@ func TestMint(t *testing.T) {
 		bad("string", "", post(`"/a"`)),
 		bad("endpoint is a number", "", post(`{"endpoint":1}`)),
 		bad("misspelt, which would be good anywhere", "", post(`{"endpiont":"/a"}`)),
+		bad("null", "HOSTILE M16: a ticket for any path", post("null")),
+		bad("null between spaces", "HOSTILE M16: a ticket for any path", post(" null\n")),
+		bad("endpoint null", "HOSTILE M16: a ticket for any path", post(`{"endpoint":null}`)),
+		bad("endpoint twice", "RFC 8259 4: the last would win", post(`{"endpoint":"/a","endpoint":"/b"}`)),
+		bad("endpoint twice, once null", "HOSTILE M16", post(`{"endpoint":"/a","endpoint":null}`)),
+		bad("endpoint twice, in another case", "HOSTILE M16", post(`{"endpoint":"/a","Endpoint":""}`)),
 		bad("no JSON", "", post("\xef\xbb\xbf{}")),
 		bad("broken chunk", "RFC 9112 7.1", post("", "Transfer-Encoding: chunked", "Content-Type: application/json")+"zz\r\n"),
 	}
 	for _, endpoint := range []string{
 		"ws", "//evil.example/ws", "https://app.example/ws", "/ws?a=1", "/ws#a", "/ws/../admin", "/./ws", "//ws", "/ws//pty",
-		"/ws%2Fpty", "/ws/%2e%2e/admin", `/ws\\pty`, "/ws%5Cpty", "/ws\\u0000", "/ws%00", "/ws\\n", "/ws%zz", "*", "/ws%0d%0aX-A:%20b",
+		"/ws%2Fpty", "/ws/%2e%2e/admin", `/ws\\pty`, "/ws%5Cpty", "/ws\\u0000", "/ws%00", "/ws\\n", "/ws%zz", "*", "/ws%0d%0aX-A:%20b", "/ws/%252e%252e/admin", "/ws%252Fpty",
 	} {
 		rows = append(rows, bad("endpoint "+endpoint, "GHSA-gm3x-23wp-hc2c", post(`{"endpoint":"`+endpoint+`"}`)))
 	}
@@ -161,7 +171,6 @@ func TestMint(t *testing.T) {
 		with(allows("/a"), denied("any, not allowed", "CWE-863", post(""))),
 		with(allows("/a"), denied("another", "CWE-863", post(`{"endpoint":"/a/"}`))),
 		with(allows("/a"), denied("empty, which is any", "CWE-863", post(`{"endpoint":""}`))),
-		with(allows("/a"), denied("null, which is any", "CWE-863", post(`{"endpoint":null}`))),
 	)
 	for name, ask := range map[string]func(*testing.T, http.Handler, string) (answer, bool){
 		"h1": func(t *testing.T, h http.Handler, request string) (answer, bool) {
@@ -191,12 +200,14 @@ func TestMint(t *testing.T) {
 					require.Zero(t, b.store.puts.Load())
 					lines := b.rec.Lines(t)
 					require.Len(t, lines, 1)
-					assert.Equal(t, []any{tc.reason, "127.0.0.1"}, []any{lines[0]["reason"], lines[0]["ip"]})
+					assert.Equal(t, []any{"ws_mint_refused", tc.reason, "127.0.0.1", "oidc", "ann", ticketID(ann().ID)},
+						[]any{lines[0]["event"], lines[0]["reason"], lines[0]["ip"], lines[0]["provider"], lines[0]["user_id"], lines[0]["session"]})
+					assert.Equal(t, strings.Contains(tc.request, "Origin:"), lines[0]["origin"] != nil)
 					return
 				}
 				ticket := requireMinted(t, a, 30)
-				require.Equal(t, fmt.Sprintf(`{"event":"ws_ticket_minted","provider":"oidc","user_id":"ann","ip":"127.0.0.1","ticket_id":"%s","endpoint":"%s"}`+"\n",
-					ticketID(ticket), tc.endpoint), b.rec.Text())
+				require.Equal(t, fmt.Sprintf(`{"event":"ws_ticket_minted","provider":"oidc","user_id":"ann","ip":"127.0.0.1","ticket_id":"%s","endpoint":"%s","session":"%s"}`+"\n",
+					ticketID(ticket), tc.endpoint, ticketID(ann().ID)), b.rec.Text())
 				g, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
 				require.NoError(t, err)
 				require.Equal(t, tc.endpoint, g.Endpoint)
@@ -236,7 +247,7 @@ func sendAsH2(t *testing.T, srv *httptest.Server, raw string) (answer, bool) {
 
 // A page that goes while it asks has spent at most one ticket, which nobody will
 // ever see and which expires; nothing of the request stays behind.
-func TestMintWhenTheClientGoes(t *testing.T) {
+func TestMint_ClientGone(t *testing.T) {
 	for _, tc := range []struct {
 		name, request string
 		puts          int64
@@ -296,7 +307,7 @@ func requireMinted(t *testing.T, a answer, ttl int) (ticket string) {
 }
 
 // What depends on the session, and on the issuer.
-func TestMintForSession(t *testing.T) {
+func TestMint_SessionAndStore(t *testing.T) {
 	over := func(d time.Duration) func(*middleware.Session) {
 		return func(s *middleware.Session) { s.ExpiresAt = time.Now().Add(d) }
 	}
@@ -356,7 +367,7 @@ func TestMintForSession(t *testing.T) {
 				}
 				assert.Equal(t, tc.body, a.Body)
 				assert.Equal(t, "no-store", a.Header.Get("Cache-Control"))
-				assert.Equal(t, []any{"ws_ticket_rejected", tc.reason}, []any{lines[0]["event"], lines[0]["reason"]})
+				assert.Equal(t, []any{"ws_mint_refused", tc.reason}, []any{lines[0]["event"], lines[0]["reason"]})
 				if tc.status == http.StatusServiceUnavailable {
 					assert.Regexp(t, `^[1-9]$`, a.Header.Get("Retry-After"))
 				}
@@ -370,7 +381,7 @@ func TestMintForSession(t *testing.T) {
 }
 
 // One session's share is 429, with the time until it has one again.
-func TestMintShare(t *testing.T) {
+func TestMint_TooManyIs429(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxPerSession: 2})
 		require.NoError(t, err)
@@ -393,7 +404,8 @@ func TestMintShare(t *testing.T) {
 		require.Equal(t, http.StatusTooManyRequests, a.Status)
 		requireRefused(t, 429, "too_many", a, false)
 		assert.Contains(t, []string{"20", "21"}, a.Header.Get("Retry-After"))
-		assert.Equal(t, `{"event":"ws_upgrade_refused","reason":"too_many","ip":"pipe","path":"`+mintPath+`"}`+"\n", rec.Take())
+		assert.Equal(t, `{"event":"ws_mint_refused","reason":"too_many","ip":"pipe","path":"`+mintPath+
+			`","provider":"oidc","user_id":"ann","session":"`+ticketID(ann().ID)+`"}`+"\n", rec.Take())
 		time.Sleep(21 * time.Second)
 		requireMinted(t, try(), 30)
 		require.NoError(t, conn.Close())
@@ -402,7 +414,7 @@ func TestMintShare(t *testing.T) {
 
 // A body that does not end is cut off, and costs the next request nothing; one
 // that took long does not end a handler that does.
-func TestMintSlowly(t *testing.T) {
+func TestMint_EndlessBodyIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newMintBed(t, middleware.MintOptions{Authorize: func(ctx context.Context, _ *middleware.Session, _ string) error {
 			time.Sleep(time.Minute) // a policy engine at its worst
@@ -438,8 +450,24 @@ func TestMintConfiguration(t *testing.T) {
 	assert.NotContains(t, err.Error(), "ok.example")
 }
 
+// A lifetime of less than a second is 0 in ttl_seconds, and every mint would
+// answer session_expired.
+func TestNewMint_RefusesTTLUnderOneSecond(t *testing.T) {
+	for ttl, valid := range map[time.Duration]bool{time.Second - 1: false, time.Millisecond: false, time.Second: true} {
+		issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{TTL: ttl})
+		require.NoError(t, err)
+		_, err = middleware.NewMint(issuer, nil)
+		if valid {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, "middleware.NewMint: the issuer's TTL is "+ttl.String())
+		}
+		require.NoError(t, issuer.Close())
+	}
+}
+
 // A store is shown the SHA-256 of a ticket, and every ticket is another.
-func TestMintGuessesNothing(t *testing.T) {
+func TestMint_TicketsDifferAndAreStoredHashed(t *testing.T) {
 	b := newMintBed(t, middleware.MintOptions{}, ann())
 	srv := serveTLS(t, b.handler)
 	var mu sync.Mutex

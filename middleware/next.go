@@ -41,13 +41,12 @@ func Next(r *http.Request) string {
 // strips tabs, newlines and spaces at the end, takes \ for / and resolves dot
 // segments, also escaped ones; what depends on any of that is not local.
 func isLocal(s string) bool {
-	if s == "" || len(s) > maxNext || s[0] != '/' || strings.HasPrefix(s, "//") || strings.HasSuffix(s, " ") || !utf8.ValidString(s) {
+	if len(s) > maxNext || !strings.HasPrefix(s, "/") || strings.HasPrefix(s, "//") ||
+		strings.HasSuffix(s, " ") || !utf8.ValidString(s) {
 		return false
 	}
-	for i := 0; i < len(s); i++ {
-		if s[i] < 0x20 || s[i] == 0x7f || s[i] == '\\' {
-			return false
-		}
+	if strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f || c == '\\' }) {
+		return false
 	}
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "" || u.Host != "" || u.Opaque != "" {

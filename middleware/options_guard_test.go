@@ -19,7 +19,7 @@ import (
 
 // What only the grant can answer costs the ticket: the caller has it, and tries
 // it where it does not belong.
-func TestGuardWeighsTheGrant(t *testing.T) {
+func TestGuard_ChecksTheGrant(t *testing.T) {
 	endpoint := func(path string) func(*tickets.Grant) { return func(g *tickets.Grant) { g.Endpoint = path } }
 	inside := func(change func(*middleware.Session)) func(http.Handler) http.Handler {
 		s := ann()
@@ -30,8 +30,8 @@ func TestGuardWeighsTheGrant(t *testing.T) {
 			})
 		}
 	}
-	restores := func(s *middleware.Session, err error) middleware.GuardOptions {
-		return middleware.GuardOptions{Restore: func(context.Context, *middleware.Session) (*middleware.Session, error) { return s, err }}
+	restores := func(s *middleware.Session, err error) middleware.SocketsOptions {
+		return middleware.SocketsOptions{Restore: func(context.Context, *middleware.Session) (*middleware.Session, error) { return s, err }}
 	}
 	with := func(change func(*middleware.Session)) *middleware.Session {
 		s := ann()
@@ -43,6 +43,7 @@ func TestGuardWeighsTheGrant(t *testing.T) {
 	for _, tc := range []struct {
 		name, source string
 		opts         middleware.GuardOptions
+		sockets      middleware.SocketsOptions
 		outer        func(http.Handler) http.Handler
 		grant        func(*tickets.Grant)
 		target       string // /ws
@@ -50,7 +51,9 @@ func TestGuardWeighsTheGrant(t *testing.T) {
 		reason       string
 	}{
 		{name: "its endpoint", grant: endpoint("/ws"), status: in},
-		{name: "its endpoint, escaped", source: "RFC 3986 6.2.2.2", grant: endpoint("/ws"), target: "/%77s", status: in},
+		{name: "its endpoint, needlessly escaped", source: "HOSTILE W30: routers that match RawPath", grant: endpoint("/ws"), target: "/%77s", status: forbidden, reason: "endpoint"},
+		{name: "its endpoint, outside ASCII", source: "RFC 3987 3.1", grant: endpoint("/über"), target: "/%C3%BCber", status: in},
+		{name: "its endpoint, in lower-case hex", source: "HOSTILE W30: routers that match RawPath", grant: endpoint("/über"), target: "/%c3%bcber", status: forbidden, reason: "endpoint"},
 		{name: "another endpoint", source: "CWE-863", grant: endpoint("/ws/pty"), status: forbidden, reason: "endpoint"},
 		{name: "endpoint in capitals", source: "RFC 3986 6.2.2.1", grant: endpoint("/WS"), status: forbidden, reason: "endpoint"},
 		{name: "below its endpoint", source: "CWE-863: prefixes", grant: endpoint("/ws"), target: "/ws/pty", status: forbidden, reason: "endpoint"},
@@ -59,10 +62,12 @@ func TestGuardWeighsTheGrant(t *testing.T) {
 		{name: "dot segments", source: "GHSA-xf64-8mw2-4gr2", grant: endpoint("/ws"), target: "/x/../ws", status: forbidden, reason: "endpoint"},
 		{name: "escaped slash", source: "GHSA-gm3x-23wp-hc2c: a router takes it for one segment", grant: endpoint("/ws/pty"), target: "/ws%2Fpty", status: forbidden, reason: "endpoint"},
 		{name: "escaped slash, minted as a percent sign", source: "CWE-174: a router that decodes takes it for /ws/pty", grant: endpoint("/ws%2Fpty"), target: "/ws%2Fpty", status: forbidden, reason: "endpoint"},
-		{name: "a percent sign", source: "RFC 3986 2.4", grant: endpoint("/ws%2Fpty"), target: "/ws%252Fpty", status: in},
+		{name: "escaped twice", source: "HOSTILE G26", grant: endpoint("/ws%2Fpty"), target: "/ws%252Fpty", status: forbidden, reason: "endpoint"},
+		{name: "a percent sign", source: "RFC 3986 2.4", grant: endpoint("/ws/100%"), target: "/ws/100%25", status: in},
 		{name: "endpoint in the query", source: "GHSA-7rh7-c77v-6434", grant: endpoint("/ws"), target: "/x?endpoint=/ws&x=/ws", status: forbidden, reason: "endpoint"},
 		{name: "a prefix taken off", source: "http.StripPrefix", grant: endpoint("/api/ws"), target: "/api/ws", outer: strip("/api"), status: in},
-		{name: "a prefix taken off, escaped", source: "http.StripPrefix", grant: endpoint("/api/ws"), target: "/api/%77s", outer: strip("/api"), status: in},
+		{name: "a prefix taken off, escaped", source: "HOSTILE W30", grant: endpoint("/api/ws"), target: "/api/%77s", outer: strip("/api"), status: forbidden, reason: "endpoint"},
+		{name: "no RequestURI, needlessly escaped", source: "HOSTILE W30", grant: endpoint("/ws"), target: "/%77s", outer: noRequestURI, status: forbidden, reason: "endpoint"},
 		{name: "no RequestURI", source: "not every server fills it in", grant: endpoint("/ws"), outer: noRequestURI, status: in},
 		{name: "no RequestURI, escaped slash", source: "GHSA-gm3x-23wp-hc2c", grant: endpoint("/ws/pty"), target: "/ws%2Fpty", outer: noRequestURI, status: forbidden, reason: "endpoint"},
 		{name: "what a prefix left", source: "http.StripPrefix", grant: endpoint("/ws"), target: "/api/ws", outer: strip("/api"), status: forbidden, reason: "endpoint"},
@@ -78,17 +83,17 @@ func TestGuardWeighsTheGrant(t *testing.T) {
 		{name: "another provider around", source: "CWE-384", outer: inside(func(s *middleware.Session) { s.Provider = "saml" }), status: forbidden, reason: "session"},
 		{name: "session around is over", source: "CWE-613", outer: inside(func(s *middleware.Session) { s.ExpiresAt = time.Now().Add(-1) }), status: rejected, reason: "session"},
 
-		{name: "restored", opts: restores(ann(), nil), status: in},
-		{name: "gone", source: "pomerium#1279", opts: restores(nil, middleware.ErrNoSession), status: rejected, reason: "session"},
-		{name: "neither session nor error", opts: restores(nil, nil), status: rejected, reason: "session"},
-		{name: "expired, wrapped", source: "errors.Is", opts: restores(nil, fmt.Errorf("redis: %w", middleware.ErrSessionExpired)), status: rejected, reason: "session"},
-		{name: "restored to its end", source: "CWE-613", opts: restores(with(func(s *middleware.Session) { s.ExpiresAt = time.Now() }), nil), status: rejected, reason: "session"},
-		{name: "session backend away", opts: restores(nil, errDown), status: unavailable, reason: "session"},
-		{name: "session beside an error", opts: restores(ann(), errDown), status: unavailable, reason: "session"},
-		{name: "restored as another", source: "CWE-384", opts: restores(with(func(s *middleware.Session) { s.ID = "other" }), nil), status: unavailable, reason: "session"},
+		{name: "restored", sockets: restores(ann(), nil), status: in},
+		{name: "gone", source: "pomerium#1279", sockets: restores(nil, middleware.ErrNoSession), status: rejected, reason: "session"},
+		{name: "neither session nor error", sockets: restores(nil, nil), status: rejected, reason: "session"},
+		{name: "expired, wrapped", source: "errors.Is", sockets: restores(nil, fmt.Errorf("redis: %w", middleware.ErrSessionExpired)), status: rejected, reason: "session"},
+		{name: "restored to its end", source: "CWE-613", sockets: restores(with(func(s *middleware.Session) { s.ExpiresAt = time.Now() }), nil), status: rejected, reason: "session"},
+		{name: "session backend away", sockets: restores(nil, errDown), status: unavailable, reason: "session"},
+		{name: "session beside an error", sockets: restores(ann(), errDown), status: unavailable, reason: "session"},
+		{name: "restored as another", source: "CWE-384", sockets: restores(with(func(s *middleware.Session) { s.ID = "other" }), nil), status: unavailable, reason: "session"},
 	} {
 		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
-			b := newBed(t, tc.opts)
+			b := newBed(t, tc.opts, tc.sockets)
 			h := b.guard.Wrap(accepts)
 			if tc.outer != nil {
 				h = tc.outer(h)
@@ -149,7 +154,7 @@ func header(name, value string) func(http.Handler) http.Handler {
 
 // A guard without room says so before it takes the ticket; a person without,
 // only then is known.
-func TestGuardWithoutRoom(t *testing.T) {
+func TestGuard_NoRoomIs429(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		limits middleware.SocketsOptions
@@ -160,9 +165,7 @@ func TestGuardWithoutRoom(t *testing.T) {
 		{"of the session", middleware.SocketsOptions{MaxPerSession: 1}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			sockets, err := middleware.NewSockets(&tc.limits)
-			require.NoError(t, err)
-			b := newBed(t, middleware.GuardOptions{Sockets: sockets})
+			b := newBed(t, middleware.GuardOptions{}, tc.limits)
 			srv := serve(t, b.guard.Wrap(guardedEcho))
 			c, _, err := websocket.Dial(t.Context(), srv.URL+"/ws?ticket="+b.mint(t), nil)
 			require.NoError(t, err)
@@ -230,6 +233,7 @@ func TestGuardPassesOthers(t *testing.T) {
 		{name: "a header to come", source: "RFC 6455 11.3", request: get("/page", "Sec-WebSocket-Next:"), status: 426},
 		{name: "POST", source: "RFC 6455 4.1", request: upgrade("POST", "/page"), status: 405},
 		{name: "CONNECT", source: "RFC 9110 9.3.6", request: rawRequest("CONNECT", "/page"), status: 426},
+		{name: "the preface of HTTP/2", source: "HOSTILE W31, RFC 9113 3.4: to an h2c handler, a tunnel", request: "PRI * HTTP/2.0\r\n\r\n", status: 426},
 		{name: "key alone, POST", source: "RFC 6455 11.3.1", request: rawRequest("POST", "/page", "Sec-WebSocket-Key: x"), status: 426},
 
 		{name: "stream", admits: true, request: get("/page?ticket={T}"), status: 200, reached: "ann"},

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -30,7 +31,7 @@ func newOrigins(list []string, required bool) (*origins, error) {
 			errs = append(errs, fmt.Errorf("in Origins: %q: %w", s, err))
 			continue
 		case canonical != s:
-			errs = append(errs, fmt.Errorf("in Origins: %q: browsers send it as %q: write that", s, canonical))
+			errs = append(errs, fmt.Errorf("in Origins: %q: browsers send %q: write that", s, canonical))
 			continue
 		}
 		if o.listed == nil {
@@ -41,17 +42,10 @@ func newOrigins(list []string, required bool) (*origins, error) {
 	return o, errors.Join(errs...)
 }
 
-// allowed reports whether the page that sent r may do so. A request without an
-// Origin comes from no browser's WebSocket or cross-origin fetch: there the
-// ticket or the session is the proof.
-func (o *origins) allowed(r *http.Request) bool {
-	_, ok := o.check(r)
-	return ok
-}
-
-// check returns the request's Origin in canonical form as well, "" if it has
-// none.
-func (o *origins) check(r *http.Request) (origin string, ok bool) {
+// allow reports whether the page that sent r may do so, and returns its Origin in
+// canonical form. A request without an Origin comes from no browser's WebSocket
+// or cross-origin fetch: there the ticket or the session is the proof.
+func (o *origins) allow(r *http.Request) (origin string, ok bool) {
 	sent := r.Header["Origin"]
 	switch len(sent) {
 	case 0:
@@ -78,49 +72,22 @@ func (o *origins) check(r *http.Request) (origin string, ok bool) {
 // scheme and host in lower case, the scheme's default port left out. "null",
 // wildcards and anything beyond scheme, host and port are errors.
 func parseOrigin(s string) (string, error) {
-	if isPlainOrigin(s) {
-		return s, nil
-	}
-	return parseAnyOrigin(s)
-}
-
-// isPlainOrigin reports whether s is already in canonical form, so that there is
-// nothing to parse: as nearly all are that browsers send.
-func isPlainOrigin(s string) bool {
-	scheme, hostport, _ := strings.Cut(s, "://")
-	if scheme != "https" && scheme != "http" {
-		return false
-	}
-	host, port, found := strings.Cut(hostport, ":")
-	if found && (!isPort(port) || port == "80" || port == "443") {
-		return false
-	}
-	for i := 0; i < len(host); i++ {
-		if c := host[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '-' {
-			return false
-		}
-	}
-	return host != ""
-}
-
-func parseAnyOrigin(s string) (string, error) {
 	const form = "want scheme, host and at most a port, such as https://app.example"
 	u, err := url.Parse(s)
 	if err != nil {
 		return "", errors.New(form)
 	}
 	scheme := u.Scheme // url.Parse has lowered it
-	if scheme != "http" && scheme != "https" || len(s) <= len(scheme)+3 || !strings.EqualFold(s[len(scheme)+3:], u.Host) {
+	_, rest, _ := strings.Cut(s, "://")
+	if scheme != "http" && scheme != "https" || !strings.EqualFold(rest, u.Host) {
 		return "", errors.New(form)
 	}
 	host := u.Hostname()
 	if host == "" || strings.ContainsAny(host, "*\\\"<>^`{|}%") {
 		return "", fmt.Errorf("%s; a wildcard or a zone is not one", form)
 	}
-	for i := 0; i < len(host); i++ {
-		if host[i] <= 0x20 || host[i] >= 0x7f {
-			return "", fmt.Errorf("%s; a host outside ASCII is sent in its xn-- form", form)
-		}
+	if strings.ContainsFunc(host, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
+		return "", fmt.Errorf("%s; a host outside ASCII is sent in its xn-- form", form)
 	}
 	if _, port, err := net.SplitHostPort(u.Host); err == nil && !isPort(port) {
 		return "", errors.New(form)
@@ -128,17 +95,10 @@ func parseAnyOrigin(s string) (string, error) {
 	return scheme + "://" + canonicalHost(u.Host, scheme), nil
 }
 
+// isPort reports whether s is a port as browsers write it.
 func isPort(s string) bool {
-	n := 0
-	for i := 0; i < len(s); i++ {
-		if s[i] < '0' || s[i] > '9' {
-			return false
-		}
-		if n = n*10 + int(s[i]-'0'); n > 65535 {
-			return false
-		}
-	}
-	return s != "" && s[0] != '0'
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && strconv.FormatUint(n, 10) == s && n > 0
 }
 
 // canonicalHost lowers a host and leaves out the scheme's default port, as

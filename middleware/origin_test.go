@@ -1,8 +1,10 @@
 package middleware_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -82,6 +84,16 @@ var originRows = []struct {
 }
 
 // One check for both doors, over both protocols that a browser may use.
+// eachFromElsewhere gives each request an address of its own: the audit
+// suppresses many refusals of one address.
+func eachFromElsewhere() func(*http.Request) string {
+	var n atomic.Uint32
+	return func(*http.Request) string {
+		i := n.Add(1)
+		return fmt.Sprintf("10.0.%d.%d", i>>8, i&255)
+	}
+}
+
 func TestOrigins(t *testing.T) {
 	list := []string{"https://app.example", "http://dev.example:8080"}
 	for _, listed := range []bool{true, false} {
@@ -91,11 +103,17 @@ func TestOrigins(t *testing.T) {
 		}
 		log, rec := newAudit()
 		issuer := newIssuer(t)
-		guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Origins: origins, Audit: log})
+		guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{
+			Origins: origins, Audit: log, ClientIP: eachFromElsewhere(),
+		})
 		require.NoError(t, err)
-		strict, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Origins: origins, RequireOrigin: true, Audit: log})
+		strict, err := middleware.NewGuard(issuer, &middleware.GuardOptions{
+			Origins: origins, RequireOrigin: true, Audit: log, ClientIP: eachFromElsewhere(),
+		})
 		require.NoError(t, err)
-		mint, err := middleware.NewMint(issuer, &middleware.MintOptions{Origins: origins, Audit: log})
+		mint, err := middleware.NewMint(issuer, &middleware.MintOptions{
+			Origins: origins, Audit: log, ClientIP: eachFromElsewhere(),
+		})
 		require.NoError(t, err)
 		mux := http.NewServeMux()
 		mux.Handle("/ws", guard.Wrap(whoami))

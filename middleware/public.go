@@ -12,27 +12,19 @@ import (
 	"unicode/utf8"
 )
 
-// publicRoutes decides which requests need no session. It asks an
+// publicRoutes decides which requests need no session. It matches with an
 // http.ServeMux, so that a pattern means here what it means where the
 // application registers its handlers.
 type publicRoutes struct {
-	mux   *http.ServeMux // nil: no patterns
+	mux   *http.ServeMux // the patterns
 	hosts bool           // some pattern has a host
 	login string         // one exact path; "": none
 }
 
-// publicMarker is the handler behind every public pattern; it never serves.
-type publicMarker struct{}
-
-func (publicMarker) ServeHTTP(http.ResponseWriter, *http.Request) {}
-
 func newPublicRoutes(patterns []string, login string) (*publicRoutes, error) {
-	p := &publicRoutes{login: login}
+	p := &publicRoutes{mux: http.NewServeMux(), login: login}
 	var errs []error
 	for _, pattern := range patterns {
-		if p.mux == nil {
-			p.mux = http.NewServeMux()
-		}
 		host, err := register(p.mux, pattern)
 		p.hosts = p.hosts || host != ""
 		if err != nil {
@@ -46,7 +38,7 @@ func newPublicRoutes(patterns []string, login string) (*publicRoutes, error) {
 // case-insensitive (RFC 9110 section 4.2.3), and ServeMux compares bytes.
 func register(mux *http.ServeMux, pattern string) (host string, err error) {
 	defer func() {
-		if p := recover(); p != nil { // how ServeMux reports a pattern that it does not understand
+		if p := recover(); p != nil { // so ServeMux reports a pattern that it does not understand
 			err = fmt.Errorf("want an http.ServeMux pattern such as /static/ or GET /healthz: %v", p)
 		}
 	}()
@@ -55,37 +47,57 @@ func register(mux *http.ServeMux, pattern string) (host string, err error) {
 		host = strings.ToLower(pattern[start:slash])
 		pattern = pattern[:start] + host + pattern[slash:]
 	}
-	mux.Handle(pattern, publicMarker{})
+	mux.Handle(pattern, mux) // as a marker: it never serves
 	return host, nil
 }
 
 // match reports whether r may pass without a session.
 func (p *publicRoutes) match(r *http.Request) bool {
-	if p.mux == nil && p.login == "" || r.Method == http.MethodConnect || !isClean(r.URL) {
+	if r.Method == http.MethodConnect || !isClean(r.URL) {
 		return false
 	}
-	if p.login != "" && sentPath(r) == p.login { // where LoginURL sends browsers, whatever StripPrefix has done since
+	// Where LoginURL sends browsers, whatever StripPrefix has done since.
+	if p.login != "" && sentPath(r) == p.login {
 		return true
 	}
-	if p.mux == nil {
-		return false
-	}
 	r = p.canonical(r)
-	// A handler that is not the marker is ServeMux's own redirect.
-	h, _ := p.mux.Handler(r)
-	return h == http.Handler(publicMarker{})
+	return p.matchesPattern(r) && (oneSpelling(r.URL) || p.matchesPattern(withLiteralPath(r)))
 }
 
-// canonical returns r with the Host as patterns write it, where they have any.
-// Wrap hands on the same: a ServeMux behind the gate would take APP.example to
-// another handler than the one that is public.
+func (p *publicRoutes) matchesPattern(r *http.Request) bool {
+	// A handler that is not the marker is ServeMux's own redirect.
+	h, _ := p.mux.Handler(r)
+	return h == http.Handler(p.mux)
+}
+
+// oneSpelling reports whether all routers read the same path from u. ServeMux
+// matches Path; chi, echo and gin (with UseRawPath) match RawPath where it is
+// set, without decoding it. To them /st%61tic/admin is not under /static/.
+func oneSpelling(u *url.URL) bool {
+	return u.RawPath == "" || u.RawPath == u.Path
+}
+
+// withLiteralPath returns r as a router reads it that matches RawPath.
+func withLiteralPath(r *http.Request) *http.Request {
+	c := *r
+	c.URL = &url.URL{Path: r.URL.RawPath}
+	return &c
+}
+
+// canonical returns r with the Host as patterns write it, where they have any: in
+// lower case, without a trailing dot. The handler behind the gate gets the same: a
+// ServeMux there would take APP.example to another handler than the public one.
 func (p *publicRoutes) canonical(r *http.Request) *http.Request {
 	if !p.hosts {
 		return r
 	}
 	c := *r
-	c.Host = canonicalName(r.Host)
-	if _, port, err := net.SplitHostPort(r.Host); err == nil {
+	host, port, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		host = r.Host
+	}
+	c.Host = strings.TrimSuffix(strings.ToLower(host), ".")
+	if err == nil {
 		c.Host = net.JoinHostPort(c.Host, port)
 	}
 	return &c
@@ -95,7 +107,10 @@ func (p *publicRoutes) canonical(r *http.Request) *http.Request {
 // what it names. Proxies, routers and file servers differ on all others, and
 // each difference has been a way around somebody's gate.
 func isClean(u *url.URL) bool {
-	p := u.Path
+	return isCleanPath(u.Path) && (oneSpelling(u) || isCleanPath(u.RawPath))
+}
+
+func isCleanPath(p string) bool {
 	if p == "" || p[0] != '/' || !utf8.ValidString(p) { // overlong forms of / and . are invalid
 		return false
 	}
@@ -107,34 +122,33 @@ func isClean(u *url.URL) bool {
 	if clean := path.Clean(p); p != clean && p != clean+"/" {
 		return false
 	}
-	if strings.Contains(p, ";") { // to some, "..;x" is a dot segment with a parameter (RFC 3986 section 3.3)
-		for segment := range strings.SplitSeq(p[1:], "/") {
-			switch name, _, found := strings.Cut(segment, ";"); name {
-			case "", ".", "..":
-				if found {
-					return false
-				}
+	// To some, "..;x" is a dot segment with a parameter (RFC 3986 section 3.3).
+	for segment := range strings.SplitSeq(p[1:], "/") {
+		switch name, _, found := strings.Cut(segment, ";"); name {
+		case "", ".", "..":
+			if found {
+				return false
 			}
 		}
 	}
-	for rest := u.EscapedPath(); ; rest = rest[3:] {
-		i := strings.IndexByte(rest, '%')
-		if i < 0 {
-			return true
-		}
-		rest = rest[i:]
-		switch strings.ToLower(rest[:3]) { // EscapedPath has two digits behind each %
-		case "%2f", "%5c", "%2e":
-			return false
-		}
-	}
+	return !escapesSeparator(p)
 }
 
-// canonicalName is the host that a Host header names, as patterns write it:
-// in lower case, without port and trailing dot.
-func canonicalName(host string) string {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
+// escapesSeparator reports whether p has an escaped dot, slash or backslash,
+// however often it is escaped: somebody behind may decode it once more.
+func escapesSeparator(p string) bool {
+	for {
+		_, rest, found := strings.Cut(p, "%")
+		if !found {
+			return false
+		}
+		p = rest
+		for strings.HasPrefix(rest, "25") { // an escaped %
+			rest = rest[2:]
+		}
+		switch strings.ToLower(rest[:min(2, len(rest))]) {
+		case "2e", "2f", "5c":
+			return true
+		}
 	}
-	return strings.TrimSuffix(strings.ToLower(host), ".")
 }

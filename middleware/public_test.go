@@ -27,7 +27,10 @@ var hostilePaths = []struct {
 	{target: "/public/%C3%A9", public: true},
 	{target: "/public/..a/b../.c", public: true},
 	{target: "/foo/x/bar", public: true},
-	{source: "RFC 3986 section 6.2.2.2", target: "/%6cogin", public: true},
+	{target: "/public/a%40b.png", public: true},
+	{target: "/public/a(1).png", public: true},
+	{target: "/public/%c3%a9", public: true},
+	{target: "/foo/a%40b/bar", public: true},
 	{source: "RFC 9112 section 3.2.2: path rule only", target: "http://evil.example/login", public: true, h1: true},
 
 	{target: "/"},
@@ -80,6 +83,17 @@ var hostilePaths = []struct {
 	{source: "path parameters, CVE-2020-5902", target: "/public/.;x=y/admin"},
 	{source: "path parameters, CVE-2020-5902", target: "/public/..%3b/admin"},
 	{source: "path parameters", target: "/login;jsessionid=1"},
+
+	{source: "HOSTILE G26: chi, echo and gin match RawPath", target: "/%6cogin"},
+	{source: "HOSTILE G26: chi, echo and gin match RawPath", target: "/log%69n"},
+	{source: "HOSTILE G26: chi, echo and gin match RawPath", target: "/p%75blic/x"},
+	{source: "HOSTILE G26: chi, echo and gin match RawPath", target: "/p%75blic/admin"},
+	{source: "HOSTILE G26: chi, echo and gin match RawPath", target: "/public%2Fadmin"},
+	{source: "HOSTILE G26: chi, echo and gin match RawPath", target: "/f%6fo/x/bar"},
+	{source: "HOSTILE G26: escaped twice", target: "/public/%252e%252e/x"},
+	{source: "HOSTILE G26: escaped twice", target: "/public/a%252Fb"},
+	{source: "HOSTILE G26: escaped twice", target: "/public/..%255Cadmin"},
+	{source: "HOSTILE G26: escaped three times", target: "/public/%25252e%25252e/x"},
 
 	{source: "NUL cuts a C string", target: "/login%00"},
 	{source: "NUL cuts a C string", target: "/public/%00"},
@@ -195,7 +209,7 @@ func TestPublicPatterns(t *testing.T) {
 
 // Where a pattern has a host, what is behind the gate is asked in the same
 // form, so that its own patterns mean the same; the port stays.
-func TestPublicHostIsHandedOn(t *testing.T) {
+func TestPublic_HostIsCanonicalBehindTheGate(t *testing.T) {
 	gate, _ := newGate(t, middleware.GateOptions{Public: []string{"app.example/a"}})
 	srv := serve(t, gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Host) })))
 	for sent, want := range map[string]string{"APP.Example": "app.example", "App.example.:8443": "app.example:8443", "app.example:8443": "app.example:8443"} {

@@ -2,123 +2,180 @@ package middleware
 
 import (
 	"encoding/json"
+	"errors"
+	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// Rejection says why a request was turned away: to the client in Code, to the
-// audit in Reason and Err. It is what OnReject receives; its ServeHTTP is what
-// is answered where there is no OnReject.
+// Rejection says why a request was refused: to the client in Code, to the audit in
+// Reason and Err. OnReject receives it, and can answer from its fields as
+// completely as ServeHTTP does, which answers where there is no OnReject.
 type Rejection struct {
 	Status     int           // the HTTP status
-	Code       string        // what the client is told, such as "ticket_rejected"
-	Reason     string        // what the audit is told, such as "used"
+	Code       string        // the client reads it, such as "ticket_rejected"
+	Reason     string        // the audit reads it, such as "used"
 	CloseCode  int           // the WebSocket close code; 0: only ever refused in HTTP
 	RetryAfter time.Duration // 0: no Retry-After
 	Err        error         // what went wrong underneath; never shown to the client
 
-	event    audit.Event
-	why      string // the body's "reason", where there is one
-	loginURL string // the body's "login_url"
-	redirect bool   // a page load: 302 to loginURL in place of a body
-	allow    string // the Allow header that a 405 must have
-	gone     bool   // the client has gone: there is nobody to tell more than the status
+	Allow      string // the Allow header of a 405
+	LoginURL   string // where to sign in, with the way back in next; "": nowhere
+	PageLoad   bool   // a person waits for a page: with a LoginURL, the answer is 302
+	BodyReason string // the body's "reason": whether there was a credential; "": absent
+
+	event   audit.Event // "": not recorded
+	gone    bool        // the client has gone: nobody reads more than the status
+	closing bool        // the connection is closed behind the answer
 }
 
-// Codes of a [Rejection], as the client reads them.
+// Close codes: RFC 6455 section 7.4.1, IANA's registry (1013: try again later),
+// and the range that section 7.4.2 leaves to applications.
+const (
+	closeGoingAway    = 1001
+	closeTryAgain     = 1013
+	closeUnauthorized = 4401
+	closeTooMany      = 4429
+)
+
+// Codes and reasons with more than one use.
 const (
 	codeUnauthenticated = "unauthenticated"
 	codeSessionExpired  = "session_expired"
 	codeUnavailable     = "unavailable"
-	codeTicketRejected  = "ticket_rejected"
-	codeForbidden       = "forbidden"
-	codeUpgradeRequired = "upgrade_required"
-	codeBadRequest      = "bad_request"
-	codeTooMany         = "too_many"
-	codeNotAllowed      = "method_not_allowed"
-	codeURITooLong      = "uri_too_long"
-	codeTooLarge        = "too_large"
-	codeMediaType       = "unsupported_media_type"
-	codeNotImplemented  = "not_implemented"
-	codeHTTPVersion     = "http_version_not_supported"
+
+	reasonInvalid   = "invalid_or_expired_session"
+	reasonNoSession = "no_session"
+	reasonVersion   = "version"
+	reasonGoingAway = "going_away"
 )
 
-// Close codes from the range that RFC 6455 section 7.4.2 leaves to applications.
-const (
-	closeUnauthorized = 4401
-	closeForbidden    = 4403
-	closeTooMany      = 4429
-	closeTryAgain     = 1013 // IANA's registry: try again later
-	closeGoingAway    = 1001
-)
-
-// Reasons of a Rejection, as the audit reads them.
-const (
-	reasonNoSession      = "no_session"
-	reasonInvalidSession = "invalid_or_expired_session"
-	reasonUnavailable    = "unavailable"
-
-	reasonNoTicket   = "no_ticket"
-	reasonTwoTickets = "two_tickets"
-	reasonUnknown    = "unknown"
-	reasonUsed       = "used"
-	reasonExpired    = "expired"
-	reasonRevoked    = "revoked"
-	reasonEndpoint   = "endpoint"
-	reasonSession    = "session"
-	reasonStore      = "store"
-
-	reasonNotUpgrade = "not_upgrade"
-	reasonMethod     = "method"
-	reasonVersion    = "version"
-	reasonKey        = "key" // and whatever else is wrong with a Sec-WebSocket header
-	reasonBody       = "body"
-	reasonQuery      = "query"
-	reasonOrigin     = "origin"
-	reasonTooMany    = "too_many"
-)
-
-// refuse makes the Rejection of a request that is wrong by itself.
-func refuse(status int, code, reason string) *Rejection {
-	rej := newRejection(audit.UpgradeRefused, status, code, reason)
-	return &rej
+// refusal is a row of the table of refusals.
+type refusal struct {
+	status    int
+	code      string
+	closeCode int
+	event     audit.Event // "": not recorded
+	reason    string
 }
 
-// ticketRejection makes the Rejection of a request for the sake of its ticket.
-func ticketRejection(status int, code, reason string) *Rejection {
-	rej := newRejection(audit.TicketRejected, status, code, reason)
-	return &rej
-}
+// The table of all that a Gate, a Mint, and a Guard with its Sockets refuse. Having
+// no session is everyday life: every page's first request.
+var (
+	refusedNoSession     = refusal{401, codeUnauthenticated, 4401, "", reasonNoSession}
+	refusedSession       = refusal{401, codeSessionExpired, 4401, audit.SessionVerifyFailure, reasonInvalid}
+	refusedUndecided     = refusal{503, codeUnavailable, 1013, audit.SessionVerifyFailure, "unavailable"}
+	refusedClientGone    = refusal{503, codeUnavailable, 1013, "", "unavailable"}
+	refusedConnect       = refusal{405, "method_not_allowed", 0, audit.UpgradeRefused, "method"}
+	refusedMintMethod    = refusal{405, "method_not_allowed", 0, audit.MintRefused, "method"}
+	refusedMintOrigin    = refusal{403, "forbidden", 4403, audit.MintRefused, "origin"}
+	refusedMintNoSession = refusal{401, codeUnauthenticated, 4401, audit.MintRefused, "session"}
+	refusedMintBody      = refusal{400, "bad_request", 0, audit.MintRefused, "body"}
+	refusedMintTooLarge  = refusal{413, "too_large", 0, audit.MintRefused, "body"}
+	refusedMintType      = refusal{415, "unsupported_media_type", 0, audit.MintRefused, "body"}
+	refusedMintEndpoint  = refusal{403, "forbidden", 4403, audit.MintRefused, "endpoint"}
+	refusedMintExpired   = refusal{401, codeSessionExpired, 4401, audit.MintRefused, "session"}
+	refusedMintRevoked   = refusal{401, codeSessionExpired, 4401, audit.MintRefused, "revoked"}
+	refusedMintTooMany   = refusal{429, "too_many", 4429, audit.MintRefused, "too_many"}
+	refusedMintStore     = refusal{503, codeUnavailable, 1013, audit.MintRefused, "store"}
+	refusedNotUpgrade    = refusal{426, "upgrade_required", 0, audit.UpgradeRefused, "not_upgrade"}
+	refusedHTTP2         = refusal{501, "not_implemented", 0, audit.UpgradeRefused, "not_upgrade"}
+	refusedQueryTicket   = refusal{400, "bad_request", 0, audit.UpgradeRefused, "query_ticket"}
+	refusedMethod        = refusal{405, "method_not_allowed", 0, audit.UpgradeRefused, "method"}
+	refusedHTTPVersion   = refusal{505, "http_version_not_supported", 0, audit.UpgradeRefused, reasonVersion}
+	refusedVersion       = refusal{426, "upgrade_required", 0, audit.UpgradeRefused, reasonVersion}
+	refusedLongQuery     = refusal{414, "uri_too_long", 0, audit.UpgradeRefused, "query"}
+	refusedQuery         = refusal{400, "bad_request", 0, audit.UpgradeRefused, "query"}
+	refusedBody          = refusal{400, "bad_request", 0, audit.UpgradeRefused, "body"}
+	refusedKey           = refusal{400, "bad_request", 0, audit.UpgradeRefused, "key"}
+	refusedOtherUpgrade  = refusal{400, "bad_request", 0, audit.UpgradeRefused, "not_upgrade"}
+	refusedNotHijackable = refusal{501, "not_implemented", 0, audit.UpgradeRefused, "not_hijackable"}
+	refusedOrigin        = refusal{403, "forbidden", 4403, audit.UpgradeRefused, "origin"}
+	refusedNoTicket      = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "no_ticket"}
+	refusedTwoTickets    = refusal{400, "bad_request", 0, audit.TicketRejected, "two_tickets"}
+	refusedUnknown       = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "unknown"}
+	refusedUsed          = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "used"}
+	refusedExpired       = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "expired"}
+	refusedRevoked       = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "revoked"}
+	refusedStore         = refusal{503, codeUnavailable, 1013, audit.TicketRejected, "store"}
+	refusedEndpoint      = refusal{403, "forbidden", 4403, audit.TicketRejected, "endpoint"}
+	refusedOtherSession  = refusal{403, "forbidden", 4403, audit.TicketRejected, "session"}
+	refusedSessionOver   = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "session"}
+	refusedNotRestored   = refusal{503, codeUnavailable, 1013, audit.TicketRejected, "session"}
+	refusedTooMany       = refusal{429, "too_many", 4429, audit.UpgradeRefused, "too_many"}
+	refusedGoingAway     = refusal{503, codeUnavailable, 1001, audit.UpgradeRefused, reasonGoingAway}
+)
 
-func newRejection(event audit.Event, status int, code, reason string) Rejection {
-	var rej Rejection
-	rej.be(event, status, code, reason)
+// retryAfter is how long a client is asked to wait: long enough not to add to the
+// trouble of a store, short enough that a page comes back by itself.
+const retryAfter = 2 * time.Second
+
+// reject returns the Rejection of a row. err is for the audit, or nil.
+func reject(why refusal, err error) *Rejection {
+	rej := &Rejection{
+		Status: why.status, Code: why.code, Reason: why.reason, CloseCode: why.closeCode,
+		Err: err, event: why.event, gone: why == refusedClientGone,
+	}
+	switch why.status {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		rej.RetryAfter = retryAfter
+	}
+	switch why.code {
+	case codeUnauthenticated:
+		rej.BodyReason = reasonNoSession
+	case codeSessionExpired:
+		rej.BodyReason = reasonInvalid
+	}
 	return rej
 }
 
-// be fills in a Rejection where it stands. Copies of what newRejection returns
-// would take a kilobyte of the stack under every upgrade.
-func (rej *Rejection) be(event audit.Event, status int, code, reason string) {
-	rej.event, rej.Status, rej.Code, rej.Reason = event, status, code, reason
-	switch status {
-	case http.StatusUnauthorized:
-		rej.CloseCode = closeUnauthorized
-	case http.StatusForbidden:
-		rej.CloseCode = closeForbidden
-	case http.StatusTooManyRequests:
-		rej.CloseCode, rej.RetryAfter = closeTooMany, retryAfter
-	case http.StatusServiceUnavailable:
-		rej.CloseCode, rej.RetryAfter = closeTryAgain, retryAfter
-	}
+// rejectMethod returns the Rejection of a row whose status is 405.
+func rejectMethod(why refusal, allow string) *Rejection {
+	rej := reject(why, nil)
+	rej.Allow = allow
+	return rej
 }
 
-// retryAfter is what a client is asked to wait when a store or a session
-// backend fails: long enough not to add to its trouble, short enough that a
-// page comes back by itself.
-const retryAfter = 2 * time.Second
+// rejectConsume returns the Rejection for an error of Issuer.Consume. The client
+// cannot tell what is wrong with a ticket; the audit can.
+func rejectConsume(err error) *Rejection {
+	switch {
+	case errors.Is(err, tickets.ErrUsed):
+		return reject(refusedUsed, err)
+	case errors.Is(err, tickets.ErrExpired):
+		return reject(refusedExpired, err)
+	case errors.Is(err, tickets.ErrRevoked):
+		return reject(refusedRevoked, err)
+	case errors.Is(err, tickets.ErrInvalid):
+		return reject(refusedUnknown, err)
+	}
+	return reject(refusedStore, err)
+}
+
+// closeConnection makes the answer the last one on the connection of r, which resembles an
+// upgrade: a proxy may forward what comes behind one without waiting for the 101,
+// and nothing of that may be served. HTTP/2 has no such connections.
+func (rej *Rejection) closeConnection(r *http.Request) { rej.closing = r.ProtoMajor == 1 }
+
+// answer calls onReject, or ServeHTTP where there is none.
+func (rej *Rejection) answer(
+	w http.ResponseWriter, r *http.Request,
+	onReject func(http.ResponseWriter, *http.Request, *Rejection),
+) {
+	if onReject == nil || rej.gone {
+		onReject = func(w http.ResponseWriter, r *http.Request, rej *Rejection) { rej.ServeHTTP(w, r) }
+	}
+	if rej.closing {
+		w.Header().Set("Connection", "close")
+	}
+	onReject(w, r, rej)
+}
 
 // ServeHTTP answers the request with the rejection: a JSON body that names Code,
 // or the redirect to sign-in for a page load. Applications that call
@@ -126,10 +183,13 @@ const retryAfter = 2 * time.Second
 // Rejection.
 func (rej *Rejection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status := rej.Status
-	if status < 400 || status > 599 { // an application's own Rejection: what refuses must not look like success
+	if status < 400 || status > 599 { // an application's own: a refusal must not look like success
 		status = http.StatusInternalServerError
 	}
 	h := w.Header()
+	if rej.closing {
+		h.Set("Connection", "close")
+	}
 	h.Set("Cache-Control", "no-store")
 	if rej.gone { // or half gone, and still reading: an empty answer would be 200
 		w.WriteHeader(status)
@@ -139,20 +199,16 @@ func (rej *Rejection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if rej.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(int64((rej.RetryAfter+time.Second-1)/time.Second), 10))
 	}
-	if rej.allow != "" {
-		h.Set("Allow", rej.allow)
+	if rej.Allow != "" {
+		h.Set("Allow", rej.Allow)
 	}
-	if rej.redirect {
-		h.Set("Location", rej.loginURL)
+	if rej.PageLoad && rej.LoginURL != "" {
+		h.Set("Location", rej.LoginURL)
 		w.WriteHeader(http.StatusFound)
 		return
 	}
-	if rej.Reason == reasonVersion && status == http.StatusUpgradeRequired {
-		h.Set("Sec-WebSocket-Version", "13") // RFC 6455 section 4.4
-	}
-	if status == http.StatusUpgradeRequired && r.ProtoMajor == 1 { // HTTP/2 has no such fields (RFC 9113 section 8.2.2)
-		h.Set("Connection", "Upgrade")
-		h.Set("Upgrade", "websocket")
+	if status == http.StatusUpgradeRequired {
+		rej.requireUpgrade(h, r)
 	}
 	// Strings cannot fail to encode.
 	body, _ := json.Marshal(struct {
@@ -160,9 +216,75 @@ func (rej *Rejection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Detail   string `json:"detail"`
 		Reason   string `json:"reason,omitempty"`
 		LoginURL string `json:"login_url,omitempty"`
-	}{rej.Code, http.StatusText(status), rej.why, rej.loginURL})
+	}{rej.Code, http.StatusText(status), rej.BodyReason, rej.LoginURL})
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
+}
+
+// requireUpgrade sets the header fields of a 426.
+func (rej *Rejection) requireUpgrade(h http.Header, r *http.Request) {
+	if rej.Reason == reasonVersion {
+		h.Set("Sec-WebSocket-Version", "13") // RFC 6455 section 4.4
+	}
+	if r.ProtoMajor == 1 { // HTTP/2 has no such fields (RFC 9113 section 8.2.2)
+		// net/http closes only where the first line is exactly "close".
+		h["Connection"] = []string{"close", "Upgrade"}
+		h.Set("Upgrade", "websocket")
+	}
+}
+
+// record writes the one audit line of a refusal. ticketID is "" and who is nil
+// where they are not known.
+func (rej *Rejection) record(l *audit.Log, r *http.Request, ip, ticketID string, who *Session) {
+	if rej.event == "" {
+		return
+	}
+	var attrs []slog.Attr
+	add := func(name, value string) { attrs = append(attrs, slog.String(name, value)) }
+	if who != nil && rej.event == audit.SessionVerifyFailure {
+		add("provider", who.Provider)
+	}
+	add("reason", rej.Reason)
+	add("ip", ip)
+	add("path", cutField(r.URL.Path))
+	if ticketID != "" && rej.event == audit.TicketRejected {
+		add("ticket_id", ticketID)
+	}
+	minting := rej.event == audit.MintRefused
+	if who != nil && (minting || rej.event == audit.TicketRejected) {
+		add("provider", who.Provider)
+		add("user_id", who.UserID)
+		if minting && who.ID != "" {
+			add("session", shortSessionID(who.ID))
+		}
+	}
+	if origin := r.Header["Origin"]; origin != nil && (minting || rej.event == audit.UpgradeRefused) {
+		add("origin", cutField(strings.Join(origin, ", ")))
+	}
+	// What went wrong underneath is for the operator; that a ticket is used or a
+	// session expired, reason says already.
+	switch rej.Status {
+	case http.StatusServiceUnavailable, http.StatusForbidden:
+		if rej.Err != nil {
+			add("error", rej.Err.Error())
+		}
+	}
+	l.Record(r.Context(), rej.event, attrs...)
+}
+
+// maxField bounds what a stranger's path and Origin take of a line: it bounds
+// the cost of redaction, and how fast refusals fill the log's files.
+const maxField = 1 << 10
+
+func cutField(s string) string {
+	if len(s) <= maxField {
+		return s
+	}
+	n := maxField
+	for n > maxField-utf8.UTFMax && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }

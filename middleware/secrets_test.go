@@ -161,10 +161,11 @@ func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *ticke
 	mux.Handle("/panic/", guard(issuer, middleware.GuardOptions{Audit: auditLog}))
 	mux.Handle("/stream/", guard(issuer, middleware.GuardOptions{AdmitRequests: true, OnReject: inHTTP})) // to slog.Default()
 	mux.Handle("/closing/", guard(issuer, middleware.GuardOptions{Audit: auditLog, OnReject: rejects(middleware.RejectByClosing)}))
-	mux.Handle("/restoring/", guard(issuer, middleware.GuardOptions{Audit: auditLog,
+	mux.Handle("/restoring/", guard(issuer, middleware.GuardOptions{Sockets: must(middleware.NewSockets(issuer, &middleware.SocketsOptions{
+		Audit: auditLog,
 		Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
 			return quotes(ctx, s.ID)
-		}}))
+		}}))}))
 	mux.Handle("/admit/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a, rej := must(middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: auditLog})).Admit(r)
 		if rej != nil {
@@ -200,7 +201,7 @@ func quotes(_ context.Context, value string) (*middleware.Session, error) {
 	return nil, &url.Error{Op: "Get", URL: "https://sessions.internal/v1/sessions/" + value + "?token=" + value, Err: errQuotes}
 }
 
-func TestNoSecretComesOut(t *testing.T) {
+func TestSecrets_AppearNowhere(t *testing.T) {
 	o := &outlets{out: make(map[string]*strings.Builder), told: make(map[string]bool),
 		logs: map[string]*strings.Builder{"the audit": {}, "slog.Default": {}, "ErrorLog": {}}}
 	before := slog.Default()

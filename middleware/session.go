@@ -2,17 +2,17 @@ package middleware
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
-	"net/url"
-	"strings"
+	"sync/atomic"
 	"time"
+
+	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// Session is who is there: what an [Authenticator] found, what [SessionFrom]
-// returns behind a [Gate] or a [Guard], and what a ticket is minted for.
+// Session is one sign-in of one person: what an [Authenticator] finds, what
+// [SessionFrom] returns behind a [Gate] or a [Guard], and what a ticket is minted
+// for.
 //
 // A Session is read by many goroutines; do not change one that has been handed
 // to this package.
@@ -41,13 +41,11 @@ func shortSessionID(id string) string {
 	if id == "" {
 		return "-"
 	}
-	h := hashSession(id)
-	return shortHash(h[:])
+	h := tickets.HashSession(id)
+	return shortHex(h[:])
 }
 
-// over reports whether the session has ended. It reads the clock only for
-// sessions that have a known end, and one clock only where that has a monotonic
-// reading.
+// over reports whether the session has ended.
 func (s *Session) over() bool {
 	return !s.ExpiresAt.IsZero() && time.Until(s.ExpiresAt) <= 0
 }
@@ -62,7 +60,13 @@ type sessionKey struct{}
 // SessionFrom returns the session that a Gate or Guard put into the context of
 // a request.
 func SessionFrom(ctx context.Context) (*Session, bool) {
-	s, _ := ctx.Value(sessionKey{}).(*Session)
+	var s *Session
+	switch v := ctx.Value(sessionKey{}).(type) {
+	case *Session:
+		s = v
+	case *atomic.Pointer[Session]: // of a live socket
+		s = v.Load()
+	}
 	return s, s != nil
 }
 
@@ -70,288 +74,4 @@ func SessionFrom(ctx context.Context) (*Session, bool) {
 // authenticate by themselves (see [ContextSessions]) and for tests.
 func WithSession(ctx context.Context, s *Session) context.Context {
 	return context.WithValue(ctx, sessionKey{}, s)
-}
-
-// An Authenticator says whose request r is.
-//
-// ErrNoSession means that r presents no credential at all; ErrSessionExpired,
-// that it presents one that is not, or no longer, good. Any other error means
-// that it could not be decided, which is answered with 503: a session store
-// that is down for a minute must not sign everybody out. Errors may wrap these.
-// A nil session with a nil error counts as ErrNoSession.
-//
-// Authenticate may set headers on w, such as a rotated cookie, but must not
-// write. It is called by many goroutines at once.
-type Authenticator interface {
-	Authenticate(w http.ResponseWriter, r *http.Request) (*Session, error)
-}
-
-// AuthenticatorFunc is a function that is an [Authenticator].
-type AuthenticatorFunc func(w http.ResponseWriter, r *http.Request) (*Session, error)
-
-// Authenticate calls f.
-func (f AuthenticatorFunc) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, error) {
-	return f(w, r)
-}
-
-// What an [Authenticator] says where it knows that the answer is no.
-var (
-	ErrNoSession      = errors.New("no session")
-	ErrSessionExpired = errors.New("session invalid or expired")
-)
-
-// ContextSessions accepts the session that the context carries already: for a
-// Gate behind a Guard, or behind an application's own sign-in that calls
-// [WithSession].
-var ContextSessions Authenticator = AuthenticatorFunc(func(_ http.ResponseWriter, r *http.Request) (*Session, error) {
-	if s, ok := SessionFrom(r.Context()); ok {
-		return s, nil
-	}
-	return nil, ErrNoSession
-})
-
-// CookieSessions authenticates by a cookie: lookup gets the value of the cookie
-// called name, without quotes, and returns the session that it stands for.
-//
-// A lookup that returns ErrNoSession, or neither a session nor an error, says
-// that the value is not known. Two cookies of that name with different values,
-// which a sibling domain can cause (RFC 6265 section 8.6), and a value that
-// RFC 6265 does not allow are refused without asking lookup.
-func CookieSessions(name string, lookup func(ctx context.Context, value string) (*Session, error)) Authenticator {
-	return &credentialSessions{
-		kind:   "CookieSessions",
-		find:   func(r *http.Request) (string, bool, bool) { return cookieValue(r.Header["Cookie"], name) },
-		lookup: lookup,
-		fault: func() error {
-			if (&http.Cookie{Name: name, Value: "v"}).Valid() != nil {
-				return fmt.Errorf("cookie name %q: it must be a token (RFC 6265 section 4.1.1)", name)
-			}
-			return nil
-		},
-	}
-}
-
-// BearerSessions authenticates by `Authorization: Bearer <token>` (RFC 6750).
-// lookup is as in [CookieSessions]. Another scheme is no credential; two
-// Authorization headers, or a token outside RFC 6750's alphabet, are a bad one.
-func BearerSessions(lookup func(ctx context.Context, token string) (*Session, error)) Authenticator {
-	return &credentialSessions{
-		kind:   "BearerSessions",
-		find:   func(r *http.Request) (string, bool, bool) { return bearerToken(r.Header["Authorization"]) },
-		lookup: lookup,
-		fault:  func() error { return nil },
-	}
-}
-
-// credentialSessions finds one opaque value in a request and looks it up.
-type credentialSessions struct {
-	kind   string
-	find   func(r *http.Request) (value string, presented, wellFormed bool)
-	lookup func(ctx context.Context, value string) (*Session, error)
-	fault  func() error
-}
-
-func (c *credentialSessions) Authenticate(_ http.ResponseWriter, r *http.Request) (*Session, error) {
-	value, presented, wellFormed := c.find(r)
-	if !presented {
-		return nil, ErrNoSession
-	}
-	if !wellFormed {
-		return nil, ErrSessionExpired
-	}
-	s, err := c.lookup(r.Context(), value)
-	if err == nil && s == nil || err != nil && errors.Is(err, ErrNoSession) {
-		return nil, ErrSessionExpired // it was presented, and nobody knows it
-	}
-	return s, withoutCredential(err, value)
-}
-
-// withoutCredential keeps a credential out of the audit: the error of an HTTP
-// client has the URL that it asked.
-func withoutCredential(err error, value string) error {
-	if err == nil {
-		return nil
-	}
-	if len(value) < 8 { // what is this short is no secret, and may be part of any word
-		return err
-	}
-	text := err.Error()
-	for _, form := range []string{value, url.QueryEscape(value), url.PathEscape(value)} {
-		text = strings.ReplaceAll(text, form, "***")
-	}
-	if text == err.Error() {
-		return err
-	}
-	return &scrubbedError{text, err}
-}
-
-// scrubbedError is an error whose text had a credential in it.
-type scrubbedError struct {
-	text string
-	err  error
-}
-
-func (e *scrubbedError) Error() string { return e.text }
-func (e *scrubbedError) Unwrap() error { return e.err }
-
-func (c *credentialSessions) misconfigured() error {
-	err := c.fault()
-	if c.lookup == nil {
-		err = errors.Join(err, errors.New("lookup is nil: pass the function that finds a session by its credential"))
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", c.kind, err)
-	}
-	return nil
-}
-
-// FirstOf asks each of as in turn; the first that recognises the request wins.
-// One that cannot decide does not stop the others, but if none of them
-// recognises the request, then it was not decided.
-func FirstOf(as ...Authenticator) Authenticator {
-	return firstOf(append([]Authenticator(nil), as...))
-}
-
-type firstOf []Authenticator
-
-func (f firstOf) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, error) {
-	answer := ErrNoSession
-	var undecided []error
-	for _, a := range f {
-		s, err := authenticate(a, w, r)
-		switch {
-		case err == nil:
-			return s, nil
-		case errors.Is(err, ErrSessionExpired):
-			answer = err
-		case !errors.Is(err, ErrNoSession):
-			undecided = append(undecided, err)
-		}
-	}
-	if undecided != nil {
-		return nil, errors.Join(undecided...)
-	}
-	return nil, answer
-}
-
-func (f firstOf) misconfigured() error {
-	if len(f) == 0 {
-		return errors.New("FirstOf: no Authenticator given: nobody could ever come in")
-	}
-	var errs []error
-	for i, a := range f {
-		if err := misconfigured(a); err != nil {
-			errs = append(errs, fmt.Errorf("FirstOf[%d]: %w", i, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// misconfigured tells what is wrong with an Authenticator, so far as it can be
-// told at construction: the ready-made ones have no error to return themselves.
-func misconfigured(a Authenticator) error {
-	if a == nil {
-		return errors.New("the Authenticator is nil: pass CookieSessions, BearerSessions or your own")
-	}
-	switch a := a.(type) {
-	case interface{ misconfigured() error }:
-		return a.misconfigured()
-	case AuthenticatorFunc:
-		if a == nil {
-			return errors.New("the AuthenticatorFunc is nil: pass a function")
-		}
-	}
-	return nil
-}
-
-// authenticate asks a, and holds it to its contract: a session, or an error. A
-// session that is over comes with ErrSessionExpired, for the audit.
-func authenticate(a Authenticator, w http.ResponseWriter, r *http.Request) (*Session, error) {
-	s, err := a.Authenticate(w, r)
-	switch {
-	case err != nil:
-		return nil, err
-	case s == nil:
-		return nil, ErrNoSession
-	case s.over():
-		return s, ErrSessionExpired
-	}
-	return s, nil
-}
-
-// maxCookies is net/http's own limit on the cookies of one request: above it
-// the standard library reports none.
-const maxCookies = 3000
-
-// cookieValue finds the one value of the cookie called name. It reads what
-// http.Request.CookiesNamed would, without its three allocations.
-func cookieValue(lines []string, name string) (value string, presented, wellFormed bool) {
-	total := 0
-	for _, line := range lines {
-		if total += strings.Count(line, ";") + 1; total > maxCookies {
-			return "", false, false
-		}
-	}
-	for _, line := range lines {
-		for line != "" {
-			var part string
-			part, line, _ = strings.Cut(line, ";")
-			key, v, _ := strings.Cut(trimOWS(part), "=")
-			if trimOWS(key) != name {
-				continue
-			}
-			if presented && v != value {
-				return "", true, false
-			}
-			value, presented = v, true
-		}
-	}
-	unquoted := value
-	if n := len(value); n > 1 && value[0] == '"' && value[n-1] == '"' {
-		unquoted = value[1 : n-1]
-	}
-	for i := 0; i < len(unquoted); i++ {
-		if c := unquoted[i]; c < 0x20 || c >= 0x7f || c == '"' || c == '\\' {
-			return "", true, false
-		}
-	}
-	// An empty cookie is one that a sign-out has cleared: nothing was presented.
-	return unquoted, unquoted != "", true
-}
-
-func bearerToken(lines []string) (token string, presented, wellFormed bool) {
-	if len(lines) == 0 {
-		return "", false, false
-	}
-	if len(lines) > 1 {
-		return "", true, false
-	}
-	scheme, token, _ := strings.Cut(lines[0], " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return "", false, false
-	}
-	token = strings.TrimLeft(token, " ")
-	body := strings.TrimRight(token, "=")
-	for i := 0; i < len(body); i++ {
-		if c := body[i]; !isAlnum(c) && strings.IndexByte("-._~+/", c) < 0 {
-			return "", true, false
-		}
-	}
-	return token, true, body != ""
-}
-
-// trimOWS is strings.Trim(s, " \t") at a tenth of the price: every cookie of
-// every request passes here.
-func trimOWS(s string) string {
-	for s != "" && (s[0] == ' ' || s[0] == '\t') {
-		s = s[1:]
-	}
-	for s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
-		s = s[:len(s)-1]
-	}
-	return s
-}
-
-func isAlnum(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }

@@ -43,9 +43,9 @@ var lookers = map[string]func(ctx context.Context) error{
 	},
 }
 
-// A socket's context tells the same whether somebody has looked before its end
-// or only afterwards, and whoever ended it.
-func TestContextWhoeverLooksWhen(t *testing.T) {
+// A socket's context has the same cause whether it is asked early or late, and
+// whether the handler or a revocation closes the socket.
+func TestContext_HasTheSameCauseInEveryWayToAsk(t *testing.T) {
 	for name, look := range lookers {
 		for _, when := range []string{"early", "late"} {
 			for _, by := range []string{"handler", "revocation"} {
@@ -70,9 +70,13 @@ func TestContextWhoeverLooksWhen(t *testing.T) {
 						<-revoked
 						causes <- look(ctx)
 					}), socketAppOptions{})
-					app.live(t, annsGrant())
+					p := app.live(t, annsGrant())
 					<-ready
 					require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+					if by == "revocation" { // the context ends when the close frame is out
+						requireClosed(t, p, 4401, "session_revoked")
+					}
+					require.NoError(t, app.sockets.Shutdown(t.Context()))
 					close(revoked)
 					var end *middleware.CloseError
 					require.ErrorAs(t, <-causes, &end)

@@ -18,15 +18,17 @@ import (
 
 // exampleServer is an application with one guarded endpoint, /ws, and a page of
 // it that has opened a socket.
-func exampleServer(sockets *middleware.Sockets) (*http.Server, *tickets.Issuer, *websocket.Conn, error) {
+func exampleServer(opts middleware.SocketsOptions) (*http.Server, *middleware.Sockets, *websocket.Conn, error) {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{
-		Sockets: sockets,
-		Audit:   audit.New(slog.DiscardHandler),
-	})
+	opts.Audit = audit.New(slog.DiscardHandler)
+	sockets, err := middleware.NewSockets(issuer, &opts)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Sockets: sockets})
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -56,18 +58,13 @@ func exampleServer(sockets *middleware.Sockets) (*http.Server, *tickets.Issuer, 
 		return nil, nil, nil, err
 	}
 	_, _, err = page.Read(context.Background()) // hello
-	return server, issuer, page, err
+	return server, sockets, page, err
 }
 
 // A server that stops tells its pages so, and waits for them.
 // http.Server.Shutdown alone does neither for connections that were hijacked.
 func ExampleSockets_Shutdown() {
-	sockets, err := middleware.NewSockets(nil)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	server, _, page, err := exampleServer(sockets)
+	server, sockets, page, err := exampleServer(middleware.SocketsOptions{})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -93,18 +90,12 @@ func ExampleSockets_Shutdown() {
 // Who is there, and out with one of them: an application that revokes by its
 // own means. Issuer.Revoke does as much, and stops the tickets that are out too.
 func ExampleSockets_CloseUser() {
-	sockets, err := middleware.NewSockets(&middleware.SocketsOptions{MaxPerUser: 8, EvictOldest: true})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	server, issuer, page, err := exampleServer(sockets)
+	server, sockets, page, err := exampleServer(middleware.SocketsOptions{MaxPerUser: 8, EvictOldest: true})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer server.Close()
-	defer issuer.Close()
 
 	for s := range sockets.All() {
 		fmt.Println(s.Provider, s.UserID, s.Path)
@@ -122,15 +113,17 @@ func ExampleSockets_CloseUser() {
 
 // A session slides: whoever works on goes on, and Extend tells the sockets.
 func ExampleSockets_Extend() {
-	sockets, err := middleware.NewSockets(nil)
+	server, sockets, page, err := exampleServer(middleware.SocketsOptions{})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
+	defer server.Close()
+	defer page.CloseNow()
 	touched := func(sessionID string) { // the application's session store calls this
 		sockets.Extend(sessionID, time.Now().Add(30*time.Minute))
 	}
 	touched("s1")
 	fmt.Println(sockets.Len(), "sockets")
-	// Output: 0 sockets
+	// Output: 1 sockets
 }

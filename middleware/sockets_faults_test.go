@@ -21,7 +21,7 @@ import (
 func TestRestoreAtAdmissionIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		quit := make(chan struct{})
-		app := newSocketApp(t, nil, socketAppOptions{guard: middleware.GuardOptions{
+		app := newSocketApp(t, nil, socketAppOptions{sockets: middleware.SocketsOptions{
 			Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
 				select {
 				case <-ctx.Done():
@@ -49,8 +49,8 @@ func TestRestoreAtAdmissionIsBounded(t *testing.T) {
 func TestRecheckKeepsWhatExtendMoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := newSocketApp(t, &echoes{}, socketAppOptions{
-			guard:   middleware.GuardOptions{Restore: (&restores{}).restore}, // returns s, nil: it stands
-			sockets: middleware.SocketsOptions{RecheckEvery: 10 * time.Minute}})
+			sockets: middleware.SocketsOptions{Restore: (&restores{}).restore, // returns s, nil: it stands
+				RecheckEvery: 10 * time.Minute}})
 		g := annsGrant()
 		begin := time.Now()
 		g.SessionExpiresAt = begin.Add(time.Hour)
@@ -65,7 +65,7 @@ func TestRecheckKeepsWhatExtendMoved(t *testing.T) {
 func TestHangingRestoreEndsNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rs := &restores{}
-		app := newSocketApp(t, &echoes{}, socketAppOptions{guard: middleware.GuardOptions{Restore: rs.restore}})
+		app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{Restore: rs.restore}})
 		begin := time.Now()
 		for i := range 16 { // they keep the 16 workers from 0:59 to 1:04
 			g := annsGrant()
@@ -112,7 +112,7 @@ func TestHijackAfterRelease(t *testing.T) {
 // A Restore that only fills in Value does not make a session immortal.
 func TestRestoreWithoutAnEndKeepsTheTickets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		app := newSocketApp(t, &echoes{}, socketAppOptions{guard: middleware.GuardOptions{
+		app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{
 			Restore: func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
 				return &middleware.Session{ID: s.ID, Provider: s.Provider, UserID: s.UserID, Value: 1}, nil
 			}}})
@@ -131,8 +131,8 @@ func TestRestoresThatHangAreBounded(t *testing.T) {
 		quit := make(chan struct{})
 		rs := &restores{}
 		app := newSocketApp(t, &echoes{}, socketAppOptions{
-			guard:   middleware.GuardOptions{Restore: rs.restore},
-			sockets: middleware.SocketsOptions{RecheckEvery: time.Second}})
+			sockets: middleware.SocketsOptions{Restore: rs.restore,
+				RecheckEvery: time.Second}})
 		for range 4 {
 			g := annsGrant()
 			g.SessionID += strings.Repeat("x", int(running.Add(1)))
@@ -183,22 +183,6 @@ func TestEvictionCountsASocketOnce(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, 2, app.sockets.Len())
 	})
-}
-
-// http.TimeoutHandler and many wrappers can't be hijacked: the library must learn
-// that before it answers 101.
-func TestWriterThatCannotBeHijacked(t *testing.T) {
-	app := newSocketApp(t, nil, socketAppOptions{})
-	offers := true
-	app.guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, offers = w.(http.Hijacker)
-		w.WriteHeader(http.StatusNotImplemented)
-	})).ServeHTTP(httptest.NewRecorder(), func() *http.Request {
-		r := httptest.NewRequest("GET", app.ticketFor(t, annsGrant()), nil)
-		r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}}
-		return r
-	}())
-	require.False(t, offers)
 }
 
 func TestGuardRefusesZeroSockets(t *testing.T) {

@@ -3,6 +3,7 @@ package middleware_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"time"
@@ -31,19 +33,23 @@ type socketApp struct {
 	audit   *recorder
 	server  *http.Server
 	dial    func() (net.Conn, error)
+
+	tls       bool
+	connState func(net.Conn, http.ConnState)
 }
 
 type socketAppOptions struct {
 	guard        middleware.GuardOptions
 	sockets      middleware.SocketsOptions
 	tcp          bool          // a real listener in place of the pipes
+	tls          bool          // on top of it
 	store        tickets.Store // a MemoryStore, if nil
 	maxStaleness time.Duration
 }
 
 func newSocketApp(t testing.TB, h http.Handler, o socketAppOptions) *socketApp {
 	t.Helper()
-	app := &socketApp{}
+	app := &socketApp{tls: o.tls}
 	var err error
 	if o.store == nil {
 		o.store = tickets.NewMemoryStore(nil)
@@ -51,10 +57,10 @@ func newSocketApp(t testing.TB, h http.Handler, o socketAppOptions) *socketApp {
 	app.issuer, err = tickets.NewIssuer(o.store, &tickets.IssuerOptions{MaxPerSession: 1 << 16, MaxStaleness: o.maxStaleness})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = app.issuer.Close() })
-	app.sockets, err = middleware.NewSockets(&o.sockets)
+	o.sockets.Audit, app.audit = newAudit()
+	app.sockets, err = middleware.NewSockets(app.issuer, &o.sockets)
 	require.NoError(t, err)
 	o.guard.Sockets = app.sockets
-	o.guard.Audit, app.audit = newAudit()
 	app.guard, err = middleware.NewGuard(app.issuer, &o.guard)
 	require.NoError(t, err)
 	if h != nil {
@@ -74,7 +80,12 @@ func (app *socketApp) serve(t testing.TB, h http.Handler, tcp bool) {
 	} else {
 		app.dial = ln.(*pipeListener).dial
 	}
-	app.server = &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0)}
+	if app.tls {
+		ln = app.overTLS(ln)
+	}
+	app.server = &http.Server{
+		Handler: h, ErrorLog: log.New(io.Discard, "", 0), ConnState: app.connState,
+	}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = app.server.Serve(ln) })
 	t.Cleanup(func() {
@@ -83,6 +94,27 @@ func (app *socketApp) serve(t testing.TB, h http.Handler, tcp bool) {
 		serving.Wait()
 	})
 }
+
+// overTLS makes dial and ln speak TLS.
+func (app *socketApp) overTLS(ln net.Listener) net.Listener {
+	dial := app.dial
+	app.dial = func() (net.Conn, error) {
+		c, err := dial()
+		if err != nil {
+			return nil, err
+		}
+		return tls.Client(c, &tls.Config{InsecureSkipVerify: true}), nil
+	}
+	return tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{certificate()}})
+}
+
+// certificate is httptest's own.
+var certificate = sync.OnceValue(func() tls.Certificate {
+	srv := httptest.NewUnstartedServer(nil)
+	srv.StartTLS()
+	defer srv.Close()
+	return srv.TLS.Certificates[0]
+})
 
 type pipeListener struct {
 	conns chan net.Conn

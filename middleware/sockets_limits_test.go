@@ -19,13 +19,14 @@ import (
 )
 
 func TestNewSocketsRefusesAll(t *testing.T) {
-	_, err := middleware.NewSockets(&middleware.SocketsOptions{
+	issuer := newSocketApp(t, nil, socketAppOptions{}).issuer
+	_, err := middleware.NewSockets(issuer, &middleware.SocketsOptions{
 		Max: -1, MaxPerUser: -2, MaxPerSession: -3, CloseGrace: -time.Second, RecheckEvery: -time.Minute,
 	})
 	for _, want := range []string{"Max is -1", "MaxPerUser is -2", "MaxPerSession is -3", "CloseGrace is -1s", "RecheckEvery is -1m0s"} {
 		require.ErrorContains(t, err, want)
 	}
-	_, err = middleware.NewSockets(nil)
+	_, err = middleware.NewSockets(issuer, nil)
 	require.NoError(t, err)
 }
 
@@ -70,7 +71,7 @@ func TestLimits(t *testing.T) {
 			require.Equal(t, http.StatusSwitchingProtocols, second.status)
 			eventually(t, "the second", func() bool { return len(app.audit.Events(t, audit.SocketOpened)) == 2 })
 			if tt.evicted {
-				requireClosed(t, first, 4429, "too_many")
+				requireClosed(t, first, 4429, "evicted")
 				require.ErrorIs(t, h.ended(t, 1)[0], middleware.ErrEvicted)
 				require.Equal(t, 1, app.sockets.Len())
 			} else {
@@ -109,7 +110,7 @@ func TestEvictionIsAtTheHijack(t *testing.T) {
 	require.Equal(t, 2, app.sockets.Len())
 	failing.Store(false)
 	app.live(t, annsGrant())
-	requireClosed(t, oldest, 4429, "too_many")
+	requireClosed(t, oldest, 4429, "evicted")
 }
 
 // However many come at the same time.

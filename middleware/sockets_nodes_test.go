@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -72,7 +71,7 @@ func TestRevokeEndsSocketsOfAnotherNode(t *testing.T) {
 func TestGapAsksRestore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked restores
-		o := socketAppOptions{guard: middleware.GuardOptions{Restore: asked.restore}}
+		o := socketAppOptions{sockets: middleware.SocketsOptions{Restore: asked.restore}}
 		server, here, _ := twoNodes(t, &echoes{}, o)
 		pages := map[string]*page{}
 		for _, user := range []string{"alive", "dead", "undecided"} {
@@ -106,50 +105,6 @@ func TestGapAsksRestore(t *testing.T) {
 	})
 }
 
-// Guards of two issuers may share their Sockets, and a session may have come in by both: what one of
-// them has missed concerns it, whichever came first.
-func TestGapAsksRestoreWhereIssuersShareSockets(t *testing.T) {
-	for _, first := range []string{"/alone", "/shared"} {
-		synctest.Test(t, func(t *testing.T) {
-			var dead atomic.Bool
-			restore := func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
-				if dead.Load() {
-					return nil, middleware.ErrNoSession
-				}
-				return s, nil
-			}
-			server := new(sharedstore.Server)
-			app := newSocketApp(t, nil, socketAppOptions{guard: middleware.GuardOptions{Restore: restore}})
-			issuer := must(tickets.NewIssuer(server.Node(), nil))
-			defer issuer.Close()
-			log, _ := newAudit()
-			guard := must(middleware.NewGuard(issuer, &middleware.GuardOptions{Sockets: app.sockets, Restore: restore, Audit: log}))
-			mux := http.NewServeMux()
-			mux.Handle("/alone", app.guard.Wrap(&echoes{}))
-			mux.Handle("/shared", guard.Wrap(&echoes{}))
-			app.serve(t, mux, false)
-			time.Sleep(time.Second)
-			pages := map[string]*page{}
-			for _, path := range []string{first, map[string]string{"/alone": "/shared", "/shared": "/alone"}[first]} {
-				mints := app.issuer
-				if path == "/shared" {
-					mints = issuer
-				}
-				ticket := must(mints.Mint(t.Context(), annsGrant()))
-				pages[path] = app.send(t, handshake(path+"?ticket="+string(ticket)))
-				require.Equal(t, http.StatusSwitchingProtocols, pages[path].status)
-				synctest.Wait()
-			}
-			dead.Store(true)
-			server.Flush()
-			time.Sleep(100 * time.Millisecond)
-			require.Zero(t, app.sockets.Len(), "%s came first", first)
-			requireClosed(t, pages["/shared"], 4401, "session_expired")
-			requireClosed(t, pages["/alone"], 4401, "session_expired")
-		})
-	}
-}
-
 func TestMaxStalenessEndsSockets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &echoes{}
@@ -175,7 +130,7 @@ func TestGoesStaleDuringAdmission(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var server *sharedstore.Server
 		down := func() {}
-		o := socketAppOptions{maxStaleness: 3 * time.Second, guard: middleware.GuardOptions{
+		o := socketAppOptions{maxStaleness: 3 * time.Second, sockets: middleware.SocketsOptions{
 			Restore: func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
 				down()
 				return s, nil

@@ -132,7 +132,7 @@ func TestRevokeMidstAdmissions(t *testing.T) {
 // Between the ticket and the place: Restore happens to run just then.
 func TestRevokeAfterConsume(t *testing.T) {
 	var app *socketApp
-	app = newSocketApp(t, &echoes{}, socketAppOptions{tcp: true, guard: middleware.GuardOptions{
+	app = newSocketApp(t, &echoes{}, socketAppOptions{tcp: true, sockets: middleware.SocketsOptions{
 		Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
 			return s, app.issuer.Revoke(ctx, tickets.Revocation{SessionID: s.ID})
 		},

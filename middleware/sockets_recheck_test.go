@@ -180,7 +180,7 @@ func TestRestoreAtTheEnd(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := &restores{}
-				app := newSocketApp(t, &echoes{}, socketAppOptions{guard: middleware.GuardOptions{Restore: r.restore}})
+				app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{Restore: r.restore}})
 				g := annsGrant()
 				begin := time.Now()
 				g.SessionExpiresAt = begin.Add(hour)
@@ -225,8 +225,8 @@ func TestRecheck(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := &restores{}
 				app := newSocketApp(t, &echoes{}, socketAppOptions{
-					guard:   middleware.GuardOptions{Restore: r.restore},
-					sockets: middleware.SocketsOptions{RecheckEvery: every},
+					sockets: middleware.SocketsOptions{Restore: r.restore,
+						RecheckEvery: every},
 				})
 				pages := []*page{app.live(t, annsGrant()), app.live(t, annsGrant()), app.live(t, annsGrant())}
 				r.set(tt.answer)
@@ -266,8 +266,8 @@ func TestRechecksAreSpreadAndBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &restores{}
 		app := newSocketApp(t, &echoes{}, socketAppOptions{
-			guard:   middleware.GuardOptions{Restore: r.restore},
-			sockets: middleware.SocketsOptions{RecheckEvery: 10 * time.Second},
+			sockets: middleware.SocketsOptions{Restore: r.restore,
+				RecheckEvery: 10 * time.Second},
 		})
 		const sessions = 100
 		for i := range sessions {
@@ -346,8 +346,8 @@ func TestRevokeDuringRecheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &restores{}
 		app := newSocketApp(t, &echoes{}, socketAppOptions{
-			guard:   middleware.GuardOptions{Restore: r.restore},
-			sockets: middleware.SocketsOptions{RecheckEvery: time.Minute},
+			sockets: middleware.SocketsOptions{Restore: r.restore,
+				RecheckEvery: time.Minute},
 		})
 		p := app.live(t, annsGrant())
 		r.set(func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {

@@ -126,7 +126,6 @@ func TestGuardWhenTheUpgradeFails(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		handler http.HandlerFunc
-		outer   func(http.ResponseWriter) http.ResponseWriter
 		panics  any
 		status  int
 	}{
@@ -138,7 +137,6 @@ func TestGuardWhenTheUpgradeFails(t *testing.T) {
 			_, err := websocket.Accept(w, r, nil) // it checks the origin again
 			assert.Error(t, err)
 		}, status: 403},
-		{name: "a wrapper hides the connection", handler: accepts, outer: func(w http.ResponseWriter) http.ResponseWriter { return embeds{w} }, status: 500},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBed(t, middleware.GuardOptions{Origins: []string{"https://pages.example"}})
@@ -150,9 +148,6 @@ func TestGuardWhenTheUpgradeFails(t *testing.T) {
 						w.WriteHeader(500)
 					}
 				}()
-				if tc.outer != nil {
-					w = tc.outer(w)
-				}
 				b.guard.Wrap(tc.handler).ServeHTTP(w, r)
 			}))
 			ticket := b.mint(t)
@@ -163,6 +158,28 @@ func TestGuardWhenTheUpgradeFails(t *testing.T) {
 			assert.ErrorIs(t, err, tickets.ErrUsed)
 			assert.Zero(t, b.guard.Sockets().Len())
 		})
+	}
+}
+
+// A ResponseWriter that cannot be hijacked is found before the ticket is consumed
+// (HOSTILE W22).
+func TestGuard_NotHijackableIs501(t *testing.T) {
+	for name, onReject := range map[string]func(http.ResponseWriter, *http.Request, *middleware.Rejection){
+		"default": nil, "RejectByClosing": middleware.RejectByClosing,
+	} {
+		b := newBed(t, middleware.GuardOptions{OnReject: onReject})
+		srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			b.guard.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+				t.Error("the handler is called")
+			})).ServeHTTP(embeds{w}, r)
+		}))
+		ticket := b.mint(t)
+		a := send(t, srv, upgrade("GET", "/ws?ticket="+ticket))
+		tc := refusal{status: 501, code: "not_implemented", reason: "not_hijackable"}
+		requireRefusal(t, tc, a, false)
+		assert.Equal(t, auditLine(tc, nil), b.rec.Text(), name)
+		_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
+		assert.NoError(t, err, "%s: the ticket is consumed", name)
 	}
 }
 
@@ -210,7 +227,7 @@ func TestGuardContextOutlivesTheHandler(t *testing.T) {
 func TestGuardRestores(t *testing.T) {
 	type cart struct{ items int }
 	end := time.Now().Add(time.Hour).Round(0)
-	b := newBed(t, middleware.GuardOptions{Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+	b := newBed(t, middleware.GuardOptions{}, middleware.SocketsOptions{Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
 		assert.NoError(t, ctx.Err())
 		got := *s
 		assert.Equal(t, "room 7", s.Data)

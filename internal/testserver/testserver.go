@@ -16,6 +16,7 @@ import (
 
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/middleware/client"
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
@@ -82,8 +83,6 @@ func New(opts *Options) (*Server, error) {
 	errs = append(errs, err)
 	issuer, err := tickets.NewIssuer(o.Store, &tickets.IssuerOptions{TTL: o.TTL})
 	errs = append(errs, err)
-	sockets, err := middleware.NewSockets(nil)
-	errs = append(errs, err)
 	if err := errors.Join(errs...); err != nil {
 		if issuer != nil {
 			err = errors.Join(err, issuer.Close())
@@ -94,13 +93,16 @@ func New(opts *Options) (*Server, error) {
 	s := &Server{
 		sessions: &sessions{ttl: o.SessionTTL, kept: o.Sessions},
 		issuer:   issuer,
-		sockets:  sockets,
 		lines:    newFeed(),
 		peers:    o.Peers,
 	}
 	s.log = audit.New(s.lines.handler())
 	if o.Audit != nil {
 		s.log = audit.New(slog.NewMultiHandler(s.lines.handler(), o.Audit))
+	}
+	s.sockets, err = middleware.NewSockets(issuer, &middleware.SocketsOptions{Audit: s.log})
+	if err != nil {
+		return nil, fmt.Errorf("testserver: %w", errors.Join(err, issuer.Close()))
 	}
 	if s.handler, err = s.routes(pages, o.Origins); err != nil {
 		return nil, fmt.Errorf("testserver: %w", errors.Join(err, issuer.Close()))
@@ -115,12 +117,10 @@ func (s *Server) routes(pages *pages, origins []string) (http.Handler, error) {
 	mint, err2 := middleware.NewMint(s.issuer, &middleware.MintOptions{Audit: s.log})
 	guard, err3 := middleware.NewGuard(s.issuer, &middleware.GuardOptions{
 		Origins:  origins,
-		Audit:    s.log,
 		Sockets:  s.sockets,
 		OnReject: explain,
 	})
 	streams, err4 := middleware.NewGuard(s.issuer, &middleware.GuardOptions{
-		Audit:         s.log,
 		Sockets:       s.sockets,
 		AdmitRequests: true,
 	})
@@ -144,6 +144,7 @@ func (s *Server) routes(pages *pages, origins []string) (http.Handler, error) {
 	mux.Handle("/events", streams.Wrap(http.HandlerFunc(s.events)))
 	mux.HandleFunc("GET /elsewhere", pages.elsewhere)
 	mux.HandleFunc("GET /assets/", pages.asset)
+	mux.Handle("GET /ticketgate.js", client.Handler())
 	mux.Handle("GET /favicon.ico", http.RedirectHandler("/assets/icon.svg", http.StatusPermanentRedirect))
 	mux.Handle("/", gate.Wrap(http.HandlerFunc(pages.dashboard)))
 	return mux, nil

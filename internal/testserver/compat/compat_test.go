@@ -6,6 +6,7 @@ package compat
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -24,7 +25,10 @@ import (
 
 func TestMain(m *testing.M) {
 	// scs.New sweeps its memory in a goroutine that cannot be stopped safely.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/alexedwards/scs/v2/memstore.(*MemStore).startCleanup"))
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreTopFunction("github.com/alexedwards/scs/v2/memstore.(*MemStore).startCleanup"),
+		// nbio's default engine, which its import starts.
+		goleak.IgnoreTopFunction("github.com/lesismal/nbio/taskpool.New.func3"))
 }
 
 // app is one guarded endpoint behind a real listener.
@@ -40,6 +44,8 @@ type appOptions struct {
 	sockets middleware.SocketsOptions
 	guard   middleware.GuardOptions
 	tls     bool
+
+	connState func(net.Conn, http.ConnState)
 }
 
 func newApp(tb testing.TB, next http.Handler, o appOptions) *app {
@@ -48,13 +54,16 @@ func newApp(tb testing.TB, next http.Handler, o appOptions) *app {
 	var err error
 	a.issuer, err = tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
 	require.NoError(tb, err)
-	a.sockets, err = middleware.NewSockets(&o.sockets)
+	o.sockets.Audit = audit.New(a.lines)
+	a.sockets, err = middleware.NewSockets(a.issuer, &o.sockets)
 	require.NoError(tb, err)
 	o.guard.Sockets = a.sockets
-	o.guard.Audit = audit.New(a.lines)
 	guard, err := middleware.NewGuard(a.issuer, &o.guard)
 	require.NoError(tb, err)
 	a.server = httptest.NewUnstartedServer(guard.Wrap(next))
+	if o.connState != nil {
+		a.server.Config.ConnState = o.connState
+	}
 	if o.tls {
 		a.server.StartTLS()
 	} else {

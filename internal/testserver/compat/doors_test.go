@@ -29,10 +29,11 @@ type doors struct {
 }
 
 type doorOptions struct {
-	issuer *tickets.Issuer // nil: its own
-	gate   middleware.GateOptions
-	guard  middleware.GuardOptions
-	audit  slog.Handler // nil: nowhere
+	issuer  *tickets.Issuer // nil: its own
+	gate    middleware.GateOptions
+	guard   middleware.GuardOptions
+	sockets middleware.SocketsOptions
+	audit   slog.Handler // nil: nowhere
 }
 
 func newDoors(sessions middleware.Authenticator, o doorOptions) doors {
@@ -40,10 +41,11 @@ func newDoors(sessions middleware.Authenticator, o doorOptions) doors {
 		o.audit = slog.DiscardHandler
 	}
 	log := audit.New(o.audit)
-	o.gate.Audit, o.guard.Audit = log, log
+	o.gate.Audit, o.sockets.Audit = log, log
 	if o.issuer == nil {
 		o.issuer = must(tickets.NewIssuer(tickets.NewMemoryStore(nil), nil))
 	}
+	o.guard.Sockets = must(middleware.NewSockets(o.issuer, &o.sockets))
 	return doors{
 		issuer: o.issuer,
 		gate:   must(middleware.NewGate(sessions, &o.gate)),

@@ -112,7 +112,12 @@ func recovers(next http.Handler) http.Handler {
 // raw sends bytes as they stand and returns the status and the rest of the answer.
 func (d *chiDoors) raw(t *testing.T, request string) (int, http.Header, string) {
 	t.Helper()
-	conn, err := net.Dial("tcp", d.h1.Listener.Addr().String())
+	return rawTo(t, d.h1, request)
+}
+
+func rawTo(t *testing.T, server *httptest.Server, request string) (int, http.Header, string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
 	require.NoError(t, err)
 	defer conn.Close()
 	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
@@ -177,7 +182,11 @@ func TestHostilePathsAndChi(t *testing.T) {
 		}{
 			{target: "/public/a", public: true},
 			{target: "/login?next=/a", public: true},
-			{source: "RFC 3986 6.2.2.2", target: "/%6cogin", public: true},
+			{target: "/public/a%40b.png", public: true},
+			{target: "/public/%C3%BC.png", public: true},
+			{source: "HOSTILE G26", target: "/%6cogin"},
+			{source: "HOSTILE G26", target: "/p%75blic/a"},
+			{source: "HOSTILE G26", target: "/public/%252e%252e/x"},
 			{source: "no prefix without a boundary", target: "/public"},
 			{source: "no prefix without a boundary", target: "/publicity"},
 			{source: "no prefix without a boundary", target: "/login/"},

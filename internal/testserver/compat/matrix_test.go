@@ -36,7 +36,7 @@ var routers = []router{
 	{
 		"ServeMux",
 		func(d doors, log *logFile, socket http.Handler) http.Handler {
-			return muxRouter(d, snooping(log), socket)
+			return muxRouter(d.gate, d.mint, d.guard, snooping(log), socket)
 		},
 		func(d doors, log *logFile, socket http.Handler) http.Handler {
 			mux := http.NewServeMux()
@@ -49,7 +49,7 @@ var routers = []router{
 	{
 		"chi",
 		func(d doors, log *logFile, socket http.Handler) http.Handler {
-			return chiRouter(d, chiLog(log), socket)
+			return chiRouter(d.gate, d.mint, d.guard, chiLog(log), socket)
 		},
 		func(d doors, log *logFile, socket http.Handler) http.Handler {
 			r := chi.NewRouter()
@@ -63,7 +63,7 @@ var routers = []router{
 	{
 		"gin",
 		func(d doors, log *logFile, socket http.Handler) http.Handler {
-			return ginRouter(d, gin.LoggerWithWriter(log), socket)
+			return ginRouter(d.gate, d.mint, d.guard, gin.LoggerWithWriter(log), socket)
 		},
 		func(d doors, log *logFile, socket http.Handler) http.Handler {
 			r := gin.New()
@@ -77,7 +77,7 @@ var routers = []router{
 	{
 		"echo",
 		func(d doors, log *logFile, socket http.Handler) http.Handler {
-			return echoRouter(d, echoLog(log), socket)
+			return echoRouter(d.gate, d.mint, d.guard, echoLog(log), socket)
 		},
 		func(d doors, log *logFile, socket http.Handler) http.Handler {
 			e := echo.New()
@@ -172,7 +172,7 @@ func (c cell) run(t *testing.T) {
 	if c.whole {
 		o.guard.PassOthers = true
 		d = newDoors(middleware.FirstOf(middleware.ContextSessions, everybody), o)
-		handler = wholeRouter(d, c.router.bare(d, log, socket))
+		handler = wholeRouter(d.guard, d.gate, c.router.bare(d, log, socket))
 	} else {
 		d = newDoors(everybody, o)
 		handler = c.router.doors(d, log, socket)

@@ -39,13 +39,17 @@ type provider struct {
 	nonce    string                // in place of the one asked for; ""
 	codes    map[string]url.Values // what was asked for with each
 	refresh  map[string]string     // → user
+	spent    map[string]string     // refresh tokens that were used → the one that came after
+	sid      string                // in the ID tokens that come
 	renewals int
+	hold     chan struct{} // a refresh is answered once this is closed; nil: at once
 }
 
 func newProvider() *provider {
 	p := &provider{
 		key:   must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)),
 		lives: 10, codes: make(map[string]url.Values), refresh: make(map[string]string),
+		spent: make(map[string]string),
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
@@ -87,12 +91,18 @@ func (p *provider) authorize(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *provider) token(w http.ResponseWriter, r *http.Request) {
+	var hold chan struct{}
+	p.set(func() { hold = p.hold })
+	if hold != nil && r.FormValue("grant_type") == "refresh_token" {
+		<-hold
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.down {
 		w.WriteHeader(http.StatusBadGateway)
 		return
 	}
+	next := rand.Text()
 	answer := map[string]any{"token_type": "Bearer", "access_token": rand.Text(), "expires_in": p.lives}
 	var user string
 	switch r.FormValue("grant_type") {
@@ -110,19 +120,23 @@ func (p *provider) token(w http.ResponseWriter, r *http.Request) {
 			nonce = p.nonce
 		}
 		answer["id_token"] = must(jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{
-			"iss": p.server.URL, "aud": asked.Get("client_id"), "sub": user, "nonce": nonce,
+			"iss": p.server.URL, "aud": asked.Get("client_id"), "sub": user, "nonce": nonce, "sid": p.sid,
 			"iat": time.Now().Unix(), "exp": time.Now().Add(time.Minute).Unix(),
 		}).SignedString(p.key))
 	case "refresh_token":
+		used := r.FormValue("refresh_token")
 		var ok bool
-		if user, ok = p.refresh[r.FormValue("refresh_token")]; !ok {
+		if user, ok = p.refresh[used]; !ok {
+			for t := p.spent[used]; t != ""; t = p.spent[t] { // it comes a second time: the family ends
+				delete(p.refresh, t)
+			}
 			answerJSON(w, 400, map[string]string{"error": "invalid_grant"})
 			return
 		}
-		delete(p.refresh, r.FormValue("refresh_token"))
+		delete(p.refresh, used)
+		p.spent[used] = next
 		p.renewals++
 	}
-	next := rand.Text()
 	p.refresh[next] = user
 	answer["refresh_token"] = next
 	answerJSON(w, 200, answer)
@@ -147,11 +161,9 @@ func oidcParts(issuer *tickets.Issuer) (neighbour, *provider) {
 	rp := newRelyingParty(p)
 	return neighbour{
 		sessions: rp,
-		guard: middleware.GuardOptions{
-			Restore: rp.restore,
-			Sockets: must(middleware.NewSockets(&middleware.SocketsOptions{RecheckEvery: 20 * time.Millisecond})),
-		},
-		routes:  map[string]http.HandlerFunc{"GET /login": rp.signIn, "GET /callback": rp.callback},
+		sockets:  middleware.SocketsOptions{Restore: rp.restore, RecheckEvery: 20 * time.Millisecond},
+		routes: map[string]http.HandlerFunc{"GET /login": rp.signIn, "GET /callback": rp.callback,
+			"POST /backchannel-logout": rp.backChannelLogout(issuer)},
 		signOut: func(_ http.ResponseWriter, r *http.Request) error { return rp.signOut(issuer, r) },
 		started: func(base string) { rp.oauth2.RedirectURL = base + "/callback" },
 		enter: func(v *visitor, user string) {

@@ -11,7 +11,7 @@ import (
 func TestReverseProxyRevokeMidstEcho(t *testing.T) {
 	for _, lib := range libraries {
 		t.Run(lib.name, func(t *testing.T) {
-			a := newApp(t, proxied(t, lib.echo), appOptions{})
+			a := newApp(t, proxied(t, lib.echo), appOptions{sockets: patientSockets})
 			for range 10 {
 				a.echoUntilRevoked(t, false)
 			}

@@ -1,7 +1,6 @@
 package compat
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -19,19 +18,13 @@ import (
 // proxySocket passes a socket that was let in on to a server of its own, which
 // takes the person from a header and must be reachable through here alone.
 func proxySocket(backend *url.URL) http.Handler {
-	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+	return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(backend)
 		r.Out.Host = r.In.Host // the backend's library compares the Origin with it
 		r.Out.Header.Del("Cookie")
 		session, _ := middleware.SessionFrom(r.In.Context())
 		r.Out.Header.Set("X-User", session.UserID) // in place of what the client may have sent
 	}}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// A ReverseProxy cuts the backend off in the midst of a frame when its context
-		// ends. Without that, the page's connection is ended after the frame, and
-		// takes the backend's along.
-		proxy.ServeHTTP(w, r.WithContext(context.WithoutCancel(r.Context())))
-	})
 }
 
 func Example_reverseProxy() {

@@ -36,7 +36,7 @@ func TestRevokeMidstEcho(t *testing.T) {
 				continue
 			}
 			t.Run(lib.name+"/"+mode.name, func(t *testing.T) {
-				a := newApp(t, mode.handler, appOptions{})
+				a := newApp(t, mode.handler, appOptions{sockets: patientSockets})
 				a.requireEchoes(t, mode.deflate)
 				for range runs {
 					a.echoUntilRevoked(t, mode.deflate)
@@ -56,7 +56,7 @@ func TestRevokeMidstEcho(t *testing.T) {
 func TestRevokeMidstEchoTLS(t *testing.T) {
 	for _, lib := range libraries {
 		t.Run(lib.name, func(t *testing.T) {
-			a := newApp(t, lib.echo, appOptions{tls: true})
+			a := newApp(t, lib.echo, appOptions{tls: true, sockets: patientSockets})
 			for range runs / 4 {
 				a.echoUntilRevoked(t, false)
 			}

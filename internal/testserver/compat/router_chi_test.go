@@ -10,26 +10,28 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 )
 
-// chiRouter takes the doors as they stand. accessLog is chi's middleware.Logger,
-// or any other.
-func chiRouter(d doors, accessLog func(http.Handler) http.Handler, socket http.Handler) http.Handler {
+// chiRouter needs no adapter. accessLog is chi's middleware.Logger, or any other.
+func chiRouter(
+	gate *middleware.Gate, mint *middleware.Mint, guard *middleware.Guard,
+	accessLog func(http.Handler) http.Handler, socket http.Handler,
+) http.Handler {
 	r := chi.NewRouter()
 	r.Use(middleware.ConcealTicket, accessLog) // the whole router: the log sees no ticket
 	r.Group(func(r chi.Router) {
-		r.Use(d.gate.Wrap)
-		r.Handle("/api/auth/ws-ticket", d.mint) // every method: Mint itself says 405
+		r.Use(gate.Wrap)
+		r.Handle("/api/auth/ws-ticket", mint) // every method: Mint itself answers 405
 		r.Get("/hello/{name}", func(w http.ResponseWriter, r *http.Request) {
 			session, _ := middleware.SessionFrom(r.Context())
 			fmt.Fprintf(w, "%s greets %s", session.UserID, chi.URLParam(r, "name"))
 		})
 	})
-	r.With(d.guard.Wrap).Method("GET", "/ws/{room}", socket) // one route
+	r.With(guard.Wrap).Method("GET", "/ws/{room}", socket) // one route
 	return r
 }
 
 func Example_chi() {
 	d := newDoors(everybody, doorOptions{})
-	server := httptest.NewServer(chiRouter(d, printed, http.HandlerFunc(hello)))
+	server := httptest.NewServer(chiRouter(d.gate, d.mint, d.guard, printed, http.HandlerFunc(hello)))
 	defer server.Close()
 	tour(server)
 	// Output:

@@ -12,22 +12,27 @@ import (
 // echoRouter needs no more than echo's own WrapMiddleware: it passes request and
 // ResponseWriter on, and what was refused does not reach the handler. Once a
 // socket is open, return nil: echo would write an error to it.
-func echoRouter(d doors, accessLog echo.MiddlewareFunc, socket http.Handler) http.Handler {
+func echoRouter(
+	gate *middleware.Gate, mint *middleware.Mint, guard *middleware.Guard,
+	accessLog echo.MiddlewareFunc, socket http.Handler,
+) http.Handler {
 	e := echo.New()
 	e.Use(accessLog)
-	pages := e.Group("", echo.WrapMiddleware(d.gate.Wrap))
-	pages.Any("/api/auth/ws-ticket", echo.WrapHandler(d.mint)) // every method: Mint itself says 405
+	pages := e.Group("", echo.WrapMiddleware(gate.Wrap))
+	pages.Any("/api/auth/ws-ticket", echo.WrapHandler(mint)) // every method: Mint itself answers 405
 	pages.GET("/hello/:name", func(c echo.Context) error {
 		session, _ := middleware.SessionFrom(c.Request().Context())
 		return c.String(http.StatusOK, session.UserID+" greets "+c.Param("name"))
 	})
-	e.GET("/ws/:room", echo.WrapHandler(socket), echo.WrapMiddleware(d.guard.Wrap))
+	e.GET("/ws/:room", echo.WrapHandler(socket), echo.WrapMiddleware(guard.Wrap))
 	return middleware.ConcealTicket(e) // around the whole: the log sees no ticket
 }
 
 func Example_echo() {
 	d := newDoors(everybody, doorOptions{})
-	server := httptest.NewServer(echoRouter(d, echo.WrapMiddleware(printed), http.HandlerFunc(hello)))
+	accessLog := echo.WrapMiddleware(printed)
+	handler := echoRouter(d.gate, d.mint, d.guard, accessLog, http.HandlerFunc(hello))
+	server := httptest.NewServer(handler)
 	defer server.Close()
 	tour(server)
 	// Output:

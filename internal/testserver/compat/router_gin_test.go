@@ -43,24 +43,27 @@ func (g *ginWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 // ginRouter uses it for a group and for one route.
-func ginRouter(d doors, accessLog gin.HandlerFunc, socket http.Handler) http.Handler {
+func ginRouter(
+	gate *middleware.Gate, mint *middleware.Mint, guard *middleware.Guard,
+	accessLog gin.HandlerFunc, socket http.Handler,
+) http.Handler {
 	r := gin.New()
 	r.Use(accessLog, gin.Recovery())
-	pages := r.Group("/", ginWrap(d.gate.Wrap))
-	pages.Any("/api/auth/ws-ticket", gin.WrapH(d.mint)) // every method: Mint itself says 405
+	pages := r.Group("/", ginWrap(gate.Wrap))
+	pages.Any("/api/auth/ws-ticket", gin.WrapH(mint)) // every method: Mint itself answers 405
 	pages.GET("/hello/:name", func(c *gin.Context) {
 		session, _ := middleware.SessionFrom(c.Request.Context())
 		c.String(http.StatusOK, "%s greets %s", session.UserID, c.Param("name"))
 	})
-	r.GET("/ws/:room", ginWrap(d.guard.Wrap), gin.WrapH(socket))
+	r.GET("/ws/:room", ginWrap(guard.Wrap), gin.WrapH(socket))
 	return middleware.ConcealTicket(r) // around the engine: the log sees no ticket
 }
 
 func Example_gin() {
 	d := newDoors(everybody, doorOptions{})
-	server := httptest.NewServer(ginRouter(d, func(c *gin.Context) {
-		fmt.Println(c.Request.Method, c.Request.RequestURI)
-	}, http.HandlerFunc(hello)))
+	accessLog := func(c *gin.Context) { fmt.Println(c.Request.Method, c.Request.RequestURI) }
+	handler := ginRouter(d.gate, d.mint, d.guard, accessLog, http.HandlerFunc(hello))
+	server := httptest.NewServer(handler)
 	defer server.Close()
 	tour(server)
 	// Output:

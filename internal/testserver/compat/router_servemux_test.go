@@ -8,25 +8,28 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 )
 
-// muxRouter is net/http's own ServeMux: a log around the whole of it, a group of
-// pages behind the gate, one route behind the guard.
-func muxRouter(d doors, accessLog func(http.Handler) http.Handler, socket http.Handler) http.Handler {
+// muxRouter is net/http's own ServeMux: a log around the whole of it, a group of pages behind the gate,
+// one route behind the guard.
+func muxRouter(
+	gate *middleware.Gate, mint *middleware.Mint, guard *middleware.Guard,
+	accessLog func(http.Handler) http.Handler, socket http.Handler,
+) http.Handler {
 	pages := http.NewServeMux()
-	pages.Handle("/api/auth/ws-ticket", d.mint) // every method: Mint itself says 405
+	pages.Handle("/api/auth/ws-ticket", mint) // every method: Mint itself answers 405
 	pages.HandleFunc("GET /hello/{name}", func(w http.ResponseWriter, r *http.Request) {
 		session, _ := middleware.SessionFrom(r.Context())
 		fmt.Fprintf(w, "%s greets %s", session.UserID, r.PathValue("name"))
 	})
 
 	mux := http.NewServeMux()
-	mux.Handle("/", d.gate.Wrap(pages))                // a group
-	mux.Handle("GET /ws/{room}", d.guard.Wrap(socket)) // a route
-	return middleware.ConcealTicket(accessLog(mux))    // the whole: the log sees no ticket
+	mux.Handle("/", gate.Wrap(pages))                // a group
+	mux.Handle("GET /ws/{room}", guard.Wrap(socket)) // a route
+	return middleware.ConcealTicket(accessLog(mux))  // the whole: the log sees no ticket
 }
 
 func Example_serveMux() {
 	d := newDoors(everybody, doorOptions{})
-	server := httptest.NewServer(muxRouter(d, printed, http.HandlerFunc(hello)))
+	server := httptest.NewServer(muxRouter(d.gate, d.mint, d.guard, printed, http.HandlerFunc(hello)))
 	defer server.Close()
 	tour(server)
 	// Output:

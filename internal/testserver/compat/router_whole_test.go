@@ -8,12 +8,16 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 )
 
-// wholeRouter closes any router that is an http.Handler at once: a ServeMux, or
-// chi, gin's engine, echo. Nothing in it can be forgotten. The guard is made
-// with PassOthers, and the gate for FirstOf(ContextSessions, sessions): behind
-// the guard, the session of a socket is in the context already.
-func wholeRouter(d doors, router http.Handler) http.Handler {
-	return middleware.ConcealTicket(d.guard.Wrap(d.gate.Wrap(router)))
+// wholeRouter closes any router that is an http.Handler at once: a ServeMux, or chi, gin's engine, echo. No
+// route of it can be forgotten.
+//
+//	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{PassOthers: true})
+//	gate, err := middleware.NewGate(middleware.FirstOf(middleware.ContextSessions, sessions), nil)
+//
+// The guard passes requests that are no upgrades on to the gate. The gate finds the session of a socket in
+// the context, where the guard has put it.
+func wholeRouter(guard *middleware.Guard, gate *middleware.Gate, router http.Handler) http.Handler {
+	return middleware.ConcealTicket(guard.Wrap(gate.Wrap(router)))
 }
 
 func Example_wholeRouter() {
@@ -27,7 +31,7 @@ func Example_wholeRouter() {
 		fmt.Fprintf(w, "%s greets %s", session.UserID, r.PathValue("name"))
 	})
 	mux.HandleFunc("GET /ws/{room}", hello)
-	server := httptest.NewServer(wholeRouter(d, printed(mux)))
+	server := httptest.NewServer(wholeRouter(d.guard, d.gate, printed(mux)))
 	defer server.Close()
 	tour(server)
 	// Output:

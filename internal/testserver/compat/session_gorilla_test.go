@@ -19,40 +19,37 @@ import (
 
 const gorillaLife = 12 * time.Hour // of a session, however often its cookie is renewed
 
-// gorillaSessions says who has signed in with gorilla/sessions. The cookie of its
-// CookieStore is all there is of a session, so that a copy outlives the sign-out:
-// the issuer remembers who is signed out. Make it with RememberRevocations:
-// gorillaLife, and the store with SameSite Lax, for its own default is None.
-func gorillaSessions(store *sessions.CookieStore, issuer *tickets.Issuer, renewAfter time.Duration) middleware.Authenticator {
-	return middleware.AuthenticatorFunc(func(w http.ResponseWriter, r *http.Request) (*middleware.Session, error) {
+// gorillaSessions says who has signed in with gorilla/sessions. The cookie of its CookieStore is all there
+// is of a session, and a copy of it outlives the sign-out: the issuer remembers who has signed out. Give
+// it RememberRevocations: gorillaLife. Give the store SameSite Lax: its own default is None.
+func gorillaSessions(store *sessions.CookieStore, issuer *tickets.Issuer) middleware.Authenticator {
+	return middleware.AuthenticatorFunc(func(_ http.ResponseWriter, r *http.Request) (*middleware.Session, error) {
 		cookie, err := store.Get(r, "__Host-session")
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", middleware.ErrSessionExpired, err) // a CookieStore's error is the cookie's
+		if err != nil { // a CookieStore can't fail otherwise
+			return nil, fmt.Errorf("%w: %w", middleware.ErrSessionExpired, err)
 		}
 		id, _ := cookie.Values["id"].(string)
 		user, _ := cookie.Values["user"].(string)
 		started, _ := cookie.Values["started"].(int64)
-		saved, _ := cookie.Values["saved"].(int64)
 		if id == "" {
 			return nil, middleware.ErrNoSession
 		}
 		start := time.Unix(started, 0)
-		if issuer.Revoked(tickets.Grant{SessionID: id, Provider: "gorilla", UserID: user, StartedAt: start}) != nil {
+		grant := tickets.Grant{SessionID: id, Provider: "gorilla", UserID: user, StartedAt: start}
+		if issuer.Revoked(grant) != nil {
 			return nil, middleware.ErrSessionExpired
 		}
-		if time.Since(time.Unix(saved, 0)) > renewAfter {
-			cookie.Values["saved"] = time.Now().Unix()
-			err = cookie.Save(r, w) // sets a header, and writes nothing
-		}
-		return &middleware.Session{ID: id, Provider: "gorilla", UserID: user, StartedAt: start, ExpiresAt: start.Add(gorillaLife)}, err
+		return &middleware.Session{
+			ID: id, Provider: "gorilla", UserID: user, StartedAt: start, ExpiresAt: start.Add(gorillaLife),
+		}, nil
 	})
 }
 
-// gorillaSignIn is called once it is known who it is, gorillaSignOut behind the
-// gate.
+// gorillaSignIn is called once it is known who it is, gorillaSignOut behind the gate.
 func gorillaSignIn(store *sessions.CookieStore, w http.ResponseWriter, r *http.Request, user string) error {
 	cookie, _ := store.New(r, "__Host-session") // whatever there was before
-	cookie.Values = map[any]any{"id": rand.Text(), "user": user, "started": time.Now().Unix(), "saved": time.Now().Unix()}
+	now := time.Now().Unix()
+	cookie.Values = map[any]any{"id": rand.Text(), "user": user, "started": now, "saved": now}
 	return cookie.Save(r, w)
 }
 
@@ -60,7 +57,26 @@ func gorillaSignOut(store *sessions.CookieStore, issuer *tickets.Issuer, w http.
 	session, _ := middleware.SessionFrom(r.Context())
 	cookie, _ := store.New(r, "__Host-session")
 	cookie.Options.MaxAge = -1
-	return errors.Join(cookie.Save(r, w), issuer.Revoke(r.Context(), tickets.Revocation{SessionID: session.ID, Reason: "logout"}))
+	revocation := tickets.Revocation{SessionID: session.ID, Reason: "logout"}
+	return errors.Join(cookie.Save(r, w), issuer.Revoke(r.Context(), revocation))
+}
+
+// gorillaRenewing is gorillaSessions with a fresh cookie now and then. The session keeps its end.
+func gorillaRenewing(store *sessions.CookieStore, issuer *tickets.Issuer, after time.Duration) middleware.Authenticator {
+	sessions := gorillaSessions(store, issuer)
+	return middleware.AuthenticatorFunc(func(w http.ResponseWriter, r *http.Request) (*middleware.Session, error) {
+		s, err := sessions.Authenticate(w, r)
+		if err != nil {
+			return nil, err
+		}
+		cookie, err := store.Get(r, "__Host-session")
+		saved, _ := cookie.Values["saved"].(int64)
+		if err == nil && time.Since(time.Unix(saved, 0)) > after {
+			cookie.Values["saved"] = time.Now().Unix()
+			err = cookie.Save(r, w) // sets a header, and writes nothing
+		}
+		return s, err
+	})
 }
 
 func Example_gorillaSessions() {
@@ -82,7 +98,7 @@ func newGorillaStore() *sessions.CookieStore {
 func gorillaNeighbour(issuer *tickets.Issuer) neighbour {
 	store := newGorillaStore()
 	return neighbour{
-		sessions: gorillaSessions(store, issuer, -time.Second),
+		sessions: gorillaRenewing(store, issuer, -time.Second),
 		signIn: func(w http.ResponseWriter, r *http.Request, user string) error {
 			return gorillaSignIn(store, w, r, user)
 		},
@@ -99,7 +115,7 @@ func TestGorillaSessions(t *testing.T) {
 		issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{RememberRevocations: gorillaLife})
 		require.NoError(t, err)
 		store := newGorillaStore()
-		sessions := gorillaSessions(store, issuer, time.Minute)
+		sessions := gorillaRenewing(store, issuer, time.Minute)
 		newest := func(w *httptest.ResponseRecorder) string { return w.Result().Cookies()[0].Value }
 		with := func(cookie string) *http.Request {
 			r := httptest.NewRequest("GET", "/", nil)

@@ -16,30 +16,21 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// scsSessions says who has signed in with alexedwards/scs; LoadAndSave stands
-// around the gate. The session goes by an id that sign-in puts into it: scs's
-// token is the cookie, and another one after every renewal.
-func scsSessions(manager *scs.SessionManager, renewAfter time.Duration) middleware.Authenticator {
+// scsSessions says who has signed in with alexedwards/scs. LoadAndSave is around the gate. The ID is one
+// that sign-in puts into the session: scs's token is the cookie, and RenewToken replaces it.
+func scsSessions(manager *scs.SessionManager) middleware.Authenticator {
 	return middleware.AuthenticatorFunc(func(_ http.ResponseWriter, r *http.Request) (*middleware.Session, error) {
 		ctx := r.Context()
 		if c, err := r.Cookie(manager.Cookie.Name); err == nil && c.Value != "" && manager.Token(ctx) == "" {
 			return nil, middleware.ErrSessionExpired // scs knows no such cookie
 		}
-		id, deadline := manager.GetString(ctx, "id"), manager.Deadline(ctx)
+		id := manager.GetString(ctx, "id")
 		if id == "" {
 			return nil, middleware.ErrNoSession
 		}
-		// The old cookie is good no more: not amid the requests that a page sends at once.
-		if r.Header.Get("Sec-Fetch-Mode") == "navigate" && time.Since(time.Unix(manager.GetInt64(ctx, "renewed"), 0)) > renewAfter {
-			if err := manager.RenewToken(ctx); err != nil {
-				return nil, err
-			}
-			manager.SetDeadline(ctx, deadline) // RenewToken would begin a whole Lifetime
-			manager.Put(ctx, "renewed", time.Now().Unix())
-		}
 		return &middleware.Session{
 			ID: id, Provider: "scs", UserID: manager.GetString(ctx, "user"),
-			StartedAt: time.Unix(manager.GetInt64(ctx, "started"), 0), ExpiresAt: deadline,
+			StartedAt: time.Unix(manager.GetInt64(ctx, "started"), 0), ExpiresAt: manager.Deadline(ctx),
 		}, nil
 	})
 }
@@ -50,7 +41,6 @@ func scsSignIn(manager *scs.SessionManager, r *http.Request, user string) error 
 	manager.Put(r.Context(), "id", rand.Text())
 	manager.Put(r.Context(), "user", user)
 	manager.Put(r.Context(), "started", time.Now().Unix())
-	manager.Put(r.Context(), "renewed", time.Now().Unix())
 	return err
 }
 
@@ -58,6 +48,25 @@ func scsSignOut(manager *scs.SessionManager, issuer *tickets.Issuer, r *http.Req
 	session, _ := middleware.SessionFrom(r.Context())
 	return errors.Join(manager.Destroy(r.Context()), // first the session, then its tickets and sockets
 		issuer.Revoke(r.Context(), tickets.Revocation{SessionID: session.ID, Reason: "logout"}))
+}
+
+// scsRenewing is scsSessions with another cookie now and then. The session keeps its ID and its end.
+func scsRenewing(manager *scs.SessionManager, after time.Duration) middleware.Authenticator {
+	sessions := scsSessions(manager)
+	return middleware.AuthenticatorFunc(func(w http.ResponseWriter, r *http.Request) (*middleware.Session, error) {
+		s, err := sessions.Authenticate(w, r)
+		renewed := time.Unix(manager.GetInt64(r.Context(), "renewed"), 0)
+		// The old cookie is not valid any more: do not replace it while a page sends several requests.
+		if err != nil || r.Header.Get("Sec-Fetch-Mode") != "navigate" || time.Since(renewed) <= after {
+			return s, err
+		}
+		if err := manager.RenewToken(r.Context()); err != nil {
+			return nil, err
+		}
+		manager.SetDeadline(r.Context(), s.ExpiresAt) // RenewToken begins a whole Lifetime
+		manager.Put(r.Context(), "renewed", time.Now().Unix())
+		return s, nil
+	})
 }
 
 func Example_scs() {
@@ -79,7 +88,7 @@ func scsNeighbour(issuer *tickets.Issuer) neighbour {
 	}
 	return neighbour{
 		around:   manager.LoadAndSave,
-		sessions: scsSessions(manager, 0),
+		sessions: scsRenewing(manager, 0),
 		signIn:   func(_ http.ResponseWriter, r *http.Request, user string) error { return scsSignIn(manager, r, user) },
 		signOut:  func(_ http.ResponseWriter, r *http.Request) error { return scsSignOut(manager, issuer, r) },
 		cookie:   "__Host-session",
@@ -104,7 +113,7 @@ func (s *failingStore) Find(token string) ([]byte, bool, error) {
 func TestSCS(t *testing.T) {
 	manager := scs.New()
 	manager.Store = memstore.NewWithCleanupInterval(0)
-	sessions := scsSessions(manager, time.Hour)
+	sessions := scsRenewing(manager, time.Hour)
 	ctx := must(manager.Load(context.Background(), ""))
 	manager.Put(ctx, "basket", "a book")
 	token, _, err := manager.Commit(ctx)

@@ -17,7 +17,7 @@ import (
 // A neighbour is whatever an application knows its people by.
 type neighbour struct {
 	sessions middleware.Authenticator
-	guard    middleware.GuardOptions
+	sockets  middleware.SocketsOptions
 	around   func(http.Handler) http.Handler             // the library's own middleware
 	front    func(app *httptest.Server) *httptest.Server // a proxy before the application
 	routes   map[string]http.HandlerFunc                 // of its own
@@ -48,7 +48,7 @@ var neighbours = []struct {
 
 // serve is an application around n.
 func (n neighbour) serve(issuer *tickets.Issuer, events *lines) (server *httptest.Server, d doors, end func()) {
-	d = newDoors(n.sessions, doorOptions{issuer: issuer, audit: events, guard: n.guard})
+	d = newDoors(n.sessions, doorOptions{issuer: issuer, audit: events, sockets: n.sockets})
 	answer := func(w http.ResponseWriter, err error) {
 		if err != nil {
 			panic(err)

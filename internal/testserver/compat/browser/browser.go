@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -86,7 +87,8 @@ func startChromium(path string) {
 		chromedp.Flag("disable-background-timer-throttling", true),
 		chromedp.Flag("disable-backgrounding-occluded-windows", true),
 		chromedp.Flag("disable-renderer-backgrounding", true),
-		chromedp.IgnoreCertErrors, // a proxy under test has signed its own
+		chromedp.IgnoreCertErrors,                                       // a proxy under test has signed its own
+		chromedp.Flag("host-resolver-rules", "MAP *.example 127.0.0.1"), // RFC 2606: nobody's
 	)
 	ctx, cancel := chromedp.NewContext(allocator)
 	chromium.ctx, chromium.err = ctx, chromedp.Do(ctx)
@@ -191,6 +193,13 @@ func (p *Page) WaitProblems(n int, text string) {
 		}
 	}
 	require.Fail(p.tb, "the console never says: "+text, "%q", p.Problems())
+}
+
+// AllProblems is what the console said so far, expected or not.
+func (p *Page) AllProblems() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.problems)
 }
 
 // Problems is what the console said so far that nobody expects.
@@ -322,8 +331,16 @@ func (p *Page) Eval(expression string, out any) {
 	require.NoError(p.tb, p.eval(expression, out), "%s", expression)
 }
 
-func (p *Page) eval(expression string, out any) error {
-	ctx, cancel := context.WithTimeout(p.ctx, patience)
+// EvalIn is Eval for what takes longer than everything else.
+func (p *Page) EvalIn(limit time.Duration, expression string, out any) {
+	p.tb.Helper()
+	require.NoError(p.tb, p.evalIn(limit, expression, out), "%s", expression)
+}
+
+func (p *Page) eval(expression string, out any) error { return p.evalIn(patience, expression, out) }
+
+func (p *Page) evalIn(limit time.Duration, expression string, out any) error {
+	ctx, cancel := context.WithTimeout(p.ctx, limit)
 	defer cancel()
 	raw, err := chromedp.Run(ctx, chromedp.Evaluate[[]byte](expression, chromedp.EvalAwaitPromise))
 	if err != nil || out == nil || len(raw) == 0 {

@@ -26,9 +26,10 @@ var npm struct {
 	err     error
 }
 
-// Packages returns the folder node_modules with the packages that tests put
-// into pages. Their versions and hashes are those of npm/package-lock.json;
-// npm takes them from its cache or from its registry, and runs nothing of theirs.
+// Packages returns the folder node_modules with the packages that tests put into
+// pages, and the tools that check and bundle those. Their versions and hashes are
+// those of npm/package-lock.json; npm takes them from its cache or from its registry,
+// and runs none of their scripts. The folder goes when the tests end.
 func Packages(tb testing.TB) (nodeModules string) {
 	tb.Helper()
 	path := Need(tb, "npm", "apt-get install npm")
@@ -53,7 +54,7 @@ func install(npm string) (dir string, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), npmLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
+	cmd := exec.CommandContext(ctx, npm, "ci", "--include=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
 	cmd.Dir = dir
 	EndWithTest(cmd)
 	if out, err := cmd.CombinedOutput(); err != nil {

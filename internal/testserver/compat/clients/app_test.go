@@ -1,5 +1,5 @@
 // Package clients holds what opens guarded sockets and streams: pages, in a real
-// browser, and programs. Each recipe is a file, or a function, of at most 15
+// browser, and programs. Each recipe is a file, or a function, of at most 25
 // lines, and stands in the README as it runs here.
 package clients
 
@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"flag"
 	"fmt"
 	"html"
 	"image"
@@ -17,10 +18,11 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,10 +33,15 @@ import (
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/internal/testserver/compat/browser"
 	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/middleware/client"
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-func TestMain(m *testing.M) { os.Exit(browser.Run(m)) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	_ = flag.Set("test.parallel", "4") // what runs beside each other here waits, most of the time
+	os.Exit(browser.Run(m))
+}
 
 // patience bounds what would otherwise hang for ever. Nothing is measured by it.
 const patience = time.Minute
@@ -45,16 +52,14 @@ type app struct {
 	t    *testing.T
 	addr string
 	base string
-	npm  string // the folder of packages; "": none
 
 	sessions sync.Map // cookie, or bearer token → *middleware.Session
 	lines    lines
 	log      *audit.Log
 
-	// onMint, if there is one, answers a request for a ticket before it is looked
-	// at, with a status, or lets it pass with 0.
 	mu     sync.Mutex
-	onMint func() int
+	onMint func(w http.ResponseWriter, r *http.Request) (answered bool)
+	asked  []string // the bodies of requests for tickets
 
 	issuer  *tickets.Issuer
 	sockets *middleware.Sockets
@@ -63,9 +68,13 @@ type app struct {
 	events  *events
 }
 
+var apps atomic.Int32
+
 func newApp(t *testing.T) *app {
 	t.Helper()
-	a := &app{t: t, addr: "127.0.0.1:0", events: newEvents()}
+	// An address of its own: while it restarts, nobody else takes its port.
+	n := apps.Add(1)
+	a := &app{t: t, addr: fmt.Sprintf("127.1.%d.%d:0", n/200, n%200+1), events: newEvents()}
 	a.log = audit.New(slog.NewJSONHandler(&a.lines, nil))
 	a.start()
 	t.Cleanup(func() {
@@ -79,8 +88,8 @@ func newApp(t *testing.T) *app {
 func (a *app) start() {
 	a.t.Helper()
 	var errs [7]error
-	a.issuer, errs[0] = tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
-	a.sockets, errs[1] = middleware.NewSockets(nil)
+	a.issuer, errs[0] = tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxPerSession: 10_000})
+	a.sockets, errs[1] = middleware.NewSockets(a.issuer, &middleware.SocketsOptions{Audit: a.log})
 	lookup := func(_ context.Context, value string) (*middleware.Session, error) {
 		s, _ := a.sessions.Load(value)
 		session, _ := s.(*middleware.Session)
@@ -93,10 +102,10 @@ func (a *app) start() {
 	mint, err := middleware.NewMint(a.issuer, &middleware.MintOptions{Audit: a.log})
 	errs[3] = err
 	guard, err := middleware.NewGuard(a.issuer, &middleware.GuardOptions{
-		Audit: a.log, Sockets: a.sockets, OnReject: middleware.RejectByClosing})
+		Sockets: a.sockets, OnReject: middleware.RejectByClosing})
 	errs[4] = err
 	streams, err := middleware.NewGuard(a.issuer, &middleware.GuardOptions{
-		Audit: a.log, Sockets: a.sockets, AdmitRequests: true, RequireEndpoint: true})
+		Sockets: a.sockets, AdmitRequests: true, RequireEndpoint: true})
 	errs[5] = err
 	listener, err := net.Listen("tcp", a.addr)
 	errs[6] = err
@@ -105,6 +114,9 @@ func (a *app) start() {
 	mux := http.NewServeMux()
 	mux.Handle("/api/auth/ws-ticket", a.minting(gate.Wrap(mint)))
 	mux.Handle("/ws", guard.Wrap(http.HandlerFunc(echo)))
+	mux.Handle("/plain", http.HandlerFunc(behave))
+	mux.Handle("/behind", guard.Wrap(http.HandlerFunc(behave)))
+	serveLibraries(mux, guard.Wrap)
 	mux.Handle("/events", streams.Wrap(a.events))
 	mux.Handle("/picture.png", streams.Wrap(http.HandlerFunc(picture)))
 	mux.Handle("/report.csv", streams.Wrap(http.HandlerFunc(report)))
@@ -113,9 +125,14 @@ func (a *app) start() {
 			html.EscapeString(middleware.Next(r))+`"><button>Sign in</button></form>`)
 	})
 	mux.HandleFunc("POST /login", a.signIn)
+	mux.Handle("/ticketgate.js", client.Handler())
+	mux.Handle("GET /cases/", http.FileServer(http.Dir(".")))
 	mux.HandleFunc("GET /recipes/{name}", a.recipe)
-	mux.HandleFunc("GET /npm/{file...}", func(w http.ResponseWriter, r *http.Request) {
-		http.ServeFile(w, r, filepath.Join(a.npm, filepath.FromSlash(r.PathValue("file"))))
+	mux.Handle("GET /favicon.ico", http.HandlerFunc(picture))
+	mux.HandleFunc("GET /strict", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Security-Policy", "default-src 'self'")
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		fmt.Fprint(w, `<!doctype html><title>strict</title><script type="module" src="/cases/strict.js"></script><p>…</p>`)
 	})
 	mux.Handle("/{$}", gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { page(w, "signed in", "") })))
 
@@ -139,19 +156,29 @@ func (a *app) stop() {
 
 func (a *app) minting(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		a.mu.Lock()
+		a.asked = append(a.asked, string(body))
 		onMint := a.onMint
 		a.mu.Unlock()
-		if onMint != nil {
-			if status := onMint(); status != 0 {
-				w.Header().Set("Content-Type", "application/json")
-				w.WriteHeader(status)
-				fmt.Fprintf(w, `{"error":"none","detail":%q}`, http.StatusText(status))
-				return
-			}
+		if onMint == nil || !onMint(w, r) {
+			next.ServeHTTP(w, r)
 		}
-		next.ServeHTTP(w, r)
 	})
+}
+
+// atMint has fn answer the requests for tickets that it wants to.
+func (a *app) atMint(fn func(w http.ResponseWriter, r *http.Request) (answered bool)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.onMint = fn
+}
+
+func (a *app) bodies() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.asked)
 }
 
 // session starts one, and returns the cookie or token that stands for it.
@@ -176,17 +203,6 @@ func (a *app) signOut(user string) {
 		}
 		return true
 	})
-}
-
-// recipe serves a recipe as a bundler would: with what it imports found.
-func (a *app) recipe(w http.ResponseWriter, r *http.Request) {
-	source, err := os.ReadFile(filepath.Join("page", filepath.Base(r.PathValue("name"))))
-	if err != nil {
-		http.NotFound(w, r)
-		return
-	}
-	w.Header().Set("Content-Type", "text/javascript")
-	w.Write(bytes.ReplaceAll(source, []byte(`'partysocket/ws'`), []byte(`'/npm/partysocket/dist/ws.js'`)))
 }
 
 func page(w http.ResponseWriter, title, body string) {

@@ -26,24 +26,33 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// doors are what an application has guarded its paths with.
+// doors guard the application's paths.
 type doors struct {
 	gate           *middleware.Gate
 	mint           *middleware.Mint
 	socket, stream *middleware.Guard
 }
 
-// behindProxy says who the application is to browsers, and whom it believes.
-func behindProxy(public string, sessions middleware.Authenticator, issuer *tickets.Issuer, log *audit.Log) (d doors, err error) {
-	origins := []string{public} // "https://app.example": the proxy ends TLS, so the request's own is http
-	clientIP := middleware.ForwardedFor(netip.MustParsePrefix("127.0.0.1/32"))
+// behindProxy makes them for the origin that browsers see, such as "https://app.example". Its own would be
+// http: the proxy ends TLS.
+func behindProxy(
+	public string, sessions middleware.Authenticator, issuer *tickets.Issuer, log *audit.Log,
+) (d doors, err error) {
+	origins := []string{public}
+	clientIP := middleware.ForwardedFor(netip.MustParsePrefix("127.0.0.1/32")) // the proxy's
 	var errs [4]error
-	d.gate, errs[0] = middleware.NewGate(sessions, &middleware.GateOptions{LoginURL: "/login", Audit: log, ClientIP: clientIP})
-	d.mint, errs[1] = middleware.NewMint(issuer, &middleware.MintOptions{Origins: origins, Audit: log, ClientIP: clientIP})
-	d.socket, errs[2] = middleware.NewGuard(issuer, &middleware.GuardOptions{Origins: origins, Audit: log, ClientIP: clientIP,
-		OnReject: middleware.RejectByClosing})
-	d.stream, errs[3] = middleware.NewGuard(issuer, &middleware.GuardOptions{Origins: origins, Audit: log, ClientIP: clientIP,
-		AdmitRequests: true})
+	d.gate, errs[0] = middleware.NewGate(sessions, &middleware.GateOptions{
+		LoginURL: "/login", Audit: log, ClientIP: clientIP,
+	})
+	d.mint, errs[1] = middleware.NewMint(issuer, &middleware.MintOptions{
+		Origins: origins, Audit: log, ClientIP: clientIP,
+	})
+	d.socket, errs[2] = middleware.NewGuard(issuer, &middleware.GuardOptions{
+		Origins: origins, Audit: log, ClientIP: clientIP, OnReject: middleware.RejectByClosing,
+	})
+	d.stream, errs[3] = middleware.NewGuard(issuer, &middleware.GuardOptions{
+		Origins: origins, Audit: log, ClientIP: clientIP, AdmitRequests: true,
+	})
 	return d, errors.Join(errs[:]...)
 }
 

@@ -1,0 +1,69 @@
+//go:build unix && !aix && !solaris
+
+package logfile
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+)
+
+const (
+	renamesOpen = true
+	// Files are opened through no symbolic link, and without waiting for the
+	// other end of a FIFO.
+	openFlags = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+)
+
+// onlyOurs returns an error for a file that another user owns, or that has a
+// second name.
+func onlyOurs(info os.FileInfo) error {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("it belongs to user %d, and this process to %d", st.Uid, os.Geteuid())
+	}
+	if n := names(info); n > 1 {
+		return fmt.Errorf("it has %d names: want no hard links", n)
+	}
+	return nil
+}
+
+// names returns how many names a file has.
+func names(info os.FileInfo) int {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int(st.Nlink)
+	}
+	return 1
+}
+
+// takeLock locks the file at path while it is open.
+func takeLock(path string) (*os.File, error) {
+	f, _, err := openPrivate(path, os.O_CREATE)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("it is in use: another log holds %s", path)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// noSpace reports whether a write failed because there is no more space, for
+// the disk, the user or the file.
+func noSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) ||
+		errors.Is(err, syscall.EFBIG)
+}
+
+// syncDir brings the names in a directory to the disk.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

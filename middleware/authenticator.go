@@ -1,0 +1,266 @@
+package middleware
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"strings"
+)
+
+// An Authenticator finds the session of a request.
+//
+// ErrNoSession means that r presents no credential at all; ErrSessionExpired,
+// that it presents one that is not, or no longer, good. Any other error means
+// that it could not be decided, which is answered with 503: a session store
+// that is down for a minute must not sign everybody out. Errors may wrap these.
+// A nil session with a nil error counts as ErrNoSession.
+//
+// Authenticate may set headers on w, such as a rotated cookie, but must not
+// write. It is called by many goroutines at once.
+type Authenticator interface {
+	Authenticate(w http.ResponseWriter, r *http.Request) (*Session, error)
+}
+
+// AuthenticatorFunc is a function that is an [Authenticator].
+type AuthenticatorFunc func(w http.ResponseWriter, r *http.Request) (*Session, error)
+
+// Authenticate calls f.
+func (f AuthenticatorFunc) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, error) {
+	return f(w, r)
+}
+
+// Errors of an [Authenticator] that has decided.
+var (
+	ErrNoSession      = errors.New("no session")
+	ErrSessionExpired = errors.New("session invalid or expired")
+)
+
+// ContextSessions accepts the session that the context carries already: for a
+// Gate behind a Guard, or behind an application's own sign-in that calls
+// [WithSession].
+var ContextSessions Authenticator = AuthenticatorFunc(contextSession)
+
+func contextSession(_ http.ResponseWriter, r *http.Request) (*Session, error) {
+	if s, ok := SessionFrom(r.Context()); ok {
+		return s, nil
+	}
+	return nil, ErrNoSession
+}
+
+// CookieSessions authenticates by a cookie: lookup gets the value of the cookie
+// called name, without quotes, and returns the session that it stands for.
+//
+// A lookup that returns ErrNoSession, or neither a session nor an error, says
+// that the value is not known. Two cookies of that name with different values,
+// which a sibling domain can cause (RFC 6265 section 8.6), and a value that
+// RFC 6265 does not allow are refused without asking lookup.
+func CookieSessions(
+	name string, lookup func(ctx context.Context, value string) (*Session, error),
+) Authenticator {
+	c := &credentialSessions{kind: "CookieSessions", lookup: lookup}
+	c.find = func(r *http.Request) (string, bool, bool) { return cookieValue(r, name) }
+	if (&http.Cookie{Name: name, Value: "v"}).Valid() != nil {
+		c.fault = fmt.Errorf("cookie name %q: it must be a token (RFC 6265 section 4.1.1)", name)
+	}
+	return c
+}
+
+// BearerSessions authenticates by `Authorization: Bearer <token>` (RFC 6750).
+// lookup is as in [CookieSessions]. Another scheme is no credential; two
+// Authorization headers, or a token outside RFC 6750's alphabet, are a bad one.
+func BearerSessions(
+	lookup func(ctx context.Context, token string) (*Session, error),
+) Authenticator {
+	return &credentialSessions{kind: "BearerSessions", find: bearerToken, lookup: lookup}
+}
+
+// credentialSessions finds one opaque value in a request and looks it up.
+type credentialSessions struct {
+	kind   string
+	find   func(r *http.Request) (value string, presented, wellFormed bool)
+	lookup func(ctx context.Context, value string) (*Session, error)
+	fault  error
+}
+
+func (c *credentialSessions) Authenticate(_ http.ResponseWriter, r *http.Request) (*Session, error) {
+	value, presented, wellFormed := c.find(r)
+	if !presented {
+		return nil, ErrNoSession
+	}
+	if !wellFormed {
+		return nil, ErrSessionExpired
+	}
+	s, err := c.lookup(r.Context(), value)
+	if err == nil && s == nil || err != nil && errors.Is(err, ErrNoSession) {
+		return nil, ErrSessionExpired // it was presented, and is not known
+	}
+	return s, withoutCredential(err, value)
+}
+
+// withoutCredential keeps a credential out of the audit: the error of an HTTP
+// client contains the URL of its request.
+func withoutCredential(err error, value string) error {
+	if err == nil || len(value) < 8 { // so short, it is no secret, and part of any word
+		return err
+	}
+	text := err.Error()
+	for _, form := range []string{value, url.QueryEscape(value), url.PathEscape(value)} {
+		text = strings.ReplaceAll(text, form, "***")
+	}
+	return &scrubbedError{text, err}
+}
+
+// scrubbedError is an error whose text had a credential in it.
+type scrubbedError struct {
+	text string
+	err  error
+}
+
+func (e *scrubbedError) Error() string { return e.text }
+func (e *scrubbedError) Unwrap() error { return e.err }
+
+func (c *credentialSessions) misconfigured() error {
+	err := c.fault
+	if c.lookup == nil {
+		err = errors.Join(err, errors.New("lookup is nil: pass what finds a session by its credential"))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.kind, err)
+	}
+	return nil
+}
+
+// FirstOf calls each of as in turn; the first that recognises the request wins.
+// One that cannot decide does not stop the others, but if none of them
+// recognises the request, then it was not decided.
+func FirstOf(as ...Authenticator) Authenticator {
+	return firstOf(append([]Authenticator(nil), as...))
+}
+
+type firstOf []Authenticator
+
+func (f firstOf) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, error) {
+	answer := ErrNoSession
+	var undecided []error
+	for _, a := range f {
+		s, err := authenticate(a, w, r)
+		switch {
+		case err == nil:
+			return s, nil
+		case errors.Is(err, ErrSessionExpired):
+			answer = err
+		case !errors.Is(err, ErrNoSession):
+			undecided = append(undecided, err)
+		}
+	}
+	if undecided != nil {
+		return nil, errors.Join(undecided...)
+	}
+	return nil, answer
+}
+
+func (f firstOf) misconfigured() error {
+	if len(f) == 0 {
+		return errors.New("FirstOf: no Authenticator given: pass at least one")
+	}
+	var errs []error
+	for i, a := range f {
+		if err := misconfigured(a); err != nil {
+			errs = append(errs, fmt.Errorf("FirstOf[%d]: %w", i, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// misconfigured returns what is wrong with an Authenticator, so far as it shows at
+// construction: the ready-made ones have no error to return themselves.
+func misconfigured(a Authenticator) error {
+	if a == nil {
+		return errors.New("the Authenticator is nil: pass CookieSessions, BearerSessions or your own")
+	}
+	switch a := a.(type) {
+	case interface{ misconfigured() error }:
+		return a.misconfigured()
+	case AuthenticatorFunc:
+		if a == nil {
+			return errors.New("the AuthenticatorFunc is nil: pass a function")
+		}
+	}
+	return nil
+}
+
+// authenticate calls a, and holds it to its contract: a session, or an error. An
+// expired session is returned with ErrSessionExpired, so that the audit can name
+// its provider.
+func authenticate(a Authenticator, w http.ResponseWriter, r *http.Request) (*Session, error) {
+	s, err := a.Authenticate(w, r)
+	switch {
+	case err != nil:
+		return nil, err
+	case s == nil:
+		return nil, ErrNoSession
+	case s.over():
+		return s, ErrSessionExpired
+	}
+	return s, nil
+}
+
+// maxCookies is net/http's own limit on the cookies of one request: above it
+// the standard library reports none.
+const maxCookies = 3000
+
+// cookieValue finds the one value of the cookie called name. It reads what
+// http.Request.CookiesNamed does, tells a malformed value from none, and makes no
+// garbage: every request behind a Gate passes here.
+func cookieValue(r *http.Request, name string) (value string, presented, wellFormed bool) {
+	lines := r.Header["Cookie"]
+	total := 0
+	for _, line := range lines {
+		if total += strings.Count(line, ";") + 1; total > maxCookies {
+			return "", false, false
+		}
+	}
+	for _, line := range lines {
+		for more := true; more; {
+			var pair string
+			pair, line, more = strings.Cut(line, ";")
+			key, v, _ := strings.Cut(textproto.TrimString(pair), "=")
+			if textproto.TrimString(key) != name {
+				continue
+			}
+			if presented && v != value {
+				return "", true, false
+			}
+			value, presented = v, true
+		}
+	}
+	if n := len(value); n > 1 && value[0] == '"' && value[n-1] == '"' {
+		value = value[1 : n-1]
+	}
+	for i := range len(value) {
+		if c := value[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			return "", true, false
+		}
+	}
+	// An empty cookie is one that a sign-out has cleared: nothing was presented.
+	return value, value != "", true
+}
+
+func bearerToken(r *http.Request) (token string, presented, wellFormed bool) {
+	lines := r.Header["Authorization"]
+	if len(lines) != 1 {
+		return "", len(lines) > 1, false
+	}
+	scheme, token, _ := strings.Cut(lines[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return "", false, false
+	}
+	token = strings.TrimLeft(token, " ")
+	body := strings.TrimRight(token, "=")
+	return token, true, body != "" && !strings.ContainsFunc(body, func(c rune) bool {
+		return isNotBase64URL(c) && !strings.ContainsRune(".~+/", c)
+	})
+}

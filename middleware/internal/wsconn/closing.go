@@ -1,0 +1,133 @@
+package wsconn
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"time"
+)
+
+// closing is the state of a connection that is being closed from outside.
+type closing struct {
+	frame   []byte
+	err     error         // what the library's reads and writes return
+	settled chan struct{} // closed after Flushed
+}
+
+// MaxReason is how long the reason of a close frame may be: a control frame holds
+// 125 bytes (RFC 6455 section 5.5), and the code takes two.
+const MaxReason = 123
+
+var longAgo = time.Unix(1, 0) // a deadline that wakes blocked calls
+
+// CloseWith begins to close the connection, and returns: with a close frame of
+// code and reason (at most [MaxReason] bytes), within grace. err is what the
+// library's reads and writes return. Only the first call counts, and only if the
+// library has not called Close.
+func (c *Conn) CloseWith(code int, reason string, err error, grace time.Duration) {
+	frame := append([]byte{0x80 | opClose, byte(2 + len(reason)), byte(code >> 8), byte(code)}, reason...)
+	closing := &closing{frame: frame, err: err, settled: make(chan struct{})}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.closing.Load() != nil {
+		return
+	}
+	c.closing.Store(closing)
+	_ = c.Conn.SetWriteDeadline(time.Time{})
+	_ = c.Conn.SetReadDeadline(longAgo) // wakes the library's Read
+	go c.finish(closing, grace)
+}
+
+// Abort ends a close that is under way: what has not gone out never will.
+func (c *Conn) Abort() {
+	closing := c.closing.Load()
+	if closing == nil {
+		return
+	}
+	_ = c.below().Close()
+	c.settle(closing)
+}
+
+// finish closes the connection, within grace.
+func (c *Conn) finish(closing *closing, grace time.Duration) {
+	limit := time.AfterFunc(grace, c.Abort)
+	defer limit.Stop()
+	// In a goroutine: this write can block until the loop below has read the
+	// peer's bytes.
+	go c.sendClose(closing)
+
+	c.reading.Lock() // the library's Read has returned, and none will begin
+	_ = c.Conn.SetReadDeadline(time.Time{})
+	c.reading.Unlock()
+	if _, err := io.Copy(io.Discard, c.below()); err == nil {
+		<-closing.settled
+	}
+	c.settle(closing) // also when the peer has reset
+	_ = c.Conn.Close()
+	c.report()
+}
+
+// sendClose sends the close frame if a frame may begin here and nobody is
+// writing. Otherwise the Write that is under way, or the one that ends the
+// frame, calls it.
+func (c *Conn) sendClose(closing *closing) {
+	if !c.writing.TryLock() {
+		return
+	}
+	out := c.sendCloseLocked(closing)
+	c.writing.Unlock()
+	if out {
+		c.settle(closing)
+	}
+}
+
+// sendCloseLocked reports whether nothing more can go out.
+func (c *Conn) sendCloseLocked(closing *closing) bool {
+	switch {
+	case c.sent.phase == phaseOther, c.sent.closed:
+		// The peer expects no close frame, or has the handler's: a second one
+		// would break the protocol (RFC 6455 section 5.5.1).
+	case !c.sent.boundary():
+		return false
+	default:
+		if _, err := c.send(closing.frame); err != nil {
+			_ = c.below().Close()
+			return true
+		}
+	}
+	for _, conn := range []net.Conn{c.Conn, c.below()} { // TLS has an end of its own
+		if half, ok := conn.(interface{ CloseWrite() error }); ok {
+			_ = half.CloseWrite()
+		}
+	}
+	return true
+}
+
+// settle calls Flushed, and then lets the library's blocked calls return.
+func (c *Conn) settle(closing *closing) {
+	c.reportFlushed.Do(func() {
+		c.callbacks.Flushed()
+		close(closing.settled)
+	})
+}
+
+// report calls Closed. The connection is closed: no Write holds the lock for long.
+func (c *Conn) report() {
+	c.writing.Lock()
+	c.ended = true
+	outcome := Outcome{Opened: c.opened, SentClose: c.sent.closed, Code: c.sent.closeCode()}
+	c.writing.Unlock()
+	if outcome.Opened {
+		c.reportOpened.Do(c.callbacks.Opened)
+	}
+	c.callbacks.Closed(outcome)
+}
+
+// below is the connection that carries the bytes. TLS would wait for its own
+// locks, and there is nothing in the rest that anyone wants to decrypt.
+func (c *Conn) below() net.Conn {
+	if t, ok := c.Conn.(*tls.Conn); ok {
+		return t.NetConn()
+	}
+	return c.Conn
+}

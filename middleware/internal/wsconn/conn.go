@@ -1,0 +1,240 @@
+// Package wsconn closes a hijacked WebSocket connection from outside, with a
+// close frame that the peer can read, whatever library holds the connection. It
+// knows the framing of RFC 6455, and nothing of sessions, tickets or logs.
+package wsconn
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Conn is a hijacked connection. Reads and writes pass through, and Conn follows
+// the frames that go out. Closing from outside takes these steps:
+//
+//  1. [Conn.CloseWith] returns. From now on the library's reads and writes block,
+//     but for the rest of a frame that has begun. Conn reads and drops what
+//     the peer sends: a peer that writes before it reads takes the close frame
+//     only when its own bytes have been read.
+//  2. The close frame goes out at the next frame boundary, and FIN after it.
+//  3. Flushed is called.
+//  4. The library's reads and writes return the error given to CloseWith.
+//  5. The peer closes its side, and the connection is closed. Closing earlier,
+//     with input unread, would make TCP reset, and the reset destroys the close
+//     frame on its way (RFC 1122 section 4.2.2.13).
+//
+// If the grace ends first, steps 3 to 5 happen at once.
+type Conn struct {
+	net.Conn  // the original
+	callbacks Callbacks
+
+	in, out  atomic.Int64
+	peerGone atomic.Bool
+
+	reading sync.Mutex // held for the length of a Read
+	writing sync.Mutex // held for the length of a Write; guards the next three
+	sent    frames
+	opened  bool // the connection has become a WebSocket
+	ended   bool // Closed has been called, or is about to be
+
+	mu      sync.Mutex // orders Close and CloseWith, and the library's deadlines before ours
+	closed  bool       // the library called Close first
+	closing atomic.Pointer[closing]
+
+	reportOpened, reportFlushed sync.Once
+}
+
+// Callbacks tell the owner of a [Conn] what happens to it. Each is called at
+// most once, without a lock held.
+type Callbacks struct {
+	// Opened: the 101 is out. It returns before Closed is called.
+	Opened func()
+	// Flushed: nothing more goes out. The close frame is on its way, or never
+	// will be, or the library has called Close.
+	Flushed func()
+	// Closed: the connection is closed. It is called once for every Conn that
+	// the library closes or CloseWith is called for.
+	Closed func(Outcome)
+}
+
+// Outcome describes a connection that is closed.
+type Outcome struct {
+	Opened    bool // it was a WebSocket
+	SentClose bool // a close frame went out
+	Code      int  // of that close frame; 1005: it had none; 1006: no close frame
+}
+
+// New returns conn as a Conn. rw is the pair that came with it from Hijack: New
+// resets it to go through the Conn, with what the client has sent already.
+// switched says that the 101 went out before the hijack; [Conn.Start] then reports
+// that the connection has opened. raw says that there will be no frames.
+func New(conn net.Conn, rw *bufio.ReadWriter, switched, raw bool, cb Callbacks) (*Conn, error) {
+	c := &Conn{Conn: conn, callbacks: cb, opened: switched || raw}
+	switch {
+	case raw:
+		c.sent.phase = phaseOther
+	case switched:
+		c.sent.phase = phaseFrames
+	}
+	if err := c.adopt(rw); err != nil {
+		return nil, fmt.Errorf("hijacked connection: %w", err)
+	}
+	return c, nil
+}
+
+// adopt resets rw to go through c. What the client has sent already stays in the
+// reader's buffer: libraries look for it there.
+func (c *Conn) adopt(rw *bufio.ReadWriter) error {
+	if err := rw.Writer.Flush(); err != nil {
+		return err
+	}
+	rw.Writer.Reset(c)
+	n := rw.Reader.Buffered()
+	early, _ := rw.Reader.Peek(n)
+	rw.Reader.Reset(io.MultiReader(bytes.NewReader(bytes.Clone(early)), c))
+	c.in.Add(int64(n))
+	_, err := rw.Reader.Peek(n)
+	return err
+}
+
+// Start reports a connection as opened that opened before New.
+func (c *Conn) Start() {
+	c.writing.Lock()
+	opened := c.opened
+	c.writing.Unlock()
+	if opened {
+		c.reportOpened.Do(c.callbacks.Opened)
+	}
+}
+
+// NetConn returns the original connection, for socket options. What is written to
+// it goes past Conn, and breaks the page's last message.
+func (c *Conn) NetConn() net.Conn { return c.Conn }
+
+// Traffic returns how many bytes were read and written.
+func (c *Conn) Traffic() (in, out int64) { return c.in.Load(), c.out.Load() }
+
+// PeerGone reports whether a Read has found that nothing more will come.
+func (c *Conn) PeerGone() bool { return c.peerGone.Load() }
+
+func (c *Conn) Read(p []byte) (int, error) {
+	c.reading.Lock()
+	var n int
+	var err error
+	if c.closing.Load() == nil {
+		n, err = c.Conn.Read(p)
+	}
+	c.reading.Unlock()
+	if closing := c.closing.Load(); closing != nil {
+		// Not before the close frame is out: a proxy that copies in two goroutines
+		// closes both ends when this fails, and the rest of a frame never comes.
+		<-closing.settled
+		return 0, closing.err
+	}
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.peerGone.Store(true)
+	}
+	c.in.Add(int64(n))
+	return n, err
+}
+
+func (c *Conn) Write(p []byte) (int, error) {
+	c.writing.Lock()
+	var n int
+	var err error
+	if c.closing.Load() == nil {
+		n, err = c.send(p)
+	} else {
+		n, err = c.sendRest(p)
+	}
+	c.opened = c.opened || c.sent.phase == phaseFrames && !c.ended
+	opened := c.opened
+	c.writing.Unlock()
+	if opened {
+		c.reportOpened.Do(c.callbacks.Opened)
+	}
+	// Check after unlocking: closing may have started, and found the lock held.
+	if closing := c.closing.Load(); closing != nil {
+		c.sendClose(closing)
+		if err != nil || n < len(p) {
+			<-closing.settled
+			err = closing.err
+		}
+	}
+	return n, err
+}
+
+// send writes p and follows it.
+func (c *Conn) send(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.out.Add(int64(n))
+	c.sent.advance(p[:n])
+	return n, err
+}
+
+// sendRest writes the rest of a frame, or of the HTTP response, and nothing after
+// it.
+func (c *Conn) sendRest(p []byte) (int, error) {
+	if len(p) > 0 && c.sent.phase == phaseStart {
+		c.sent.begin(p[0])
+	}
+	if c.sent.boundary() {
+		return 0, nil
+	}
+	ahead := c.sent
+	return c.send(p[:ahead.next(p)])
+}
+
+// Close is the library's. It closes the connection, unless CloseWith was called
+// first: then the connection is closed after the close frame.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	first := !c.closed
+	closing := c.closing.Load() != nil
+	c.closed = c.closed || !closing
+	c.mu.Unlock()
+	if closing {
+		return nil
+	}
+	if !first {
+		return c.Conn.Close()
+	}
+	c.reportFlushed.Do(c.callbacks.Flushed)
+	err := c.Conn.Close()
+	c.report()
+	return err
+}
+
+// CloseWrite is for proxies, which pass on that one direction has ended.
+func (c *Conn) CloseWrite() error {
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	if c.closing.Load() != nil {
+		return nil
+	}
+	return half.CloseWrite()
+}
+
+func (c *Conn) SetDeadline(t time.Time) error { return c.setDeadline(t, c.Conn.SetDeadline) }
+
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.setDeadline(t, c.Conn.SetReadDeadline) }
+
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.setDeadline(t, c.Conn.SetWriteDeadline) }
+
+func (c *Conn) setDeadline(t time.Time, set func(time.Time) error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing.Load() != nil {
+		return nil
+	}
+	return set(t)
+}

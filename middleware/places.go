@@ -1,0 +1,242 @@
+package middleware
+
+import (
+	"crypto/rand"
+	"errors"
+	"maps"
+	"net/http"
+	"slices"
+
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// candidate is a request whose ticket is consumed, and that asks for a place.
+type candidate struct {
+	request          *http.Request // for its context; no socket keeps it
+	grant            tickets.Grant
+	session          *Session
+	ip, path, origin string
+	ticketID         string
+	stream           bool   // AdmitRequests: no upgrade
+	gaps             uint64 // what hasRoom returned
+}
+
+// group is the sockets of one session, or of one person, that hold a place.
+type group struct {
+	key     hash
+	limit   int // 0: none
+	sockets map[*socket]struct{}
+	open    int // of them
+	user    User
+	expiry  // of a session
+}
+
+// hasRoom returns a Rejection if nobody can be admitted now. It reserves nothing.
+// gaps goes into the candidate.
+func (s *Sockets) hasRoom() (gaps uint64, rej *Rejection) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gaps, s.full()
+}
+
+func (s *Sockets) full() *Rejection {
+	switch {
+	case s.shut:
+		return reject(refusedGoingAway, nil)
+	case s.opts.Max > 0 && s.places >= s.opts.Max:
+		return reject(refusedTooMany, nil)
+	}
+	return nil
+}
+
+// admit reserves a place for c, or says why there is none. It asks about
+// revocations only when the place is reserved: one that comes later finds the
+// socket here.
+func (s *Sockets) admit(c *candidate) (*socket, *Rejection) {
+	k, rej := s.reserve(c)
+	if rej != nil {
+		return nil, rej
+	}
+	err := s.stillValid(&c.grant)
+	if err == nil && c.stream && !s.openStream(k) {
+		err = tickets.ErrRevoked
+	}
+	if err != nil {
+		k.withdraw()
+		return nil, rejectConsume(err)
+	}
+	return k, nil
+}
+
+// stillValid reports a revocation, or a stale revocation log, since the ticket
+// was consumed.
+func (s *Sockets) stillValid(grant *tickets.Grant) error {
+	if err := s.issuer.Revoked(*grant); err != nil {
+		return err
+	}
+	if err := s.issuer.Health(); errors.Is(err, tickets.ErrStale) {
+		return err
+	}
+	return nil
+}
+
+// reserve gives c a place, if its session and its person have one left.
+func (s *Sockets) reserve(c *candidate) (*socket, *Rejection) {
+	session, user := s.groupsOf(c.session)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g := s.sessions[session.key]; g != nil {
+		session = g
+	}
+	if g := s.users[user.key]; g != nil {
+		user = g
+	}
+	if rej := s.full(); rej != nil {
+		return nil, rej
+	}
+	if !s.hasPlace(session) || !s.hasPlace(user) {
+		return nil, reject(refusedTooMany, nil)
+	}
+	s.sequence++
+	k := newSocket(s, c)
+	k.bySession, k.byUser, k.sequence = session, user, s.sequence
+	s.sessions[session.key], s.users[user.key] = session, user
+	session.sockets[k], user.sockets[k] = struct{}{}, struct{}{}
+	s.unfinished[k] = struct{}{}
+	s.places++
+	s.watch(session, c.session.ExpiresAt)
+	if s.gaps != c.gaps { // its session was not among those that were rechecked
+		s.scheduleRecheck(session)
+	}
+	return k, nil
+}
+
+// groupsOf returns the groups of a session and its person, empty.
+func (s *Sockets) groupsOf(c *Session) (session, user *group) {
+	who := User{c.Provider, c.UserID}
+	session = &group{key: tickets.HashSession(c.ID), limit: s.opts.MaxPerSession}
+	user = &group{key: tickets.HashUser(c.Provider, c.UserID), limit: s.opts.MaxPerUser}
+	session.sockets, user.sockets = make(map[*socket]struct{}), make(map[*socket]struct{})
+	session.user, user.user = who, who
+	if c.ID == "" { // a session of its own, that nobody can name
+		session.limit = 0
+		_, _ = rand.Read(session.key[:])
+	}
+	if c.UserID == "" {
+		user.limit = 0
+	}
+	return session, user
+}
+
+// hasPlace reports whether g is below its limit. Where the oldest is evicted, that
+// happens when the new socket opens: until then, only those that have not opened
+// must be below the limit.
+func (s *Sockets) hasPlace(g *group) bool {
+	n := len(g.sockets)
+	if s.opts.EvictOldest {
+		n -= g.open
+	}
+	return g.limit == 0 || n < g.limit
+}
+
+// release gives back k's place.
+func (s *Sockets) release(k *socket, wasOpen bool) {
+	s.places--
+	if wasOpen {
+		s.open--
+	}
+	for _, g := range []*group{k.bySession, k.byUser} {
+		delete(g.sockets, k)
+		if wasOpen {
+			g.open--
+		}
+	}
+	if len(k.bySession.sockets) == 0 {
+		delete(s.sessions, k.bySession.key)
+		k.bySession.stop()
+	}
+	if len(k.byUser.sockets) == 0 {
+		delete(s.users, k.byUser.key)
+	}
+}
+
+// openStream opens a stream, which has its connection from the start, and reports
+// whether it was still admitted.
+func (s *Sockets) openStream(k *socket) bool {
+	s.mu.Lock()
+	opened := k.move(stateOpen)
+	evicted := s.evictFor(k)
+	s.mu.Unlock()
+	s.startClosing(evicted)
+	if opened {
+		k.recordOpened()
+	}
+	return opened
+}
+
+// evictFor moves the oldest sockets to closing that are over a limit now that k is
+// open. The caller calls startClosing for them after unlocking.
+func (s *Sockets) evictFor(k *socket) (evicted []*socket) {
+	if !s.opts.EvictOldest || k.state != stateOpen {
+		return nil
+	}
+	for _, g := range []*group{k.bySession, k.byUser} {
+		for g.limit > 0 && g.open > g.limit {
+			oldest := g.oldest(k)
+			oldest.move(stateClosing)
+			oldest.cause = causeEvicted
+			evicted = append(evicted, oldest)
+		}
+	}
+	return evicted
+}
+
+// oldest returns the open socket that was admitted first, but for newest.
+func (g *group) oldest(newest *socket) *socket {
+	var oldest *socket
+	for k := range g.sockets {
+		if k != newest && k.state == stateOpen && (oldest == nil || k.sequence < oldest.sequence) {
+			oldest = k
+		}
+	}
+	return oldest
+}
+
+// ofSession returns the sockets of a session; ofUser, those of a person.
+func (s *Sockets) ofSession(key hash) []*socket { return s.list(s.sessions, key) }
+
+func (s *Sockets) ofUser(key hash) []*socket { return s.list(s.users, key) }
+
+func (s *Sockets) list(groups map[hash]*group, key hash) []*socket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g := groups[key]; g != nil {
+		return slices.Collect(maps.Keys(g.sockets))
+	}
+	return nil
+}
+
+// finished is called once for each socket that was admitted, when its last audit
+// line is written.
+func (s *Sockets) finished(k *socket) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.unfinished, k)
+	s.checkDrained()
+}
+
+func (s *Sockets) checkDrained() {
+	if !s.shut || len(s.unfinished) > 0 {
+		return
+	}
+	select {
+	case <-s.drained:
+	default:
+		close(s.drained)
+	}
+}
+
+const (
+	reasonRecheck      = "recheck"
+	closeInternalError = 1011
+)

@@ -1,0 +1,232 @@
+package middleware
+
+import (
+	"encoding/base64"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+const (
+	// maxQuery bounds the query of an upgrade: a ticket takes 50 bytes of it.
+	maxQuery = 2 << 10
+
+	ticketParam    = "ticket"
+	protocolHeader = "Sec-Websocket-Protocol"
+	protocolPrefix = ticketParam + "." // in a list of subprotocols: ticket.<value>
+
+	// methodPreface begins the client's preface of HTTP/2 (RFC 9113 section 3.4),
+	// which net/http hands to the handler: one that speaks h2c takes the
+	// connection, and whatever comes over it passes no guard.
+	methodPreface = "PRI"
+)
+
+// incoming is a request for a socket or a stream, as it was read, once.
+type incoming struct {
+	*http.Request
+	query      string   // as the client sent it
+	queryErr   error    // of url.ParseQuery
+	inQuery    []string // values of the query's ticket parameters
+	inProtocol []string // values of the subprotocols that are tickets
+	protocols  []string // the other subprotocols
+
+	// What the guard knows, for the audit; in ticketID and session, "" and nil until
+	// then.
+	ip       string
+	ticketID string
+	session  *Session
+}
+
+func readIncoming(r *http.Request) *incoming {
+	in := &incoming{Request: r, query: sentQuery(r)}
+	var values url.Values
+	values, in.queryErr = url.ParseQuery(in.query)
+	in.inQuery = values[ticketParam]
+	for _, p := range listOf(r.Header[protocolHeader]) {
+		if value, ok := strings.CutPrefix(p, protocolPrefix); ok {
+			in.inProtocol = append(in.inProtocol, value)
+		} else {
+			in.protocols = append(in.protocols, p)
+		}
+	}
+	return in
+}
+
+// checkUpgrade rejects what is no WebSocket upgrade (RFC 6455 section 4.2.1, items
+// 3 and 4).
+func (in *incoming) checkUpgrade() *Rejection {
+	switch {
+	case isExtendedConnect(in.Request):
+		return reject(refusedHTTP2, nil)
+	case !hasToken(in.Header["Connection"], "upgrade"), !hasToken(in.Header["Upgrade"], "websocket"):
+		return reject(refusedNotUpgrade, nil)
+	}
+	return nil
+}
+
+// checkHandshake rejects an upgrade that is not well-formed.
+func (in *incoming) checkHandshake() *Rejection {
+	switch {
+	case in.Method != http.MethodGet:
+		return rejectMethod(refusedMethod, http.MethodGet)
+	case !in.ProtoAtLeast(1, 1): // RFC 9110 section 7.8: HTTP/1.0 cannot upgrade
+		return reject(refusedHTTPVersion, nil)
+	case !isOne(in.Header["Sec-Websocket-Version"], "13"):
+		return reject(refusedVersion, nil)
+	}
+	if rej := in.checkQueryAndBody(); rej != nil {
+		return rej
+	}
+	switch {
+	case !hasKey(in.Header["Sec-Websocket-Key"]):
+		return reject(refusedKey, nil)
+	case !isWebSocketOnly(in.Header):
+		return reject(refusedOtherUpgrade, nil)
+	}
+	return nil
+}
+
+// checkQueryAndBody is the part of checkHandshake that concerns streams too.
+func (in *incoming) checkQueryAndBody() *Rejection {
+	switch {
+	case len(in.query) > maxQuery:
+		return reject(refusedLongQuery, nil)
+	case in.queryErr != nil:
+		return reject(refusedQuery, nil)
+	case in.ContentLength != 0, len(in.TransferEncoding) > 0:
+		return reject(refusedBody, nil)
+	}
+	return nil
+}
+
+// ticket returns the one ticket that the request carries, in its query or among
+// its subprotocols. Its value may be anything that a client can send.
+func (in *incoming) ticket() (tickets.Ticket, *Rejection) {
+	found := slices.Concat(in.inQuery, in.inProtocol)
+	switch {
+	case len(found) > 1:
+		return "", reject(refusedTwoTickets, nil)
+	case len(found) == 0 || found[0] == "":
+		return "", reject(refusedNoTicket, nil)
+	case len(in.inQuery) == 0 && len(in.protocols) == 0:
+		// The server must choose one of the protocols offered or the browser
+		// drops the socket (RFC 6455 section 4.1), and it may not be the ticket.
+		return "", reject(refusedKey, nil)
+	}
+	return tickets.Ticket(found[0]), nil
+}
+
+// resemblesUpgrade reports whether anything about r could make a WebSocket
+// library or a proxy take it for an upgrade. Two of the libraries in use answer
+// 101 to "Connection: not-upgrade": what resembles an upgrade must never get
+// past a guard without a ticket.
+func resemblesUpgrade(r *http.Request) bool {
+	if r.Method == http.MethodConnect || r.Method == methodPreface || len(r.Header["Upgrade"]) > 0 {
+		return true
+	}
+	for name := range r.Header {
+		if len(name) >= 14 && strings.EqualFold(name[:14], "Sec-Websocket-") {
+			return true
+		}
+	}
+	return false
+}
+
+// mentionsUpgrade reports whether r resembles an upgrade, or has "upgrade" alone
+// in Connection, as a careless proxy in front sends it with every request.
+func mentionsUpgrade(r *http.Request) bool {
+	return resemblesUpgrade(r) || hasToken(r.Header["Connection"], "upgrade")
+}
+
+// isExtendedConnect reports whether r is a WebSocket over HTTP/2 (RFC 8441),
+// which no library for net/http can take over: there is nothing to hijack.
+func isExtendedConnect(r *http.Request) bool {
+	return r.Method == http.MethodConnect && len(r.Header[":protocol"]) > 0
+}
+
+// isWebSocketOnly reports whether a WebSocket is all that an upgrade asks for. A
+// handler that speaks h2c as well would take an "Upgrade: websocket, h2c" for
+// HTTP/2, and one ticket would be a tunnel to every path.
+func isWebSocketOnly(h http.Header) bool {
+	_, h2c := h["Http2-Settings"] // RFC 7540 section 3.2.1
+	return !h2c && len(h["Upgrade"]) == 1 && len(listOf(h["Upgrade"])) == 1
+}
+
+// hasKey reports whether there is one Sec-WebSocket-Key, of 16 bytes.
+func hasKey(lines []string) bool {
+	if len(lines) != 1 {
+		return false
+	}
+	key, err := base64.StdEncoding.DecodeString(textproto.TrimString(lines[0]))
+	return err == nil && len(key) == 16
+}
+
+func isOne(lines []string, want string) bool {
+	return len(lines) == 1 && textproto.TrimString(lines[0]) == want
+}
+
+// hasToken reports whether a list that may stretch over several lines has
+// token in it, in any case.
+func hasToken(lines []string, token string) bool {
+	for _, line := range lines {
+		for t := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(textproto.TrimString(t), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// listOf returns the elements of a list that may stretch over several lines
+// (RFC 9110 section 5.6.1).
+func listOf(lines []string) []string {
+	var list []string
+	for _, line := range lines {
+		for t := range strings.SplitSeq(line, ",") {
+			if t = textproto.TrimString(t); t != "" {
+				list = append(list, t)
+			}
+		}
+	}
+	return list
+}
+
+// sentQueryKey finds the query as the client sent it; a pointer, for a context
+// prints the strings that it carries.
+type sentQueryKey struct{}
+
+// sentQuery returns the query as it was before ConcealTicket.
+func sentQuery(r *http.Request) string {
+	if q, ok := r.Context().Value(sentQueryKey{}).(*string); ok {
+		return *q
+	}
+	return r.URL.RawQuery
+}
+
+// sentPath returns the path that the client asked for, whatever the handlers in
+// between have made of URL.Path. It returns "", which is no endpoint and no
+// sign-in page, for a path that not every router reads alike.
+func sentPath(r *http.Request) string {
+	u, err := url.ParseRequestURI(r.RequestURI)
+	if err != nil {
+		u = r.URL
+	}
+	if !isClean(u) || !oneSpelling(u) {
+		return ""
+	}
+	return u.Path
+}
+
+// looksMinted reports whether a value could be a ticket that was minted here.
+func looksMinted(value string) bool {
+	return len(value) == 43 && !strings.ContainsFunc(value, isNotBase64URL)
+}
+
+func isNotBase64URL(c rune) bool {
+	return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_'
+}

@@ -1,0 +1,131 @@
+package middleware_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// RequireProtocol refuses a ticket in the query, and leaves it valid (OWASP ASVS
+// 5.0, 14.2.1).
+func TestRequireProtocol(t *testing.T) {
+	for name, onReject := range map[string]func(http.ResponseWriter, *http.Request, *middleware.Rejection){
+		"default": nil, "RejectByClosing": middleware.RejectByClosing,
+	} {
+		b := newBed(t, middleware.GuardOptions{RequireProtocol: true, OnReject: onReject})
+		h := b.guard.Wrap(accepts)
+		for place, srv := range map[string]http.Handler{"alone": h, "behind ConcealTicket": middleware.ConcealTicket(h)} {
+			for _, tc := range []refusal{
+				{name: "valid", request: upgrade("GET", ws)},
+				{name: "empty", request: upgrade("GET", "/ws?ticket=")},
+				{name: "another's", request: upgrade("GET", "/ws?ticket=ST-1")},
+				{name: "escaped name", request: upgrade("GET", "/ws?%74icket={T}")},
+				{name: "beside one in the protocol", request: upgrade("GET", ws, "Sec-WebSocket-Protocol: chat, ticket.{U}")},
+				{name: "two", request: upgrade("GET", ws+"&ticket={U}")},
+				{name: "from another origin", request: upgrade("GET", ws, "Origin: https://evil.example")},
+				{name: "of another version", request: upgrade("GET", ws, "Sec-WebSocket-Version: 8")},
+			} {
+				b.rec.Take()
+				f := b.fill(t)
+				a := send(t, serve(t, srv), f.Replace(tc.request))
+				assert.Equal(t, 400, a.Status, "%s, %s: %s", name, place, tc.name)
+				assert.Equal(t, `{"error":"bad_request","detail":"Bad Request"}`, a.Body)
+				assert.Contains(t, b.rec.Text(), `{"event":"ws_upgrade_refused","reason":"query_ticket","ip":"127.0.0.1","path":"/ws"`, tc.name)
+				for _, ticket := range []string{"{T}", "{U}"} {
+					_, err := b.issuer.Consume(t.Context(), tickets.Ticket(f.Replace(ticket)))
+					assert.NoError(t, err, "%s, %s: %s: the ticket is consumed", name, place, tc.name)
+				}
+			}
+			a := send(t, serve(t, srv), b.fill(t).Replace(upgrade("GET", "/ws?a=ticket", "Sec-WebSocket-Protocol: chat, ticket.{T}")))
+			assert.Equal(t, 101, a.Status, "%s, %s", name, place)
+			a = send(t, serve(t, srv), get("/ws?ticket=a"))
+			assert.Equal(t, 426, a.Status, "%s, %s: no upgrade", name, place)
+		}
+	}
+	_, err := middleware.NewGuard(newIssuer(t), &middleware.GuardOptions{RequireProtocol: true, AdmitRequests: true})
+	require.ErrorContains(t, err, "middleware.NewGuard: RequireProtocol and AdmitRequests are both set")
+}
+
+// fromFields answers as ServeHTTP does, from the exported fields alone.
+func fromFields(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Vary", "Cookie")
+	if rej.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(rej.RetryAfter.Seconds())))
+	}
+	if rej.Allow != "" {
+		h.Set("Allow", rej.Allow)
+	}
+	if rej.PageLoad && rej.LoginURL != "" {
+		h.Set("Location", rej.LoginURL)
+		w.WriteHeader(http.StatusFound)
+		return
+	}
+	if rej.Status == http.StatusUpgradeRequired {
+		h.Set("Upgrade", "websocket")
+		h.Add("Connection", "Upgrade")
+		if rej.Reason == "version" {
+			h.Set("Sec-WebSocket-Version", "13")
+		}
+	}
+	h.Set("Content-Type", "application/json; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(rej.Status)
+	body, _ := json.Marshal(struct {
+		Error    string `json:"error"`
+		Detail   string `json:"detail"`
+		Reason   string `json:"reason,omitempty"`
+		LoginURL string `json:"login_url,omitempty"`
+	}{rej.Code, http.StatusText(rej.Status), rej.BodyReason, rej.LoginURL})
+	_, _ = w.Write(body)
+}
+
+// A custom OnReject can answer as completely as the default.
+func TestRejection_FieldsAreTheWholeAnswer(t *testing.T) {
+	pair := func(wrap func(onReject func(http.ResponseWriter, *http.Request, *middleware.Rejection)) http.Handler, request string) {
+		t.Helper()
+		want, got := send(t, serve(t, wrap(nil)), request), send(t, serve(t, wrap(fromFields)), request)
+		want.Header.Del("Date")
+		got.Header.Del("Date")
+		assert.Equal(t, want, got, request)
+	}
+	gate := func(onReject func(http.ResponseWriter, *http.Request, *middleware.Rejection)) http.Handler {
+		g, _ := newGate(t, middleware.GateOptions{LoginURL: "/login", OnReject: onReject})
+		return g.Wrap(whoami)
+	}
+	for _, request := range []string{
+		get("/a", html), get("/a"), get("/api/a", sid(deadCookie)), get("/a", html, sid(deadCookie)),
+		get("/a", sid(downCookie)), rawRequest("CONNECT", "/a"), upgrade("GET", "/a"),
+	} {
+		pair(gate, request)
+	}
+	for _, s := range []*middleware.Session{nil, ann()} {
+		mint := func(onReject func(http.ResponseWriter, *http.Request, *middleware.Rejection)) http.Handler {
+			return newMintBed(t, middleware.MintOptions{OnReject: onReject}, s).handler
+		}
+		for _, request := range []string{
+			get(mintPath), post("", "Sec-Fetch-Site: cross-site"), post("{"), post("{}", "Content-Type: text/plain"),
+			post(strings.Repeat(" ", 2048)), post(`{"endpoint":"ws"}`),
+		} {
+			pair(mint, request)
+		}
+	}
+	b := newBed(t, middleware.GuardOptions{})
+	guard := func(onReject func(http.ResponseWriter, *http.Request, *middleware.Rejection)) http.Handler {
+		return must(middleware.NewGuard(b.issuer, &middleware.GuardOptions{OnReject: onReject, Sockets: b.guard.Sockets()})).Wrap(accepts)
+	}
+	for _, tc := range append(append([]refusal{}, badHandshakes...), badTickets...) {
+		if tc.only == "" && tc.code != "" && len(tc.request) < 4096 {
+			pair(guard, b.fill(t).Replace(tc.request))
+		}
+	}
+}

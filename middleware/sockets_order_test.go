@@ -1,0 +1,181 @@
+package middleware_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// What happens first when a socket is closed from outside: the close frame, then
+// the end of the context, then the end of the handler's blocked calls.
+
+// held is what a handler by hand gives to the test that runs it.
+type held struct {
+	conn net.Conn
+	ctx  context.Context
+}
+
+// holder gives its connection and its context away, and returns.
+func holder(t *testing.T, out chan<- held) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := upgradeByHand(w, 1000)
+		assert.NoError(t, err)
+		out <- held{conn, r.Context()}
+	})
+}
+
+func revokeAnn(t testing.TB, app *socketApp) {
+	t.Helper()
+	ann := tickets.Revocation{SessionID: annsGrant().SessionID}
+	require.NoError(t, app.issuer.Revoke(t.Context(), ann))
+}
+
+// HOSTILE W35: a handler that acts on its context must find the close frame out.
+func TestClose_ContextEndsAfterCloseFrame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := make(chan held, 1)
+		app := newSocketApp(t, holder(t, out), socketAppOptions{})
+		p := app.live(t, annsGrant())
+		h := <-out
+		read, written := make(chan error, 1), make(chan error, 1)
+		go func() {
+			_, err := h.conn.Read(make([]byte, 1))
+			read <- err
+		}()
+		go func() {
+			_, err := h.conn.Write(wire(2, "frame"))
+			written <- err
+		}()
+		synctest.Wait() // the frame has begun: a pipe holds nothing
+		revokeAnn(t, app)
+		begin := time.Now()
+		time.Sleep(500 * time.Millisecond) // half of CloseGrace; the page has read nothing
+		synctest.Wait()
+		require.NoError(t, h.ctx.Err(), "no close frame is out")
+		require.NoError(t, context.Cause(h.ctx))
+		require.Empty(t, read)
+		require.Empty(t, written)
+
+		frames, err := p.frames()
+		require.NoError(t, err)
+		requireCloseFrame(t, frames, 4401, "session_revoked")
+		require.Equal(t, []wireFrame{{2, "frame"}}, frames[:1])
+		synctest.Wait()
+		require.ErrorIs(t, context.Cause(h.ctx), tickets.ErrRevoked)
+		require.ErrorIs(t, <-read, tickets.ErrRevoked)
+		require.NoError(t, <-written, "a frame that has begun goes out whole")
+		_, err = h.conn.Write(wire(2, "one too many"))
+		require.ErrorIs(t, err, tickets.ErrRevoked)
+		require.Equal(t, 500*time.Millisecond, time.Since(begin))
+	})
+}
+
+// A frame that never ends keeps the context open for all of CloseGrace: at half
+// of it, slow frames were lost.
+func TestClose_ContextEndsWithCloseGrace(t *testing.T) {
+	const grace = 3 * time.Second
+	for _, tt := range []struct {
+		name  string
+		begin func(c net.Conn) // leaves the connection inside a frame
+	}{
+		{"handler never ends its frame", func(c net.Conn) {
+			_, _ = c.Write([]byte{0x82, 5, 'a'})
+		}},
+		{"peer reads nothing", func(c net.Conn) {
+			_, _ = c.Write(wire(2, strings.Repeat("x", 256<<10)))
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				out := make(chan held, 1)
+				app := newSocketApp(t, holder(t, out), socketAppOptions{
+					sockets: middleware.SocketsOptions{CloseGrace: grace}})
+				p := app.live(t, annsGrant())
+				h := <-out
+				go tt.begin(h.conn)
+				_, err := io.ReadFull(p.br, make([]byte, 3))
+				require.NoError(t, err)
+				synctest.Wait()
+				begin := time.Now()
+				revokeAnn(t, app)
+				<-h.ctx.Done()
+				require.Equal(t, grace, time.Since(begin))
+				require.ErrorIs(t, context.Cause(h.ctx), tickets.ErrRevoked)
+				_, err = h.conn.Read(make([]byte, 1))
+				require.ErrorIs(t, err, tickets.ErrRevoked)
+				require.NoError(t, app.sockets.Shutdown(t.Context()))
+				require.Equal(t, grace, time.Since(begin))
+			})
+		})
+	}
+}
+
+// Without a connection there is no close frame to wait for.
+func TestClose_ContextEndsAtOnceBeforeHijack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		waiting, causes := make(chan time.Time, 1), make(chan error, 1)
+		app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			waiting <- time.Now()
+			<-r.Context().Done()
+			causes <- context.Cause(r.Context())
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}), socketAppOptions{})
+		go app.open(t, annsGrant())
+		begin := <-waiting
+		revokeAnn(t, app)
+		require.ErrorIs(t, <-causes, tickets.ErrRevoked)
+		require.Zero(t, time.Since(begin))
+		synctest.Wait()
+	})
+}
+
+// A stream has no close frame either, not even one that takes its connection.
+func TestClose_StreamsContextEndsAtOnce(t *testing.T) {
+	for _, hijacks := range []bool{false, true} {
+		t.Run(fmt.Sprint("hijacks_", hijacks), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				out := make(chan held, 1)
+				stream := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					h := held{ctx: r.Context()}
+					if hijacks {
+						var err error
+						h.conn, _, err = http.NewResponseController(w).Hijack()
+						if !assert.NoError(t, err) {
+							return
+						}
+						defer h.conn.Close()
+						go func() { _, _ = h.conn.Write([]byte("HTTP/1.1 200 OK\r\n\r\n")) }()
+					}
+					out <- h
+					<-r.Context().Done()
+				})
+				app := newSocketApp(t, stream, socketAppOptions{
+					guard: middleware.GuardOptions{AdmitRequests: true}})
+				c, err := app.dial()
+				require.NoError(t, err)
+				defer c.Close()
+				_, err = io.WriteString(c, get(app.ticketFor(t, annsGrant())))
+				require.NoError(t, err)
+				h := <-out
+				synctest.Wait() // the page reads nothing: what the handler writes blocks
+				begin := time.Now()
+				revokeAnn(t, app)
+				<-h.ctx.Done()
+				require.Zero(t, time.Since(begin))
+				require.ErrorIs(t, context.Cause(h.ctx), tickets.ErrRevoked)
+			})
+		})
+	}
+}

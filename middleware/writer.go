@@ -1,0 +1,106 @@
+package middleware
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+)
+
+// socketWriter tracks whether the handler takes the connection. It has what
+// net/http's own has: WebSocket libraries ask for Hijack, streams for Flush,
+// and downloads for ReadFrom.
+type socketWriter struct {
+	http.ResponseWriter
+	k        *socket
+	switched bool // 101 was written before the hijack
+}
+
+// responseWriter returns what the handler must be given in place of w.
+func (k *socket) responseWriter(w http.ResponseWriter) http.ResponseWriter {
+	k.sockets.mu.Lock()
+	st, isStream := k.link.(*stream)
+	k.sockets.mu.Unlock()
+	if isStream {
+		st.use(w)
+	} else if !canHijack(w) {
+		return w // the WebSocket library finds out while it can still answer 501
+	}
+	return &socketWriter{ResponseWriter: w, k: k}
+}
+
+// canHijack reports whether w, or what it wraps, says that it can be hijacked.
+func canHijack(w http.ResponseWriter) bool {
+	for {
+		if _, ok := w.(http.Hijacker); ok {
+			return true
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return false
+		}
+		w = u.Unwrap()
+	}
+}
+
+func (w *socketWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *socketWriter) WriteHeader(status int) {
+	w.switched = w.switched || status == http.StatusSwitchingProtocols
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// WriteHeaderNow is for gin's ResponseWriter, which keeps the status back until
+// it is called: without it, the 101 of a library that writes it before it hijacks
+// would never go out.
+func (w *socketWriter) WriteHeaderNow() {
+	if gin, ok := w.ResponseWriter.(interface{ WriteHeaderNow() }); ok {
+		gin.WriteHeaderNow()
+	}
+}
+
+// CloseNotify is deprecated, but gin's ResponseWriter panics where what it wraps
+// has none, and httputil.ReverseProxy asks gin's.
+func (w *socketWriter) CloseNotify() <-chan bool {
+	for next := w.ResponseWriter; ; {
+		if c, ok := next.(interface{ CloseNotify() <-chan bool }); ok {
+			return c.CloseNotify()
+		}
+		u, ok := next.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return nil // never
+		}
+		next = u.Unwrap()
+	}
+}
+
+func (w *socketWriter) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	w.k.written.Add(int64(n))
+	return n, err
+}
+
+func (w *socketWriter) ReadFrom(r io.Reader) (int64, error) {
+	n, err := io.Copy(w.ResponseWriter, r) // which finds its ReadFrom, if it has one
+	w.k.written.Add(n)
+	return n, err
+}
+
+func (w *socketWriter) Flush() { _ = w.FlushError() }
+
+func (w *socketWriter) FlushError() error {
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+func (w *socketWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := w.k.hijacked(conn, rw, w.switched)
+	if err != nil {
+		_ = conn.Close()
+		return nil, nil, err
+	}
+	return c, rw, nil
+}
