@@ -1,6 +1,7 @@
 package tickets_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -255,9 +256,11 @@ func TestNewIssuer_RefusesBadOptionsAllAtOnce(t *testing.T) {
 		{TTL: time.Minute, RememberRevocations: time.Minute},
 	} {
 		before := o
-		_, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &o)
-		assert.NoError(t, err)
+		i, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &o)
+		require.NoError(t, err)
 		assert.Equal(t, before, o, "the caller's options are the caller's")
+		ttl := cmp.Or(o.TTL, tickets.DefaultTTL)
+		assert.Equal(t, ttl, i.Lifetime(tickets.Grant{}), "without an end it is the TTL")
 	}
 }
 

@@ -61,8 +61,8 @@ func backends(t *testing.T) int {
 	return n
 }
 
-// The ticket was taken and the answer is lost: that is the store failing, for the audit, and nobody
-// comes in, now or later. Nothing is sent twice.
+// The ticket was taken and the answer is lost: for the audit the store has failed, and the ticket
+// is never accepted. Nothing is sent twice.
 func TestTake_LostReplyIsAnError(t *testing.T) {
 	store, proxy, _ := through(t, 1, patience)
 	for range 5 {

@@ -32,7 +32,7 @@ func reasons(t testing.TB, s *pgstore.Store, after string) ([]string, string) {
 	return received, next
 }
 
-// What is done to the table while a reader's cursor is there, and whether the reader may go on.
+// What happens to the table while a cursor is in it, and whether Next may continue.
 func TestNext_Gaps(t *testing.T) {
 	s := server(t)
 	for name, row := range map[string]struct {
@@ -119,8 +119,8 @@ func TestNext_RestartIsAGap(t *testing.T) {
 	assert.Equal(t, []string{"a"}, received)
 }
 
-// Transactions that stay open, with an older number than any revocation, hold nobody up; and a
-// revocation whose commit takes long is passed over by no cursor.
+// Transactions that stay open, with a lower number than any revocation, delay nothing; and no
+// cursor passes over a revocation whose commit takes long.
 func TestNext_LongTransactions(t *testing.T) {
 	s := server(t)
 	schema := newSchema()
@@ -169,7 +169,7 @@ func TestNext_LongTransactions(t *testing.T) {
 	assert.Equal(t, []string{"slow", "quick"}, last)
 }
 
-// What is older than KeepRevocations goes, but for the newest, where cursors are.
+// Entries older than KeepRevocations are deleted, except the newest, because cursors are at them.
 func TestLog_Trim(t *testing.T) {
 	s := server(t)
 	schema := newSchema()
@@ -190,7 +190,7 @@ func TestLog_Trim(t *testing.T) {
 	received, _ := reasons(t, again, "")
 	assert.Empty(t, received)
 
-	// And so do those who revoke.
+	// Append deletes them too.
 	sql(t, s, schema, filler(900)+aged)
 	for n := range 64 {
 		require.NoError(t, again.Append(t.Context(), revocation(fmt.Sprint(n))))
@@ -255,7 +255,7 @@ func TestNext_WaitingTakesOneConnection(t *testing.T) {
 	assert.Zero(t, sessionSettings(t, pool, "synchronous_commit"))
 }
 
-// A revocation is on disk when Append returns, whatever the role would settle for.
+// A revocation is on disk when Append returns, whatever the settings of the role.
 func TestAppend_IsDurable(t *testing.T) {
 	server(t)
 	s, err := servers.NewPostgres(

@@ -23,7 +23,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets/storetest"
 )
 
-// Whatever a pool is like, and whatever the role's defaults are.
+// The contract holds for every kind of pool, and for all defaults of the role.
 func TestStore_Contract(t *testing.T) {
 	s := server(t)
 	var wg sync.WaitGroup
@@ -131,7 +131,7 @@ func TestTake_LosersGetErrUsed(t *testing.T) {
 	}
 }
 
-// Every row of every table is read, in every spelling: nothing opens a door, and nobody has a name.
+// Every row of every table, in every spelling, has no secret and no name.
 func TestStore_HoldsNoSecretsAndNoNames(t *testing.T) {
 	s := server(t)
 	schema := newSchema()

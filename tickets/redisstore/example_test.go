@@ -66,7 +66,7 @@ func Example() {
 	// ended there: logout
 }
 
-// The client that an application has serves as it is: a cluster's, a sentinel's, one with TLS.
+// The client of the application can be for a cluster, a sentinel, or TLS.
 func ExampleNew() {
 	client := redis.NewUniversalClient(&redis.UniversalOptions{
 		Addrs:    []string{"redis-1:6379", "redis-2:6379", "redis-3:6379"},

@@ -52,7 +52,7 @@ func TestStore_ContractOfOtherClients(t *testing.T) {
 	}
 }
 
-// What is in Redis, byte by byte, opens no door and names nobody.
+// The contents of Redis, byte by byte, have no secret and no name.
 func TestStore_HoldsNoSecretsAndNoNames(t *testing.T) {
 	r := newRedis(t, "--rdbcompression", "no")
 	store := newStore(t, newClient(t, r.Addr), nil)
@@ -122,7 +122,7 @@ func TestStore_KeysHaveThePrefix(t *testing.T) {
 	require.Equal(t, int64(1), client.Exists(ctx, "{one}ticket:"+key.String()).Val())
 }
 
-// A server at its maxmemory lets people in who have a ticket already.
+// At maxmemory, outstanding tickets are still valid.
 func TestPut_OutOfMemoryIsErrFull(t *testing.T) {
 	r := newRedis(t)
 	store := newStore(t, newClient(t, r.Addr), nil)
@@ -183,7 +183,7 @@ func TestTake_AfterScriptFlush(t *testing.T) {
 	}
 }
 
-// A ticket that is put with a mark of a moment ago is dead, and never good twice.
+// A ticket that is put with an old mark is refused, and never accepted twice.
 func TestTake_MarkOutOfDate(t *testing.T) {
 	r := newRedis(t, "--enable-debug-command", "yes")
 	one, other := newStore(t, newClient(t, r.Addr), nil), newStore(t, newClient(t, r.Addr), nil)

@@ -11,7 +11,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// store is the plainest store that keeps the contract, but for its fault.
+// store keeps the contract in the simplest way, except for its fault.
 type store struct {
 	fault string
 	max   int

@@ -188,7 +188,7 @@ func (p *Proxy) copy(l *link, to, from net.Conn, replies bool) {
 	}
 }
 
-// admit waits for as long as the fault says, and reports whether the piece that was read goes on.
+// admit waits as the fault demands, and reports whether the piece that was read is passed on.
 func (p *Proxy) admit(l *link, reply bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

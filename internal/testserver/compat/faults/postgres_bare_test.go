@@ -30,7 +30,7 @@ func TestPostgresFaultsAreReal(t *testing.T) {
 		if !fault.bare {
 			continue
 		}
-		// It takes some luck: a commit that nobody waits for may be on disk when the server dies.
+		// This may need several tries: an asynchronous commit may be on disk when the server dies.
 		legal := true
 		for try := 0; legal && try < 5; try++ {
 			p.strike(fault)

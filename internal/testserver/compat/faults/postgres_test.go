@@ -25,7 +25,7 @@ type standby struct {
 	h                *history
 }
 
-// A commit that nobody waits for stays in memory for as long as it can.
+// An asynchronous commit stays in memory for as long as possible.
 var lazyWriter = []string{"wal_writer_delay=10s", "wal_writer_flush_after=100MB"}
 
 func newPostgres(t *testing.T) *servers.Postgres {
@@ -70,7 +70,7 @@ func (p *standby) drop() {
 	p.replica = nil
 }
 
-// promote makes the standby a primary. The other one goes on, for all that it knows.
+// promote makes the standby a primary. The old primary continues.
 func (p *standby) promote() {
 	p.t.Helper()
 	p.link.Cut()

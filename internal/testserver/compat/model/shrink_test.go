@@ -165,7 +165,7 @@ func rapidFlags(t *testing.T) {
 	require.NoError(t, flag.Set("rapid.shrinktime", "10000h"))
 }
 
-// check runs rapid's check in a bubble, where a test has no deadline that rapid could ask for.
+// check runs rapid's check in a bubble, where a test has no deadline for rapid to read.
 func check(property func(*rapid.T)) (t *tape) {
 	t = new(tape)
 	defer func() {
