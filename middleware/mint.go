@@ -3,7 +3,6 @@ package middleware
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -284,7 +283,3 @@ func ticketID(t tickets.Ticket) string {
 	id := t.Key().ID()
 	return shortHex(id[:])
 }
-
-// shortHex is the hexadecimal of the first 6 bytes of a hash, as the audit shows
-// them.
-func shortHex(hash []byte) string { return hex.EncodeToString(hash[:6]) }

@@ -82,25 +82,30 @@ func (s *Sockets) stillValid(grant *tickets.Grant) error {
 
 // reserve gives c a place, if its session and its person have one left.
 func (s *Sockets) reserve(c *candidate) (*socket, *Rejection) {
-	session, user := s.groupsOf(c.session)
+	sessionKey := tickets.HashSession(c.session.ID)
+	if c.session.ID == "" { // a session of its own, that nobody can name
+		_, _ = rand.Read(sessionKey[:])
+	}
+	userKey := tickets.HashUser(c.session.Provider, c.session.UserID)
+
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if g := s.sessions[session.key]; g != nil {
-		session = g
-	}
-	if g := s.users[user.key]; g != nil {
-		user = g
-	}
+	session, user := s.sessions[sessionKey], s.users[userKey]
 	if rej := s.full(); rej != nil {
 		return nil, rej
 	}
 	if !s.hasPlace(session) || !s.hasPlace(user) {
 		return nil, reject(refusedTooMany, nil)
 	}
+	if session == nil {
+		session = newGroup(s.sessions, sessionKey, c.session, c.session.ID, s.opts.MaxPerSession)
+	}
+	if user == nil {
+		user = newGroup(s.users, userKey, c.session, c.session.UserID, s.opts.MaxPerUser)
+	}
 	s.sequence++
 	k := newSocket(s, c)
 	k.bySession, k.byUser, k.sequence = session, user, s.sequence
-	s.sessions[session.key], s.users[user.key] = session, user
 	session.sockets[k], user.sockets[k] = struct{}{}, struct{}{}
 	s.unfinished[k] = struct{}{}
 	s.places++
@@ -111,27 +116,25 @@ func (s *Sockets) reserve(c *candidate) (*socket, *Rejection) {
 	return k, nil
 }
 
-// groupsOf returns the groups of a session and its person, empty.
-func (s *Sockets) groupsOf(c *Session) (session, user *group) {
-	who := User{c.Provider, c.UserID}
-	session = &group{key: tickets.HashSession(c.ID), limit: s.opts.MaxPerSession}
-	user = &group{key: tickets.HashUser(c.Provider, c.UserID), limit: s.opts.MaxPerUser}
-	session.sockets, user.sockets = make(map[*socket]struct{}), make(map[*socket]struct{})
-	session.user, user.user = who, who
-	if c.ID == "" { // a session of its own, that nobody can name
-		session.limit = 0
-		_, _ = rand.Read(session.key[:])
+// newGroup adds an empty group. One without a name has no limit.
+func newGroup(groups map[hash]*group, key hash, c *Session, name string, limit int) *group {
+	if name == "" {
+		limit = 0
 	}
-	if c.UserID == "" {
-		user.limit = 0
+	groups[key] = &group{
+		key: key, limit: limit, sockets: make(map[*socket]struct{}),
+		user: User{c.Provider, c.UserID},
 	}
-	return session, user
+	return groups[key]
 }
 
 // hasPlace reports whether g is below its limit. Where the oldest is evicted, that
 // happens when the new socket opens: until then, only those that have not opened
 // must be below the limit.
 func (s *Sockets) hasPlace(g *group) bool {
+	if g == nil {
+		return true // the first
+	}
 	n := len(g.sockets)
 	if s.opts.EvictOldest {
 		n -= g.open
