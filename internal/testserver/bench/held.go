@@ -87,118 +87,89 @@ func slowestRow(r *report) {
 		fmt.Sprintf("1/%.1f", 1/share), share <= 1.0/20)
 }
 
-// heldRow fills each keeper with tickets of sessions of their own, and looks what they take of the
+// heldRow fills each keeper with tickets of sessions of their own, and measures what they take of the
 // heap, how long a garbage collection takes beside them, what it costs to forget them all, and what
 // is left of them then.
 func heldRow(r *report) {
 	n := r.many(1_000_000)
-	type trial struct{ each, left, collection, forgetting float64 }
-	hold := func(name string, n int, ttl time.Duration) (k *keeper, base float64) {
-		base = live()
-		k = keepers[name](n+n/4, ttl)
-		for i := range n {
-			g := grantOf(i)
-			k.put(&g)
-		}
-		return k, base
-	}
-	try := func(name string) (t trial) {
-		k, base := hold(name, n, time.Hour)
-		t.each = (live() - base) / float64(n)
-		t.collection = 1e18
-		for range 5 {
-			began := time.Now()
-			runtime.GC()
-			t.collection = min(t.collection, float64(time.Since(began)))
-		}
-		k.close()
-
-		half, ttl := n/2+1, max(r.long(6*time.Second), time.Second)
-		began := time.Now()
-		k, base = hold(name, half, ttl)
-		for time.Since(began) > ttl { // a busy machine: some are gone already
-			k.close()
-			ttl *= 2
-			began = time.Now()
-			k, base = hold(name, half, ttl)
-		}
-		wait := ttl
-		if r.scale == 1 {
-			wait += forgottenAfter(name, ttl)
-		}
-		t.forgetting = forget(k, wait)
-		t.left = max(0, (live()-base)/float64(half))
-		empty := keepers[name](half, ttl)
-		idle := forget(empty, 0)
-		for range 4 {
-			idle = min(idle, forget(empty, 0))
-		}
-		t.forgetting = (t.forgetting - idle) / float64(half)
-		k.close()
-		empty.close()
-		return t
-	}
-	all := map[string]trial{}
-	// golang-lru is the last: it can't be closed, and an empty one is still there to be collected.
+	all := map[string]heldTrial{}
+	// golang-lru is the last: it cannot be closed, and an empty one is still there to be collected.
 	names := []string{ours, goScan, ttlName, otterIs, scsName, lruName}
 	for _, name := range names {
-		t := try(name)
+		t := tryHeld(r, name, n)
 		all[name] = t
-		r.line(
-			"live heap per outstanding ticket",
-			name,
-			fmt.Sprintf("%.0f B", t.each),
-			fmt.Sprintf("%.2f", t.each/all[ours].each),
-		)
-		r.line(
-			"live heap per ticket when all have expired",
-			name,
-			fmt.Sprintf("%.1f B", t.left),
-			"",
-		)
-		r.line(
-			"garbage collection beside a million outstanding",
-			name,
-			nanoseconds(t.collection),
-			fmt.Sprintf("%.2f", t.collection/all[ours].collection),
-		)
+		r.line("live heap per outstanding ticket", name,
+			fmt.Sprintf("%.0f B", t.each), fmt.Sprintf("%.2f", t.each/all[ours].each))
+		r.line("live heap per ticket when all have expired", name, fmt.Sprintf("%.1f B", t.left), "")
+		r.line("garbage collection beside a million outstanding", name,
+			nanoseconds(t.collection), fmt.Sprintf("%.2f", t.collection/all[ours].collection))
 		r.line("CPU to forget a ticket", name, fmt.Sprintf("%.1f ns", t.forgetting), "")
-		r.bench(
-			"a million held",
-			name,
-			n,
-			t.each,
-			"B/outstanding",
-			t.left,
-			"B/expired",
-			t.collection,
-			"ns/gc",
-			t.forgetting,
-			"cpu-ns/forgotten",
-		)
+		r.bench("a million held", name, n, t.each, "B/outstanding", t.left, "B/expired",
+			t.collection, "ns/gc", t.forgetting, "cpu-ns/forgotten")
 	}
 	mine := all[ours]
-	least := slices.MinFunc(
-		names[1:],
-		func(a, b string) int { return cmp.Compare(all[a].each, all[b].each) },
-	)
+	least := slices.MinFunc(names[1:], func(a, b string) int {
+		return cmp.Compare(all[a].each, all[b].each)
+	})
 	r.atMost("CPU to forget a ticket that was never used", mine.forgetting, 20, "%.1f ns")
 	r.goal("live heap per outstanding ticket", "≤ 260 B, below every rival's",
 		fmt.Sprintf("%.0f B; %s %.0f B", mine.each, least, all[least].each),
 		mine.each <= 260 && mine.each < all[least].each)
-	r.atMost(
-		"live heap per ticket after all have expired and one more call",
-		mine.left,
-		1,
-		"%.1f B",
-	)
+	r.atMost("live heap per ticket after all have expired and one more call", mine.left, 1, "%.1f B")
 	share := mine.collection / all[otterIs].collection
-	r.goal(
-		"a forced GC with a million outstanding, against otter's",
-		"≤ 1/10",
-		fmt.Sprintf("1/%.1f", 1/share),
-		share <= 0.1,
-	)
+	r.goal("a forced GC with a million outstanding, against otter's", "≤ 1/10",
+		fmt.Sprintf("1/%.1f", 1/share), share <= 0.1)
+}
+
+// heldTrial is what heldRow measures of one keeper: bytes and nanoseconds.
+type heldTrial struct{ each, left, collection, forgetting float64 }
+
+func tryHeld(r *report, name string, n int) (t heldTrial) {
+	k, base := hold(name, n, time.Hour)
+	t.each = (live() - base) / float64(n)
+	t.collection = 1e18
+	for range 5 {
+		began := time.Now()
+		runtime.GC()
+		t.collection = min(t.collection, float64(time.Since(began)))
+	}
+	k.close()
+
+	half, ttl := n/2+1, max(r.long(6*time.Second), time.Second)
+	began := time.Now()
+	k, base = hold(name, half, ttl)
+	for time.Since(began) > ttl { // the machine is busy, and some have expired already
+		k.close()
+		ttl *= 2
+		began = time.Now()
+		k, base = hold(name, half, ttl)
+	}
+	wait := ttl
+	if r.scale == 1 {
+		wait += forgottenAfter(name, ttl)
+	}
+	t.forgetting = forget(k, wait)
+	t.left = max(0, (live()-base)/float64(half))
+	empty := keepers[name](half, ttl)
+	idle := forget(empty, 0)
+	for range 4 {
+		idle = min(idle, forget(empty, 0))
+	}
+	t.forgetting = (t.forgetting - idle) / float64(half)
+	k.close()
+	empty.close()
+	return t
+}
+
+// hold returns a keeper with n tickets, and the live heap before it.
+func hold(name string, n int, ttl time.Duration) (k *keeper, base float64) {
+	base = live()
+	k = keepers[name](n+n/4, ttl)
+	for i := range n {
+		g := grantOf(i)
+		k.put(&g)
+	}
+	return k, base
 }
 
 // grantOf has strings of its own, as what was read from a request has.
