@@ -29,8 +29,8 @@
 // header line or JSON, for the segment after it in a path, for what follows
 // "ticket." in a list of subprotocols and "Bearer ", for a JWT, and for a URL's
 // userinfo. Percent-encoding and JSON's escapes are undone once, and a text with
-// a secret below them is written without them. Of a text that is JSON, the
-// members go by their names.
+// a secret below them is written without them. In a text of up to 8 KiB that is
+// JSON, the members go by their names.
 //
 // Not found are: credentials after a bare "Basic", secrets that are encoded
 // twice, or as base64, or in full-width punctuation, a lower-case "token: x" in

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +19,7 @@ const (
 	hardLine = 60 << 10  // no line is longer than this and the little that ends it
 	maxText  = 64 << 10  // of a string, no more is looked at
 	maxRoom  = 128 << 10 // bytes that the parts of one value may have
+	maxJSON  = 8 << 10   // of a JSON text that is decoded; a longer one is like any text
 	maxName  = 256       // bytes of a name in a record that is cut
 	minValue = 16        // bytes that every value may have in a record that is cut
 	badValue = "!ERROR"
@@ -103,94 +105,6 @@ func (o *object) has(name string) bool {
 	return ok
 }
 
-// add adds attributes as slog has them: a group without a name is inlined, an
-// empty one is none.
-func (r *record) add(o *object, attrs []slog.Attr, depth int) {
-	for _, a := range attrs {
-		if depth == 0 {
-			r.room = maxRoom
-		}
-		if a.Value.Kind() == slog.KindString {
-			if name, ok := r.name(o, a.Key); ok {
-				o.attrs = append(o.attrs, slog.String(name, r.text(a.Value.String())))
-			}
-			continue
-		}
-		if r.secret(a.Key, weakName) || !r.hasRoomFor(o) {
-			continue
-		}
-		v := a.Value
-		if depth == 0 {
-			v = r.value(v)
-		} else {
-			v = r.resolve(v, depth)
-		}
-		group := v.Kind() == slog.KindGroup
-		switch {
-		case group && len(v.Group()) == 0, a.Equal(slog.Attr{}):
-		case group && a.Key == "":
-			for _, m := range v.Group() {
-				if name, ok := r.name(o, m.Key); ok {
-					o.attrs = append(o.attrs, slog.Attr{Key: name, Value: m.Value})
-				}
-			}
-		default:
-			if name, ok := r.name(o, a.Key); ok {
-				o.attrs = append(o.attrs, slog.Attr{Key: name, Value: v})
-			}
-		}
-	}
-}
-
-// value is resolve, for values that can't be encoded or have methods that panic.
-func (r *record) value(v slog.Value) (clean slog.Value) {
-	switch v.Kind() {
-	case slog.KindInt64, slog.KindUint64, slog.KindBool, slog.KindDuration:
-		return v
-	}
-	defer func() {
-		if recover() != nil {
-			clean = slog.StringValue(badValue)
-		}
-	}()
-	return r.resolve(v, 0)
-}
-
-// put adds a member of an object, unless it is a secret or there already.
-func (r *record) put(o *object, name string, value func() slog.Value) {
-	if name, ok := r.name(o, name); ok && r.hasRoom() {
-		o.attrs = append(o.attrs, slog.Attr{Key: name, Value: value()})
-	}
-}
-
-// name returns how a name is written, and whether it is.
-func (r *record) name(o *object, name string) (string, bool) {
-	if r.secret(name, weakName) || !r.hasRoomFor(o) ||
-		o.top && (strings.EqualFold(name, "ts") || strings.EqualFold(name, "event")) {
-		return "", false
-	}
-	if !isToken(name) {
-		name = string([]rune(r.text(name))) // U+FFFD for what is not UTF-8, as in a line
-	}
-	r.room -= len(name)
-	return name, !o.has(name)
-}
-
-// secret reports whether a name is at least of this kind.
-func (r *record) secret(name string, kind int) bool { return !r.raw && nameKind(name) >= kind }
-
-func (r *record) hasRoom() bool {
-	r.truncated = r.truncated || r.room < 0
-	return r.room >= 0
-}
-
-// hasRoomFor reports whether a line could have one more of o's members.
-func (r *record) hasRoomFor(o *object) bool {
-	full := len(o.attrs) > hardLine/len(`"":0,`)
-	r.truncated = r.truncated || full
-	return !full
-}
-
 // text returns s without the secrets in it. Of a JSON text they go by their
 // names, as values do.
 func (r *record) text(s string) string {
@@ -202,7 +116,7 @@ func (r *record) text(s string) string {
 	if r.raw || isToken(s) { // as most are
 		return s
 	}
-	if strings.IndexByte("{[ \t\r\n", s[0]) >= 0 && json.Valid([]byte(s)) {
+	if len(s) <= maxJSON && strings.IndexByte("{[ \t\r\n", s[0]) >= 0 && json.Valid([]byte(s)) {
 		return r.jsonText(s)
 	}
 	clean := redactText(s, clipped)
@@ -279,6 +193,10 @@ func appendValue(b []byte, v slog.Value) []byte {
 		return appendString(b, plain(v).(string))
 	case slog.KindInt64:
 		return strconv.AppendInt(b, v.Int64(), 10)
+	case slog.KindFloat64:
+		if f := math.Abs(v.Float64()); f == 0 || f >= 1e-6 && f < 1e21 { // as json.Marshal does
+			return strconv.AppendFloat(b, v.Float64(), 'f', -1, 64)
+		}
 	}
 	switch x := v.Any().(type) {
 	case []any:

@@ -13,7 +13,7 @@ import (
 	"github.com/ticketgate/ticketgate/audit"
 )
 
-func TestOpenFileMakesWhatIsMissing(t *testing.T) {
+func TestOpenFile_MakesDirectoriesAndFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a", "b", "auth.log")
 	l, err := audit.OpenFile(path, nil)
 	require.NoError(t, err)
@@ -32,7 +32,7 @@ func TestOpenFileMakesWhatIsMissing(t *testing.T) {
 	assert.Regexp(t, `^\{.*"login_start"\}\n\{.*"login_success"\}\n$`, readAll(t, path))
 }
 
-func TestOpenFileSaysWhatIsWrong(t *testing.T) {
+func TestOpenFile_ErrorNamesPath(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
 	for _, path := range []string{filepath.Join(dir, "file", "auth.log"), dir} {
@@ -41,7 +41,7 @@ func TestOpenFileSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestClose(t *testing.T) {
+func TestClose_IsIdempotentAndFinal(t *testing.T) {
 	asDefault(t, slog.DiscardHandler)
 	l, path := open(t, nil)
 	var wg sync.WaitGroup

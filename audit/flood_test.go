@@ -45,7 +45,7 @@ func suppressed(rec logged) int {
 	return int(v)
 }
 
-func TestRepeatsAreCounted(t *testing.T) {
+func TestSuppress_RepeatsAreCountedAndReported(t *testing.T) {
 	all, stats := flooded(t, nil, func(l *audit.Log, path string) {
 		for range 1000 {
 			refuse(l, "unknown", "203.0.113.9")
@@ -57,7 +57,7 @@ func TestRepeatsAreCounted(t *testing.T) {
 		l.Record(ctx, audit.TicketMinted, slog.String("ip", "203.0.113.9"))
 		assert.Equal(t, 64, lines(readAll(t, path)))
 
-		time.Sleep(time.Minute) // it is told, though nothing else happens
+		time.Sleep(time.Minute) // the report comes though nothing else happens
 		synctest.Wait()
 		assert.Contains(t, readAll(t, path), `"event":"ws_ticket_rejected","reason":"unknown","ip":"203.0.113.9","suppressed":940}`)
 		assert.Equal(t, 65, lines(readAll(t, path)))
@@ -71,7 +71,7 @@ func TestRepeatsAreCounted(t *testing.T) {
 	assert.Equal(t, audit.Stats{Written: 65, Suppressed: 940}, stats)
 }
 
-func TestCloseTellsWhatWasSuppressed(t *testing.T) {
+func TestClose_ReportsSuppressed(t *testing.T) {
 	all, stats := flooded(t, &audit.FileOptions{RepeatsPerMinute: 1}, func(l *audit.Log, _ string) {
 		for range 5 {
 			refuse(l, "unknown", "2001:db8::1")
@@ -83,7 +83,7 @@ func TestCloseTellsWhatWasSuppressed(t *testing.T) {
 	assert.Equal(t, audit.Stats{Written: 1, Suppressed: 4}, stats)
 }
 
-func TestOneNeighbourhoodIsOneAddress(t *testing.T) { // RFC 6177: a customer's /64
+func TestSuppress_IPv6NetworkIsOneAddress(t *testing.T) { // RFC 6177: a customer's /64
 	address := func(i int) string {
 		a := netip.MustParseAddr("2001:db8:1:2::").As16()
 		a[8], a[14], a[15] = byte(i>>16), byte(i>>8), byte(i)
@@ -109,7 +109,7 @@ func TestOneNeighbourhoodIsOneAddress(t *testing.T) { // RFC 6177: a customer's 
 
 // A million addresses, each new: one rate holds over all, memory is bounded,
 // and nothing that succeeded is missing.
-func TestFloodFromEverywhere(t *testing.T) {
+func TestSuppress_ManyAddressesAreBounded(t *testing.T) {
 	const refused, minutes = 50_000, 3
 	all, stats := flooded(t, nil, func(l *audit.Log, _ string) {
 		for m := range minutes {
@@ -141,7 +141,7 @@ func TestFloodFromEverywhere(t *testing.T) {
 	assert.EqualValues(t, minutes*(refused+100), stats.Suppressed+stats.Written)
 }
 
-func TestNoLimit(t *testing.T) {
+func TestSuppress_NoLimit(t *testing.T) {
 	all, _ := flooded(t, &audit.FileOptions{RepeatsPerMinute: math.MaxInt, RefusalsPerMinute: math.MaxInt}, func(l *audit.Log, _ string) {
 		for range 5000 {
 			refuse(l, "unknown", "203.0.113.9")
@@ -151,7 +151,7 @@ func TestNoLimit(t *testing.T) {
 }
 
 // The numbers of a summary are not lost where it can't be written.
-func TestSummaryThatFails(t *testing.T) {
+func TestSuppress_FailedReportIsRepeated(t *testing.T) {
 	asDefault(t, slog.DiscardHandler)
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

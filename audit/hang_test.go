@@ -35,7 +35,7 @@ func swap(t testing.TB, path string, with int) (descriptor int) {
 	return 0
 }
 
-func TestSyncFromManyGoroutines(t *testing.T) {
+func TestSync_LineIsInFileWhenRecordReturns(t *testing.T) {
 	l, path := open(t, &audit.FileOptions{Sync: true})
 	var wg sync.WaitGroup
 	for w := range 64 {
@@ -79,7 +79,7 @@ func TestSync_BatchesAreSplitWhereTheFileRotates(t *testing.T) {
 }
 
 // An fsync that failed is not tried again and believed: the file is put away.
-func TestDiskThatFails(t *testing.T) {
+func TestDisk_FailedFileIsPutAway(t *testing.T) {
 	for name, sync := range map[string]bool{"fsync": true, "write": false} {
 		t.Run(name, func(t *testing.T) {
 			asDefault(t, slog.DiscardHandler)

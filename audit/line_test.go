@@ -62,7 +62,7 @@ func fields(t testing.TB, line string) string {
 	return "{" + strings.TrimPrefix(rest, ",")
 }
 
-func TestLineIsAsOnTheWire(t *testing.T) {
+func TestLine_Format(t *testing.T) {
 	line := record(t, audit.TicketMinted,
 		slog.String("provider", "oidc"), slog.String("user_id", "u1"), slog.String("ip", "203.0.113.9"))
 	require.Regexp(t, `^\{"ts":"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d{6}\+00:00",`+
@@ -127,7 +127,7 @@ func (s text) MarshalText() ([]byte, error) {
 func (stringer) String() string { return "not asked" }
 func (*ownError) Error() string { panic("no text") }
 
-func TestValues(t *testing.T) {
+func TestLine_Values(t *testing.T) {
 	cyclicMap := map[string]any{"a": 1}
 	cyclicMap["self"] = cyclicMap
 	cyclicList := []any{nil}
@@ -212,7 +212,7 @@ func TestValues(t *testing.T) {
 	}
 }
 
-func TestUnseenCharactersStandAsEscapes(t *testing.T) {
+func TestLine_ControlAndBidiCharactersAreEscaped(t *testing.T) {
 	var in, want strings.Builder
 	for r := rune(0); r <= 0xffff; r++ {
 		switch {
@@ -229,7 +229,7 @@ func TestUnseenCharactersStandAsEscapes(t *testing.T) {
 	assert.Equal(t, `{"v`+want.String()+`":"`+want.String()+`"}`, fields(t, line))
 }
 
-func TestFieldsAndTheirOrder(t *testing.T) {
+func TestLine_FieldsAndOrder(t *testing.T) {
 	many := make([]slog.Attr, 0, 60)
 	for i := range 30 {
 		many = append(many, slog.Int(fmt.Sprint("k", i), i), slog.Int(fmt.Sprint("k", i/2), -1))
@@ -263,7 +263,7 @@ func TestFieldsAndTheirOrder(t *testing.T) {
 	}
 }
 
-func TestDeepGroupsEnd(t *testing.T) {
+func TestLine_DeepGroupsAreCut(t *testing.T) {
 	a := slog.Int("bottom", 1)
 	inline := slog.Int("bottom", 1)
 	for range 100_000 {
@@ -274,7 +274,7 @@ func TestDeepGroupsEnd(t *testing.T) {
 	record(t, "e", inline)
 }
 
-func TestLongRecords(t *testing.T) {
+func TestLine_LongRecordsAreCut(t *testing.T) {
 	long := strings.Repeat("x", 100<<20)
 	numbered := func(n int, value string) (attrs []slog.Attr) {
 		for i := range n {

@@ -164,13 +164,6 @@ func (s sink) WithGroup(name string) slog.Handler {
 	})
 }
 
-// Enabled reports whether anybody receives what is recorded: it is false over
-// slog.DiscardHandler only. Whoever has to compute attributes may ask, and then
-// record without them: the event still counts.
-func (l *Log) Enabled() bool {
-	return l == nil || l.file != nil || l.handler != slog.DiscardHandler
-}
-
 // Stats is what became of the events recorded so far: their sum is how many
 // there were. Lines that the log writes on its own account do not count.
 type Stats struct {

@@ -44,7 +44,7 @@ func asDefault(t *testing.T, h slog.Handler) {
 
 type ctxKey struct{}
 
-func TestHandlerIsGivenTheEvent(t *testing.T) {
+func TestNew_HandlerGetsEventAndPlainValues(t *testing.T) {
 	var got slog.Record
 	var gotCtx context.Context
 	l := audit.New(handler(func(ctx context.Context, r slog.Record) error {
@@ -89,7 +89,7 @@ func TestHandlerIsGivenTheEvent(t *testing.T) {
 	assert.Equal(t, slog.LevelInfo, got.Level)
 }
 
-func TestHandlerGetsNoMoreThanALine(t *testing.T) {
+func TestNew_HandlerGetsAtMostALine(t *testing.T) {
 	var out bytes.Buffer
 	l := audit.New(slog.NewJSONHandler(&out, nil))
 	l.Record(ctx, "e", slog.String("v", strings.Repeat("x", 10<<20)), slog.String("b", "kept"))
@@ -100,7 +100,7 @@ func TestHandlerGetsNoMoreThanALine(t *testing.T) {
 	assert.Equal(t, "kept", got["b"])
 }
 
-func TestSecretsReachNoHandler(t *testing.T) {
+func TestNew_HandlerGetsNoSecrets(t *testing.T) {
 	for _, v := range secretsInside {
 		var out bytes.Buffer
 		l := audit.New(slog.NewJSONHandler(&out, nil))
@@ -114,7 +114,7 @@ func TestSecretsReachNoHandler(t *testing.T) {
 	}
 }
 
-func TestNilLogRecordsToSlogDefault(t *testing.T) {
+func TestLog_NilRecordsToSlogDefault(t *testing.T) {
 	var out bytes.Buffer
 	asDefault(t, slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelError}))
 	var l *audit.Log
@@ -128,7 +128,7 @@ func TestNilLogRecordsToSlogDefault(t *testing.T) {
 	assert.Contains(t, lines[1], `"event":"logout"`)
 }
 
-func TestDiscardHandlerIsTakenAtItsWord(t *testing.T) {
+func TestNew_DiscardHandlerIsNotCalled(t *testing.T) {
 	l := audit.New(slog.DiscardHandler)
 	attr := slog.Any("v", chain(-2)) // would panic, were it asked
 	allocs := testing.AllocsPerRun(100, func() {
@@ -138,7 +138,7 @@ func TestDiscardHandlerIsTakenAtItsWord(t *testing.T) {
 	assert.EqualValues(t, 101, l.Stats().Written)
 }
 
-func TestFailuresAreWarnedOfOnceAMinute(t *testing.T) {
+func TestRecord_FailureWarnsOnceAMinute(t *testing.T) {
 	for name, fails := range map[string]handler{
 		"error": func(context.Context, slog.Record) error { return errors.New("disk on fire, Bearer CANARY") },
 		"panic": func(context.Context, slog.Record) error { panic("disk on fire, Bearer CANARY") },
@@ -170,7 +170,7 @@ func TestFailuresAreWarnedOfOnceAMinute(t *testing.T) {
 }
 
 // The default logger may be the cause, or may lead back to the log.
-func TestWarningsThatGoWrong(t *testing.T) {
+func TestRecord_FaultyDefaultLoggerIsHarmless(t *testing.T) {
 	failing := handler(func(context.Context, slog.Record) error { return errors.New("full") })
 	t.Run("panics", func(t *testing.T) {
 		asDefault(t, enabled{handler(func(context.Context, slog.Record) error { panic("no logger") })})
@@ -232,7 +232,7 @@ type enabled struct{ slog.Handler }
 
 func (enabled) Enabled(context.Context, slog.Level) bool { return true }
 
-func TestRecordFromManyGoroutines(t *testing.T) {
+func TestRecord_Concurrent(t *testing.T) {
 	l, path := open(t, nil)
 	var wg sync.WaitGroup
 	for w := range 20 {
@@ -256,7 +256,7 @@ func TestRecordFromManyGoroutines(t *testing.T) {
 }
 
 // A value's method may record an event itself, as one that loads lazily does.
-func TestValueThatRecords(t *testing.T) {
+func TestRecord_ValueMayRecord(t *testing.T) {
 	l, path := open(t, nil)
 	l.Record(ctx, "outer", slog.Any("v", recorder{l}))
 	assert.Equal(t, 2, strings.Count(readAll(t, path), "\n"))

@@ -55,7 +55,7 @@ var maskedExactly = [][2]string{
 	{".ticket=v", ".ticket=***"}, {"ticket.=v", "ticket.***"}, {"a.ticketx=v", asItIs},
 }
 
-func TestMaskedExactly(t *testing.T) {
+func TestRedact_Exactly(t *testing.T) {
 	for _, row := range maskedExactly {
 		want := row[1]
 		if want == asItIs {
@@ -83,7 +83,7 @@ func maskedForHandler(t *testing.T, value string) string {
 	audit.New(slog.NewJSONHandler(&b, nil)).Record(ctx, audit.Event(value), slog.String("s", value))
 	var got struct{ Event, Msg, S string }
 	require.NoError(t, json.Unmarshal([]byte(b.String()), &got))
-	assert.Equal(t, got.S, got.Event, "whoever names an event after a request")
+	assert.Equal(t, got.S, got.Event, "an event may be named after a request")
 	assert.Equal(t, got.S, got.Msg)
 	return got.S
 }

@@ -25,7 +25,7 @@ func childOpens(path string) {
 	fmt.Println(err)
 }
 
-func TestOneOwner(t *testing.T) { // a second process
+func TestOpenFile_SecondOpenFails(t *testing.T) { // a second process
 	l, path := open(t, nil)
 	_, err := audit.OpenFile(path, nil)
 	require.ErrorContains(t, err, "in use")
@@ -41,7 +41,7 @@ func TestOneOwner(t *testing.T) { // a second process
 	require.NoError(t, l.Close())
 }
 
-func TestWhatIsNoLogFile(t *testing.T) {
+func TestOpenFile_RefusesAllButPrivateFiles(t *testing.T) {
 	tests := map[string]func(t *testing.T, path string){
 		"symbolic link": func(t *testing.T, path string) {
 			require.NoError(t, os.WriteFile(path+".target", nil, 0o600))
@@ -78,7 +78,7 @@ func TestWhatIsNoLogFile(t *testing.T) {
 	}
 }
 
-func TestModes(t *testing.T) {
+func TestOpenFile_ModesAre0600(t *testing.T) {
 	for _, umask := range []int{0, 0o077} {
 		was := syscall.Umask(umask)
 		dir := t.TempDir()
@@ -112,7 +112,7 @@ func TestModes(t *testing.T) {
 
 // What others do to the file is noticed (Vault #3935), by the clock that
 // synctest keeps.
-func TestFileIsTakenAway(t *testing.T) {
+func TestFile_RemovedMovedOrTruncatedIsNoticed(t *testing.T) {
 	tests := []struct {
 		name, reason string
 		lines        int // that may be missing, as the log says
@@ -182,7 +182,7 @@ func TestReopen(t *testing.T) {
 	require.NoError(t, none.Reopen())
 }
 
-func TestPathBecomesAFolder(t *testing.T) {
+func TestFile_PathBecomesDirectory(t *testing.T) {
 	asDefault(t, slog.DiscardHandler)
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -207,7 +207,7 @@ func TestPathBecomesAFolder(t *testing.T) {
 	})
 }
 
-func TestBadOptionsAreNamedAtOnce(t *testing.T) {
+func TestOpenFile_AllBadOptionsAreNamed(t *testing.T) {
 	_, err := audit.OpenFile(filepath.Join(t.TempDir(), "x"), &audit.FileOptions{
 		MaxSize: 100, MaxAge: time.Millisecond, KeepFiles: -1, RepeatsPerMinute: -1, RefusalsPerMinute: -1})
 	for _, name := range []string{"MaxSize is 100: want 0, for 67108864, or at least 4096", "MaxAge", "KeepFiles", "RepeatsPerMinute", "RefusalsPerMinute"} {

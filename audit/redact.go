@@ -3,94 +3,10 @@ package audit
 import (
 	"encoding/hex"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 )
 
 const masked = "***"
-
-// What a name says about its value.
-const (
-	plainName  = iota
-	weakName   // a secret as a field; in a text it is an everyday word
-	secretName // a secret anywhere
-)
-
-var (
-	wholeNames = []string{"codeverifier", "ticket", "cookies", "pwd", "passwd"}
-	endings    = []string{
-		"token", "secret", "password", "apikey", "tokens", "secrets", "passwords", "apikeys",
-		"authorization", "cookie", "passphrase",
-	}
-)
-
-// nameKind returns what a field's name says. Of password[0] and user[password]
-// each part counts.
-func nameKind(name string) (kind int) {
-	if strings.IndexByte(name, '[') < 0 {
-		return wordKind(name)
-	}
-	bracket := func(r rune) bool { return r == '[' || r == ']' }
-	for part := range strings.FieldsFuncSeq(name, bracket) {
-		kind = max(kind, wordKind(part))
-	}
-	return kind
-}
-
-// wordKind folds a name to its last letters, in lower case: X-API-KEY, xApiKey
-// and x.api.key are one name.
-func wordKind(name string) int {
-	var letters [16]byte // longer than every name in question
-	at := len(letters)
-	for i := len(name); i > 0 && at > 0; {
-		r, size := rune(name[i-1]), 1
-		if r >= utf8.RuneSelf {
-			r, size = utf8.DecodeLastRuneInString(name[:i])
-			r = fold(r)
-		}
-		i -= size
-		switch {
-		case r|0x20 >= 'a' && r|0x20 <= 'z':
-			at--
-			letters[at] = byte(r | 0x20)
-			if at == len(letters)-1 && strings.IndexByte("ntdyser", letters[at]) < 0 {
-				return plainName // no name in question ends like this
-			}
-		case r >= utf8.RuneSelf && unicode.IsLetter(r):
-			at--
-			letters[at] = '?'
-		}
-	}
-	word := letters[at:]
-	if string(word) == "code" || string(word) == "state" {
-		return weakName
-	}
-	for _, name := range wholeNames {
-		if string(word) == name {
-			return secretName
-		}
-	}
-	for _, end := range endings {
-		if len(word) >= len(end) && string(word[len(word)-len(end):]) == end {
-			return secretName
-		}
-	}
-	return plainName
-}
-
-// fold returns the ASCII letter that r is a form of, or r: full width, the
-// long s, the Kelvin sign.
-func fold(r rune) rune {
-	if r >= 0xff01 && r <= 0xff5e {
-		return r - 0xff01 + '!'
-	}
-	for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
-		if f < utf8.RuneSelf {
-			return f
-		}
-	}
-	return r
-}
 
 // redactText returns s with *** for the secrets in it. Where s is clipped, so
 // is a secret that its end would show. One whose form is percent-encoded or
@@ -251,11 +167,11 @@ func (m *masker) afterName(i int) (from, to int) {
 		return m.inQuotes(len(m.v) - len(value))
 	case m.v[i] == '=':
 		return from, m.word(from, "&")
-	case rest[0] == '[' && tight: // as http.Header is printed
+	case rest[0] == '[' && tight && !quoted: // as http.Header is printed
 		return from + 1, m.next(from, "]")
 	case !quoted && kind == secretName && m.isHeader(i, name, rest):
 		return from, m.next(from, "\r\n")
-	case rest[0] == '{': // where it ends is not looked for
+	case rest[0] == '{' || rest[0] == '[': // where it ends is not looked for
 		return from, len(m.v)
 	case quoted || tight:
 		return from, m.word(from, ",]})&")

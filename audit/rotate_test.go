@@ -53,7 +53,7 @@ func childWithoutDescriptors(path string) {
 	fmt.Println(l.Stats().Written, l.Close())
 }
 
-func TestNoDescriptorLeft(t *testing.T) {
+func TestRotate_WithoutDescriptors(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "auth.log")
 	cmd, out := startChild(t, "fds", path)
 	b, err := io.ReadAll(out)
@@ -66,7 +66,7 @@ func TestNoDescriptorLeft(t *testing.T) {
 	assert.Len(t, logFiles(t, path), 2, "it goes on in the old file, then rotates")
 }
 
-func TestRotationThatFails(t *testing.T) {
+func TestRotate_FailureKeepsOldFile(t *testing.T) {
 	var out bytes.Buffer
 	asDefault(t, slog.NewTextHandler(&out, nil))
 	dir := t.TempDir()
@@ -95,7 +95,7 @@ func TestRotationThatFails(t *testing.T) {
 }
 
 // A process that is killed amid a rotation leaves one of these (D5).
-func TestRotationThatWasKilled(t *testing.T) {
+func TestRotate_KilledHalfway(t *testing.T) {
 	l, path := open(t, nil)
 	l.Record(ctx, audit.Logout, slog.String("id", "1"))
 	require.NoError(t, l.Close())
@@ -124,7 +124,7 @@ func TestRotationThatWasKilled(t *testing.T) {
 	assert.Equal(t, []string{old + ".gz", path}, logFiles(t, path))
 }
 
-func TestTornTailIsHealed(t *testing.T) {
+func TestOpenFile_HealsTornLine(t *testing.T) {
 	l, path := open(t, nil)
 	l.Record(ctx, audit.Logout, slog.String("id", "1"))
 	require.NoError(t, l.Close())
@@ -141,7 +141,7 @@ func TestTornTailIsHealed(t *testing.T) {
 	assert.Equal(t, 1, skipped)
 }
 
-func TestRotationKeeps(t *testing.T) {
+func TestRotate_Keeps(t *testing.T) {
 	write := func(l *audit.Log, n int) {
 		for range n {
 			l.Record(ctx, audit.Logout, slog.String("id", "x"), slog.String("pad", strings.Repeat("x", 1000)))
@@ -226,7 +226,7 @@ func tidied(t *testing.T, path string, opts *audit.FileOptions, n int, suffix st
 	return files
 }
 
-func TestRotationByAge(t *testing.T) {
+func TestRotate_ByAge(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(dir, "auth.log")
@@ -251,7 +251,7 @@ func TestRotationByAge(t *testing.T) {
 }
 
 // No old file takes another's place, should somebody have used its name.
-func TestOldFilesNeverCollide(t *testing.T) {
+func TestRotate_TakesNoOtherName(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(dir, "auth.log")
@@ -271,7 +271,7 @@ func TestOldFilesNeverCollide(t *testing.T) {
 }
 
 // Old files keep their order when the clock steps back (D14).
-func TestOldFilesSortByNumber(t *testing.T) {
+func TestRotate_NumbersRiseWhenClockStepsBack(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "auth.log")
 	future := path + ".0000000041-29990101T000000Z"

@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -25,6 +24,74 @@ const (
 )
 
 var errValue = errors.New("audit: value can't be encoded")
+
+// add adds attributes as slog has them: a group without a name is inlined, an
+// empty one is none.
+func (r *record) add(o *object, attrs []slog.Attr, depth int) {
+	for _, a := range attrs {
+		if depth == 0 {
+			r.room = maxRoom
+		}
+		if r.secret(a.Key, weakName) || !r.hasRoom() {
+			continue // before its method is called
+		}
+		if a.Value.Kind() == slog.KindString {
+			r.put(o, a.Key, slog.StringValue(r.text(a.Value.String())))
+			continue
+		}
+		v := r.value(a.Value, depth)
+		group := v.Kind() == slog.KindGroup
+		switch {
+		case group && len(v.Group()) == 0, a.Key == "" && a.Equal(slog.Attr{}):
+		case group && a.Key == "":
+			for _, m := range v.Group() { // which has been through here
+				r.put(o, m.Key, m.Value)
+			}
+		default:
+			r.put(o, a.Key, v)
+		}
+	}
+}
+
+// value is resolve. At the top it returns !ERROR for a value that can't be
+// encoded, or has a method that panics.
+func (r *record) value(v slog.Value, depth int) (clean slog.Value) {
+	if depth > 0 {
+		return r.resolve(v, depth)
+	}
+	defer func() {
+		if recover() != nil {
+			clean = slog.StringValue(badValue)
+		}
+	}()
+	return r.resolve(v, 0)
+}
+
+// put adds a member of an object, unless it is there already.
+func (r *record) put(o *object, name string, v slog.Value) {
+	r.room -= len(name)
+	if len(o.attrs) > hardLine/len(`"":0,`) { // no line has room for more
+		r.truncated = true
+		return
+	}
+	if o.top && (strings.EqualFold(name, "ts") || strings.EqualFold(name, "event")) {
+		return
+	}
+	if !isToken(name) {
+		name = string([]rune(r.text(name))) // U+FFFD for what is not UTF-8, as in a line
+	}
+	if !o.has(name) {
+		o.attrs = append(o.attrs, slog.Attr{Key: name, Value: v})
+	}
+}
+
+// secret reports whether a name is at least of this kind.
+func (r *record) secret(name string, kind int) bool { return !r.raw && nameKind(name) >= kind }
+
+func (r *record) hasRoom() bool {
+	r.truncated = r.truncated || r.room < 0
+	return r.room >= 0
+}
 
 // resolve returns what a record has of v: a group, a list, or a single value.
 // It panics with errValue, or with a method of v, where there is none.
@@ -171,7 +238,9 @@ func (r *record) fields(o *object, v reflect.Value, depth int) {
 				r.fields(o, fv, depth+1)
 			case !f.IsExported(), strings.Contains(options, "omit") && fv.IsZero():
 			default:
-				r.put(o, cmp.Or(name, f.Name), func() slog.Value { return r.walk(fv, depth) })
+				if name = cmp.Or(name, f.Name); !r.secret(name, weakName) && r.hasRoom() {
+					r.put(o, name, r.walk(fv, depth))
+				}
 			}
 		}
 	}
@@ -204,7 +273,9 @@ func (r *record) members(v reflect.Value, depth int) slog.Value {
 	}
 	var o object
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		r.put(&o, name, func() slog.Value { return r.walk(values[name], depth) })
+		if !r.secret(name, weakName) && r.hasRoom() {
+			r.put(&o, name, r.walk(values[name], depth))
+		}
 	}
 	return o.value()
 }
@@ -217,79 +288,4 @@ func (r *record) marshal(x any, depth int) slog.Value {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
 	return r.decode(d, depth)
-}
-
-// decode returns the JSON value that d reads next.
-func (r *record) decode(d *json.Decoder, depth int) slog.Value {
-	t, err := d.Token()
-	if depth++; err != nil || depth > maxDepth {
-		panic(errValue)
-	}
-	switch t := t.(type) {
-	case json.Delim:
-		if t == '{' {
-			return r.decodeObject(d, depth)
-		}
-		list := []any{}
-		for d.More() {
-			list = append(list, plain(r.decode(d, depth)))
-		}
-		_, _ = d.Token()
-		return slog.AnyValue(list)
-	case json.Number:
-		if n, err := t.Int64(); err == nil {
-			return slog.Int64Value(n)
-		}
-		f, err := t.Float64()
-		if text := strconv.FormatFloat(f, 'g', -1, 64); err == nil && text == t.String() {
-			return slog.Float64Value(f)
-		}
-	case string:
-		return slog.StringValue(r.text(t))
-	}
-	return slog.AnyValue(t)
-}
-
-func (r *record) decodeObject(d *json.Decoder, depth int) slog.Value {
-	var o object
-	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			panic(errValue)
-		}
-		var skipped json.RawMessage
-		if r.secret(name.(string), weakName) {
-			if d.Decode(&skipped) != nil {
-				panic(errValue)
-			}
-			if r.inText > 0 {
-				o.attrs = append(o.attrs, slog.String(name.(string), masked))
-				r.hidden++
-			}
-			continue
-		}
-		v := r.decode(d, depth)
-		r.put(&o, name.(string), func() slog.Value { return v })
-	}
-	_, _ = d.Token()
-	return o.value()
-}
-
-// jsonText returns a JSON text with *** for its secrets.
-func (r *record) jsonText(s string) (text string) {
-	before := r.hidden
-	defer func() {
-		if recover() != nil {
-			text = badValue
-		}
-		r.inText--
-	}()
-	r.inText++
-	d := json.NewDecoder(strings.NewReader(s))
-	d.UseNumber()
-	v := r.decode(d, 0)
-	if r.hidden == before {
-		return s
-	}
-	return string(appendValue(nil, v))
 }

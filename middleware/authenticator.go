@@ -85,7 +85,9 @@ type credentialSessions struct {
 	fault  error
 }
 
-func (c *credentialSessions) Authenticate(_ http.ResponseWriter, r *http.Request) (*Session, error) {
+func (c *credentialSessions) Authenticate(
+	_ http.ResponseWriter, r *http.Request,
+) (*Session, error) {
 	value, presented, wellFormed := c.find(r)
 	if !presented {
 		return nil, ErrNoSession
@@ -103,18 +105,12 @@ func (c *credentialSessions) Authenticate(_ http.ResponseWriter, r *http.Request
 // withoutCredential keeps a credential out of the audit: the error of an HTTP
 // client contains the URL of its request.
 func withoutCredential(err error, value string) error {
-	if err == nil {
-		return nil
-	}
-	if len(value) < 8 { // what is this short is no secret, and may be part of any word
+	if err == nil || len(value) < 8 { // so short, it is no secret, and part of any word
 		return err
 	}
 	text := err.Error()
 	for _, form := range []string{value, url.QueryEscape(value), url.PathEscape(value)} {
 		text = strings.ReplaceAll(text, form, "***")
-	}
-	if text == err.Error() {
-		return err
 	}
 	return &scrubbedError{text, err}
 }

@@ -70,6 +70,14 @@ func parseHop(s string) (netip.Addr, error) {
 	return addr, nil
 }
 
+// clientIP returns what the function of the options says, or the default.
+func clientIP(configured func(*http.Request) string, r *http.Request) string {
+	if configured != nil {
+		return configured(r)
+	}
+	return remoteHost(r)
+}
+
 // remoteHost is the default ClientIP: the peer's address without its port.
 func remoteHost(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)

@@ -61,7 +61,13 @@ func withoutTicket(r *http.Request) *http.Request {
 // withoutTicketInURL returns r itself if there is nothing to take out. With all,
 // every ticket parameter goes; without, those that look like one of ours.
 func withoutTicketInURL(r *http.Request, all bool) *http.Request {
-	query, uri := stripQuery(r.URL.RawQuery, all), stripURI(r.RequestURI, all)
+	query := stripQuery(r.URL.RawQuery, all)
+	uri := r.RequestURI
+	if path, same := strings.CutSuffix(uri, "?"+r.URL.RawQuery); !same || strings.Contains(path, "?") {
+		uri = stripURI(uri, all)
+	} else if query != r.URL.RawQuery {
+		uri = withQuery(path, query)
+	}
 	sent := r.Header["Referer"]
 	referers := sent
 	for i, line := range sent {
@@ -85,14 +91,17 @@ func withoutTicketInURL(r *http.Request, all bool) *http.Request {
 
 func stripURI(uri string, all bool) string {
 	path, query, _ := strings.Cut(uri, "?")
-	switch stripped := stripQuery(query, all); stripped {
-	case query:
-		return uri
-	case "":
-		return path
-	default:
-		return path + "?" + stripped
+	if stripped := stripQuery(query, all); stripped != query {
+		return withQuery(path, stripped)
 	}
+	return uri
+}
+
+func withQuery(path, query string) string {
+	if query == "" {
+		return path
+	}
+	return path + "?" + query
 }
 
 // stripQuery takes out ticket parameters, and leaves every other byte as it was.

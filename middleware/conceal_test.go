@@ -188,6 +188,7 @@ func TestConcealTicket_OtherParts(t *testing.T) {
 			{"a=1&ticket=" + minted, "/page?a=1", "a=1", "/page?a=1"},
 			{"a=1", "/page?a=1&ticket=" + minted, "a=1", "/page?a=1"},
 			{"a=1&ticket=" + minted, "/page?b=2&ticket=" + minted, "a=1", "/page?b=2"},
+			{"a=1", "/page?ticket=" + minted + "?a=1", "a=1", "/page"},
 		} {
 			r := httptest.NewRequest("GET", "/", nil)
 			r.URL.RawQuery, r.RequestURI = c.query, c.uri

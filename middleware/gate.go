@@ -20,10 +20,7 @@ type Gate struct {
 	login     *url.URL // nil: no redirects
 	loginPath string   // of login, where it is on this server
 	public    *publicRoutes
-	api       []string
-	audit     *audit.Log
-	clientIP  func(*http.Request) string
-	onReject  func(http.ResponseWriter, *http.Request, *Rejection)
+	opts      GateOptions
 }
 
 // GateOptions configure a [Gate].
@@ -58,14 +55,11 @@ type GateOptions struct {
 // NewGate returns a Gate that calls sessions for every request. Its error
 // joins everything that is wrong with the configuration.
 func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
-	var o GateOptions
+	g := &Gate{sessions: sessions}
 	if opts != nil {
-		o = *opts
+		g.opts = *opts
 	}
-	g := &Gate{
-		sessions: sessions, api: slices.Clone(o.API),
-		audit: o.Audit, clientIP: o.ClientIP, onReject: o.OnReject,
-	}
+	o := &g.opts
 	errs := []error{misconfigured(sessions)}
 	var err error
 	if o.LoginURL != "" {
@@ -75,10 +69,10 @@ func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 			g.loginPath = g.login.Path
 		}
 	}
-	if o.API == nil {
-		g.api = []string{"/api/"}
+	if o.API = slices.Clone(o.API); o.API == nil {
+		o.API = []string{"/api/"}
 	}
-	for _, p := range g.api {
+	for _, p := range o.API {
 		if !strings.HasPrefix(p, "/") {
 			errs = append(errs, fmt.Errorf("in API: %q: want a path prefix such as /api/", p))
 		}
@@ -86,9 +80,6 @@ func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 	g.public, err = newPublicRoutes(o.Public, g.loginPath)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, fmt.Errorf("middleware.NewGate: %w", err)
-	}
-	if g.clientIP == nil {
-		g.clientIP = remoteHost
 	}
 	return g, nil
 }
@@ -116,7 +107,7 @@ func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *
 	if mentionsUpgrade(r) {
 		rej.closeConnection(r)
 	}
-	rej.record(g.audit, r, g.clientIP(r), "", s)
+	rej.record(g.opts.Audit, r, clientIP(g.opts.ClientIP, r), "", s)
 	return nil, rej
 }
 
@@ -125,7 +116,7 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, rej := g.Authenticate(w, r)
 		if rej != nil {
-			rej.answer(w, r, g.onReject)
+			rej.answer(w, r, g.opts.OnReject)
 			return
 		}
 		if s == nil {
@@ -186,7 +177,7 @@ func (g *Gate) couldBePage(r *http.Request) bool {
 		return false
 	}
 	sent := sentPath(r)
-	return !slices.ContainsFunc(g.api, func(prefix string) bool {
+	return !slices.ContainsFunc(g.opts.API, func(prefix string) bool {
 		return isUnder(prefix, r.URL.Path) || isUnder(prefix, sent)
 	})
 }

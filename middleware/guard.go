@@ -24,13 +24,10 @@ import (
 // request that is malformed, or comes from a page of another origin, leaves its
 // ticket valid. It is safe for concurrent use.
 type Guard struct {
-	issuer   *tickets.Issuer
-	origins  *origins
-	sockets  *Sockets
-	opts     GuardOptions
-	endpoint func(*http.Request) string
-	audit    *audit.Log
-	clientIP func(*http.Request) string
+	issuer  *tickets.Issuer
+	origins *origins
+	sockets *Sockets
+	opts    GuardOptions
 }
 
 // GuardOptions configure a [Guard].
@@ -104,13 +101,10 @@ func NewGuard(issuer *tickets.Issuer, opts *GuardOptions) (*Guard, error) {
 			return nil, fmt.Errorf("middleware.NewGuard: %w", err)
 		}
 	}
-	if g.endpoint = o.Endpoint; g.endpoint == nil {
-		g.endpoint = sentPath
+	o.Audit = g.sockets.opts.Audit
+	if o.Endpoint == nil {
+		o.Endpoint = sentPath
 	}
-	if g.clientIP = o.ClientIP; g.clientIP == nil {
-		g.clientIP = remoteHost
-	}
-	g.audit = g.sockets.opts.Audit
 	return g, nil
 }
 
@@ -121,7 +115,7 @@ func checkSockets(issuer *tickets.Issuer, o *GuardOptions) error {
 	case s.issuer == nil:
 		return errors.New("the Sockets is a zero value: make it with NewSockets")
 	case s.issuer != issuer && issuer != nil:
-		return errors.New("the Sockets is for another issuer: pass NewSockets and NewGuard the same one")
+		return errors.New("the Sockets is for another issuer: give both constructors the same one")
 	case o.Audit != nil && o.Audit != s.opts.Audit:
 		return errors.New("the Sockets has another Audit: set it in SocketsOptions, and leave it out here")
 	}
@@ -177,11 +171,11 @@ func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
 
 // admit decides, and records a Rejection. w is nil where it is not known.
 func (g *Guard) admit(in *incoming, w http.ResponseWriter) (*socket, *Rejection) {
-	in.ip = g.clientIP(in.Request)
+	in.ip = clientIP(g.opts.ClientIP, in.Request)
 	k, rej := g.decide(in, w)
 	if rej != nil {
 		rej.closeConnection(in.Request)
-		rej.record(g.audit, in.Request, in.ip, in.ticketID, in.session)
+		rej.record(g.opts.Audit, in.Request, in.ip, in.ticketID, in.session)
 	}
 	return k, rej
 }
@@ -194,7 +188,7 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 		return nil, rej
 	}
 	// 3. Origin allowed?
-	if !g.origins.allowed(in.Request) {
+	if _, allowed := g.origins.allow(in.Request); !allowed {
 		return nil, reject(refusedOrigin, nil)
 	}
 	// 4. Exactly one ticket?
@@ -268,7 +262,7 @@ func (g *Guard) checkGrant(in *incoming, grant *tickets.Grant) (*Session, *Rejec
 	}
 	in.session = granted
 	e := grant.Endpoint
-	if e == "" && g.opts.RequireEndpoint || e != "" && e != g.endpoint(in.Request) {
+	if e == "" && g.opts.RequireEndpoint || e != "" && e != g.opts.Endpoint(in.Request) {
 		return nil, reject(refusedEndpoint, nil)
 	}
 	known := granted

@@ -35,13 +35,10 @@ const (
 // application/json): the one path, as it stands in a URL, that the ticket is then
 // valid for. It is safe for concurrent use.
 type Mint struct {
-	issuer    *tickets.Issuer
-	authorize func(ctx context.Context, s *Session, endpoint string) error
-	origins   *origins
-	csrf      *http.CrossOriginProtection
-	audit     *audit.Log
-	clientIP  func(*http.Request) string
-	onReject  func(http.ResponseWriter, *http.Request, *Rejection)
+	issuer  *tickets.Issuer
+	origins *origins
+	csrf    *http.CrossOriginProtection
+	opts    MintOptions
 }
 
 // MintOptions configure a [Mint].
@@ -67,13 +64,9 @@ type MintOptions struct {
 // NewMint returns a Mint of issuer's tickets. Its error joins everything that is
 // wrong with the configuration.
 func NewMint(issuer *tickets.Issuer, opts *MintOptions) (*Mint, error) {
-	var o MintOptions
+	m := &Mint{issuer: issuer, csrf: http.NewCrossOriginProtection()}
 	if opts != nil {
-		o = *opts
-	}
-	m := &Mint{
-		issuer: issuer, authorize: o.Authorize, csrf: http.NewCrossOriginProtection(),
-		audit: o.Audit, clientIP: o.ClientIP, onReject: o.OnReject,
+		m.opts = *opts
 	}
 	var errs []error
 	if issuer == nil {
@@ -83,18 +76,15 @@ func NewMint(issuer *tickets.Issuer, opts *MintOptions) (*Mint, error) {
 			"it must be at least 1s, as ttl_seconds counts whole seconds", ttl))
 	}
 	var err error
-	if m.origins, err = newOrigins(o.Origins, false); err != nil {
+	if m.origins, err = newOrigins(m.opts.Origins, false); err != nil {
 		errs = append(errs, err)
 	} else {
-		for _, origin := range o.Origins {
+		for _, origin := range m.opts.Origins {
 			errs = append(errs, m.csrf.AddTrustedOrigin(origin))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("middleware.NewMint: %w", err)
-	}
-	if m.clientIP == nil {
-		m.clientIP = remoteHost
 	}
 	return m, nil
 }
@@ -106,21 +96,21 @@ func (m *Mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s, _ := SessionFrom(r.Context())
 	ticket, g, rej := m.mint(w, r, s)
 	if rej != nil {
-		rej.record(m.audit, r, m.clientIP(r), "", s)
-		rej.answer(w, r, m.onReject)
+		rej.record(m.opts.Audit, r, clientIP(m.opts.ClientIP, r), "", s)
+		rej.answer(w, r, m.opts.OnReject)
 		return
 	}
 	attrs := []slog.Attr{
 		slog.String("provider", s.Provider),
 		slog.String("user_id", s.UserID),
-		slog.String("ip", m.clientIP(r)),
+		slog.String("ip", clientIP(m.opts.ClientIP, r)),
 		slog.String("ticket_id", ticketID(ticket)),
 		slog.String("endpoint", g.Endpoint),
 	}
 	if s.ID != "" {
 		attrs = append(attrs, slog.String("session", shortSessionID(s.ID)))
 	}
-	m.audit.Record(r.Context(), audit.TicketMinted, attrs...)
+	m.opts.Audit.Record(r.Context(), audit.TicketMinted, attrs...)
 	body, _ := json.Marshal(struct { // a string and a number cannot fail to encode
 		Ticket string `json:"ticket"`
 		TTL    int64  `json:"ttl_seconds"`
@@ -148,8 +138,8 @@ func (m *Mint) mint(
 	if rej != nil {
 		return "", g, rej
 	}
-	if m.authorize != nil {
-		if err := m.authorize(r.Context(), s, endpoint); err != nil {
+	if m.opts.Authorize != nil {
+		if err := m.opts.Authorize(r.Context(), s, endpoint); err != nil {
 			return "", g, reject(refusedMintEndpoint, withoutCredential(err, s.ID))
 		}
 	}
@@ -189,7 +179,7 @@ func rejectMint(err error) *Rejection {
 // http.CrossOriginProtection, which compares bytes: it gets Origin and Host in
 // canonical form.
 func (m *Mint) sameSite(r *http.Request) bool {
-	origin, ok := m.origins.check(r)
+	origin, ok := m.origins.allow(r)
 	if !ok {
 		return false
 	}

@@ -42,17 +42,10 @@ func newOrigins(list []string, required bool) (*origins, error) {
 	return o, errors.Join(errs...)
 }
 
-// allowed reports whether the page that sent r may do so. A request without an
-// Origin comes from no browser's WebSocket or cross-origin fetch: there the
-// ticket or the session is the proof.
-func (o *origins) allowed(r *http.Request) bool {
-	_, ok := o.check(r)
-	return ok
-}
-
-// check returns the request's Origin in canonical form as well, "" if it has
-// none.
-func (o *origins) check(r *http.Request) (origin string, ok bool) {
+// allow reports whether the page that sent r may do so, and returns its Origin in
+// canonical form. A request without an Origin comes from no browser's WebSocket
+// or cross-origin fetch: there the ticket or the session is the proof.
+func (o *origins) allow(r *http.Request) (origin string, ok bool) {
 	sent := r.Header["Origin"]
 	switch len(sent) {
 	case 0:

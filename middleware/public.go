@@ -84,16 +84,20 @@ func withLiteralPath(r *http.Request) *http.Request {
 	return &c
 }
 
-// canonical returns r with the Host as patterns write it, where they have any.
-// The handler behind the gate gets the same: a ServeMux behind the gate would take APP.example to
-// another handler than the one that is public.
+// canonical returns r with the Host as patterns write it, where they have any: in
+// lower case, without a trailing dot. The handler behind the gate gets the same: a
+// ServeMux there would take APP.example to another handler than the public one.
 func (p *publicRoutes) canonical(r *http.Request) *http.Request {
 	if !p.hosts {
 		return r
 	}
 	c := *r
-	c.Host = canonicalName(r.Host)
-	if _, port, err := net.SplitHostPort(r.Host); err == nil {
+	host, port, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		host = r.Host
+	}
+	c.Host = strings.TrimSuffix(strings.ToLower(host), ".")
+	if err == nil {
 		c.Host = net.JoinHostPort(c.Host, port)
 	}
 	return &c
@@ -147,13 +151,4 @@ func escapesSeparator(p string) bool {
 			return true
 		}
 	}
-}
-
-// canonicalName is the host that a Host header names, as patterns write it:
-// in lower case, without port and trailing dot.
-func canonicalName(host string) string {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	return strings.TrimSuffix(strings.ToLower(host), ".")
 }

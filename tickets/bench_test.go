@@ -69,8 +69,8 @@ func (e *exchange) mintAndConsume() {
 	}
 }
 
-// settle goes on until the store has its size for this load: each generation learns from the one
-// before.
+// settle exchanges until the store has its size for this load: each generation begins with the size
+// of the one before.
 func (e *exchange) settle() {
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
 		e.mintAndConsume()
@@ -191,7 +191,8 @@ func BenchmarkWorstMintWhileAMillionExpire(b *testing.B) {
 		}
 		runtime.GC()
 		var mint, floor worst
-		for end := time.Now().Add(11 * time.Second); time.Now().Before(end); { // 2 s of life, 5 s of memory, and more
+		// 2 s of life, 5 s of memory, and more.
+		for end := time.Now().Add(11 * time.Second); time.Now().Before(end); {
 			note(&mint, once(func() { e.mint() }))
 			note(&floor, once(func() { sink.text, sink.hash = bareCrypto() }))
 			if e.n%64 == 0 {
@@ -242,7 +243,7 @@ func BenchmarkMemoryPerTicket(b *testing.B) {
 	}
 }
 
-// A million revocations are remembered, and none of them is of the sessions that go on.
+// A million revocations are remembered, and none covers the sessions of the benchmark.
 func BenchmarkMillionRevocations(b *testing.B) {
 	none := newExchange(b, &tickets.IssuerOptions{MaxPerSession: 1 << 20})
 	many := newExchange(b, &tickets.IssuerOptions{MaxPerSession: 1 << 20})

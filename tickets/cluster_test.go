@@ -70,7 +70,8 @@ func TestCluster_RevocationReachesEveryNode(t *testing.T) {
 		)
 		received, _ := a.take()
 		require.Equal(t, []tickets.Revocation{{
-			SessionID: "s1", SessionHash: tickets.HashSession("s1"), Reason: "logout", At: began.Round(0),
+			SessionID: "s1", SessionHash: tickets.HashSession("s1"), Reason: "logout",
+			At: began.Round(0),
 		}}, received)
 		settle()
 		require.Less(t, time.Since(began), 100*time.Millisecond, "it does not wait for a heartbeat")

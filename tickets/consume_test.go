@@ -34,7 +34,8 @@ func TestConsume_ErrorTexts(t *testing.T) {
 		},
 		"empty": {"", "unknown ticket: ", tickets.ErrUnknown},
 		"a hundred": {
-			tickets.Ticket(strings.Repeat("a", 100)), "unknown ticket: aaaaaaaa", tickets.ErrUnknown,
+			tickets.Ticket(strings.Repeat("a", 100)), "unknown ticket: aaaaaaaa",
+			tickets.ErrUnknown,
 		},
 		"nope-never-minted": {
 			"nope-never-minted", "unknown ticket: nope-nev", tickets.ErrUnknown,
@@ -49,13 +50,16 @@ func TestConsume_ErrorTexts(t *testing.T) {
 			tickets.Ticket(strings.Repeat("ü", 16)), "unknown ticket: ", tickets.ErrUnknown,
 		},
 		"control characters": {
-			tickets.Ticket("\x00\r\n\x1b[2J" + strings.Repeat("x", 40)), "unknown ticket: ????[2Jx", tickets.ErrUnknown,
+			tickets.Ticket("\x00\r\n\x1b[2J" + strings.Repeat("x", 40)), "unknown ticket: ????[2Jx",
+			tickets.ErrUnknown,
 		},
 		"the ends of ASCII": {
-			tickets.Ticket(" ~!}" + strings.Repeat("x", 40)), "unknown ticket:  ~!}xxxx", tickets.ErrUnknown,
+			tickets.Ticket(" ~!}" + strings.Repeat("x", 40)), "unknown ticket:  ~!}xxxx",
+			tickets.ErrUnknown,
 		},
 		"bidi, delete, not UTF-8": {
-			tickets.Ticket("\u202e\u0085\x7f\xff\ufeffabc" + strings.Repeat("x", 40)), "unknown ticket: ?????abc", tickets.ErrUnknown,
+			tickets.Ticket("\u202e\u0085\x7f\xff\ufeffabc" + strings.Repeat("x", 40)),
+			"unknown ticket: ?????abc", tickets.ErrUnknown,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -210,7 +214,8 @@ func FuzzConsume(f *testing.F) {
 	store := &spy{Store: tickets.NewMemoryStore(nil)}
 	i := mustIssuer(f, store, nil)
 	for _, seed := range []string{
-		"", "A", strings.Repeat("A", 43), strings.Repeat("A", 42) + "B", strings.Repeat("A", 42) + "\n", strings.Repeat("\xff", 43), strings.Repeat("ü", 20),
+		"", "A", strings.Repeat("A", 43), strings.Repeat("A", 42) + "B",
+		strings.Repeat("A", 42) + "\n", strings.Repeat("\xff", 43), strings.Repeat("ü", 20),
 	} {
 		f.Add(seed)
 	}
@@ -242,4 +247,25 @@ func spelled(value string) bool {
 		}
 	}
 	return len(value) == 43 && strings.IndexByte(alphabet, value[42])%4 == 0
+}
+
+// slow is a store that answers late: the revocation happens in between.
+type slow struct {
+	tickets.Store
+	between func()
+}
+
+func (s slow) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) {
+	g, err := s.Store.Take(ctx, key)
+	s.between()
+	return g, err
+}
+
+func TestConsume_RevokedWhileTheStoreAnswers(t *testing.T) {
+	var i *tickets.Issuer
+	i = mustIssuer(t, slow{tickets.NewMemoryStore(nil), func() {
+		assert.NoError(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: "s"}))
+	}}, nil)
+	_, err := i.Consume(t.Context(), mustMint(t, i, tickets.Grant{SessionID: "s"}))
+	require.ErrorIs(t, err, tickets.ErrRevoked)
 }

@@ -175,7 +175,7 @@ func ExampleNewMemoryStore() {
 	// Output: mint ticket: ticket store is full true
 }
 
-// A readiness probe: a server that refuses every ticket tells its load balancer.
+// A readiness probe: a server that refuses every ticket gets no traffic.
 func ExampleIssuer_Health() {
 	issuer, err := tickets.NewIssuer(
 		tickets.NewMemoryStore(nil),

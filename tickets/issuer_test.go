@@ -1,6 +1,7 @@
 package tickets_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -155,19 +156,24 @@ func TestConsume_LifeOfATicket(t *testing.T) {
 		{name: "used, at its end", use: 1, at: ttl, want: tickets.ErrUsed},
 		{name: "used at its end", use: ttl, at: ttl, want: tickets.ErrUsed},
 		{
-			name: "used, a minute after its end", use: 1, at: ttl + time.Minute, want: tickets.ErrUnknown,
+			name: "used, a minute after its end", use: 1, at: ttl + time.Minute,
+			want: tickets.ErrUnknown,
 		},
 		{
-			name: "the session ends in 5 s", session: 5 * time.Second, at: 5 * time.Second, lifetime: 5 * time.Second,
+			name: "the session ends in 5 s", session: 5 * time.Second, at: 5 * time.Second,
+			lifetime: 5 * time.Second,
 		},
 		{
-			name: "the session ended 1 ns ago", session: 5 * time.Second, at: 5*time.Second + 1, want: tickets.ErrExpired, lifetime: 5 * time.Second,
+			name: "the session ended 1 ns ago", session: 5 * time.Second, at: 5*time.Second + 1,
+			want: tickets.ErrExpired, lifetime: 5 * time.Second,
 		},
 		{
-			name: "5 s after the session's end", session: 5 * time.Second, at: 10 * time.Second, want: tickets.ErrExpired, lifetime: 5 * time.Second,
+			name: "5 s after the session's end", session: 5 * time.Second, at: 10 * time.Second,
+			want: tickets.ErrExpired, lifetime: 5 * time.Second,
 		},
 		{
-			name: "used, at the session's end", session: 5 * time.Second, use: 1, at: 5 * time.Second, want: tickets.ErrUsed, lifetime: 5 * time.Second,
+			name: "used, at the session's end", session: 5 * time.Second, use: 1,
+			at: 5 * time.Second, want: tickets.ErrUsed, lifetime: 5 * time.Second,
 		},
 		{name: "the session ends later", session: time.Hour, at: ttl + 1, want: tickets.ErrExpired},
 		{name: "the session ends with the ticket", session: ttl, at: ttl},
@@ -229,7 +235,8 @@ func TestNewIssuer_RefusesBadOptionsAllAtOnce(t *testing.T) {
 	)
 	require.Error(t, err)
 	for _, part := range []string{
-		"store is nil", "TTL is -1ns, want 1ms to 1h0m0s", "MaxPerSession is -1", "RememberRevocations is -1ns",
+		"store is nil", "TTL is -1ns, want 1ms to 1h0m0s", "MaxPerSession is -1",
+		"RememberRevocations is -1ns",
 	} {
 		assert.ErrorContains(t, err, part)
 	}
@@ -245,12 +252,15 @@ func TestNewIssuer_RefusesBadOptionsAllAtOnce(t *testing.T) {
 		assert.Nil(t, i, name)
 	}
 	for _, o := range []tickets.IssuerOptions{
-		{}, {TTL: time.Hour}, {TTL: time.Millisecond}, {TTL: time.Minute, RememberRevocations: time.Minute},
+		{}, {TTL: time.Hour}, {TTL: time.Millisecond},
+		{TTL: time.Minute, RememberRevocations: time.Minute},
 	} {
 		before := o
-		_, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &o)
-		assert.NoError(t, err)
+		i, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &o)
+		require.NoError(t, err)
 		assert.Equal(t, before, o, "the caller's options are the caller's")
+		ttl := cmp.Or(o.TTL, tickets.DefaultTTL)
+		assert.Equal(t, ttl, i.Lifetime(tickets.Grant{}), "without an end it is the TTL")
 	}
 }
 

@@ -52,7 +52,7 @@ type memoryShard struct {
 }
 
 const (
-	// An expired ticket is told from an unknown one for this long after its end.
+	// An expired ticket is remembered as expired for this long after its end.
 	expiredMemory = 5 * time.Second
 	// No ticket lives longer. What is kept for days is a session, not a ticket.
 	maxLifetime = time.Hour

@@ -232,7 +232,7 @@ func TestGeneration_RefusesWhenPositionsRunOut(t *testing.T) {
 	}
 }
 
-// The largest grant that fits comes back whole, and the next one is refused.
+// The largest grant is returned whole, and one byte more is refused.
 func TestMemoryStore_LargestGrant(t *testing.T) {
 	m := NewMemoryStore(&MemoryOptions{}) // which is no bound of 0
 	now := time.Now()

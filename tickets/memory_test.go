@@ -269,7 +269,8 @@ func TestMemoryStore_AgainstModel(t *testing.T) {
 			for n := range 4000 {
 				switch random.IntN(5) {
 				case 0, 1:
-					life := []time.Duration{time.Millisecond, time.Second, 5 * time.Second, 30 * time.Second, 10 * time.Minute, time.Hour}[random.IntN(6)]
+					life := []time.Duration{time.Millisecond, time.Second, 5 * time.Second,
+						30 * time.Second, 10 * time.Minute, time.Hour}[random.IntN(6)]
 					now := time.Now()
 					e := &entry{key: randomTicket(random).Key(), g: tickets.Grant{
 						SessionID: strings.Repeat(

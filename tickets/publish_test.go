@@ -16,7 +16,7 @@ import (
 )
 
 // What could not be published is published once, the latest of each subject, whatever fails
-// meanwhile; and Health reports a log that fails at once.
+// meanwhile; and Health reports a failing log at once.
 func TestCluster_PublishesAgainOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := new(sharedstore.Server)

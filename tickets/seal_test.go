@@ -51,7 +51,8 @@ func assertSameGrant(t testing.TB, want, got tickets.Grant) {
 		assert.True(t, f.want.Equal(f.got), "%s: want %v, got %v", f.name, f.want, f.got)
 		assert.Equal(t, f.want.IsZero(), f.got.IsZero(), f.name)
 	}
-	got.StartedAt, got.MintedAt, got.ExpiresAt, got.SessionExpiresAt = want.StartedAt, want.MintedAt, want.ExpiresAt, want.SessionExpiresAt
+	got.StartedAt, got.MintedAt, got.ExpiresAt, got.SessionExpiresAt = want.StartedAt,
+		want.MintedAt, want.ExpiresAt, want.SessionExpiresAt
 	assert.Equal(t, want, got)
 }
 
@@ -141,9 +142,11 @@ func FuzzSealRoundTrip(f *testing.F) {
 	f.Add("", "", "", "", "", int64(-62135596800), int64(0), int64(253402300799), int64(5))
 	key := tickets.Ticket(strings.Repeat("A", 43)).Key()
 	f.Fuzz(
-		func(t *testing.T, session, provider, user, endpoint, data string, sec, nsec, sec2, nsec2 int64) {
+		func(t *testing.T, session, provider, user, endpoint, data string, sec, nsec, sec2,
+			nsec2 int64) {
 			g := tickets.Grant{
-				SessionID: session, Provider: provider, UserID: user, Endpoint: endpoint, Data: data,
+				SessionID: session, Provider: provider, UserID: user, Endpoint: endpoint,
+				Data:      data,
 				StartedAt: time.Unix(sec, nsec), MintedAt: time.Unix(sec2, nsec2),
 				ExpiresAt: time.Unix(sec, nsec2).UTC(), SessionExpiresAt: time.Unix(sec2, nsec),
 			}

@@ -106,8 +106,14 @@ func TestCluster_LogThatDoesNotWait(t *testing.T) {
 		"nothing":   func(string) ([]tickets.Revocation, string, error) { return nil, "1", nil },
 		"the same":  func(string) ([]tickets.Revocation, string, error) { return one, "1", nil },
 		"no cursor": func(string) ([]tickets.Revocation, string, error) { return one, "", nil },
-		"an error":  func(string) ([]tickets.Revocation, string, error) { return nil, "", errors.New("no") },
-		"a gap":     func(string) ([]tickets.Revocation, string, error) { return nil, "", tickets.ErrGap },
+		"an error": func(string) ([]tickets.Revocation, string, error) {
+			return nil, "",
+				errors.New("no")
+		},
+		"a gap": func(string) ([]tickets.Revocation, string, error) {
+			return nil, "",
+				tickets.ErrGap
+		},
 		"a gap after start": func(after string) ([]tickets.Revocation, string, error) {
 			if after == "" {
 				return nil, "1", nil

@@ -81,7 +81,8 @@ func holdsPart(t *testing.T, out string, ticket tickets.Ticket) {
 		part := raw[i : i+8]
 		numbers := strings.Trim(fmt.Sprint([]byte(part)), "[]")
 		for _, spelled := range []string{
-			part, hex.EncodeToString([]byte(part)), strings.ToUpper(hex.EncodeToString([]byte(part))), numbers,
+			part, hex.EncodeToString([]byte(part)),
+			strings.ToUpper(hex.EncodeToString([]byte(part))), numbers,
 		} {
 			if strings.Contains(out, spelled) {
 				t.Fatalf("a part of the ticket, %q, is in the output:\n%s", spelled, out)
@@ -191,7 +192,8 @@ func (r *recorder) Errorf(format string, args ...any) { fmt.Fprintf(r, format, a
 
 func TestKey_PrintsAsItsID(t *testing.T) {
 	for _, ticket := range []tickets.Ticket{
-		"", "x", tickets.Ticket(strings.Repeat("A", 43)), tickets.Ticket(strings.Repeat("long", 100)),
+		"", "x", tickets.Ticket(strings.Repeat("A", 43)),
+		tickets.Ticket(strings.Repeat("long", 100)),
 	} {
 		key := ticket.Key()
 		id := sha256.Sum256([]byte(ticket))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/tickets"
 )
 
 const maxForm = 4 << 10 // bytes
@@ -117,9 +118,10 @@ func (s *Server) me(w http.ResponseWriter, r *http.Request) {
 		Provider  string `json:"provider"`
 		ExpiresAt int64  `json:"expires_at"` // seconds since 1970
 		Session   string `json:"session"`
+		TTL       int    `json:"ttl_seconds"` // of a ticket
 
 		Servers []string `json:"servers,omitempty"` // that share their tickets with this one
-	}{m.UserID, m.Provider, m.ExpiresAt.Unix(), shown(m.ID), s.peers})
+	}{m.UserID, m.Provider, m.ExpiresAt.Unix(), shown(m.ID), int(s.issuer.Lifetime(tickets.Grant{}).Seconds()), s.peers})
 }
 
 // me is who the gate let in; it lets nobody else through to a handler.

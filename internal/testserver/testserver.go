@@ -16,6 +16,7 @@ import (
 
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/middleware/client"
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
@@ -143,6 +144,7 @@ func (s *Server) routes(pages *pages, origins []string) (http.Handler, error) {
 	mux.Handle("/events", streams.Wrap(http.HandlerFunc(s.events)))
 	mux.HandleFunc("GET /elsewhere", pages.elsewhere)
 	mux.HandleFunc("GET /assets/", pages.asset)
+	mux.Handle("GET /ticketgate.js", client.Handler())
 	mux.Handle("GET /favicon.ico", http.RedirectHandler("/assets/icon.svg", http.StatusPermanentRedirect))
 	mux.Handle("/", gate.Wrap(http.HandlerFunc(pages.dashboard)))
 	return mux, nil

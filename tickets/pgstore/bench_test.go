@@ -18,9 +18,9 @@ import (
 	"github.com/ticketgate/ticketgate/tickets/pgstore"
 )
 
-// Mint and consume beside what nobody can do without: INSERT and DELETE … RETURNING of a row of the
-// same size in the same UNLOGGED table, through the same pool. They take turns of some 100 ms, so
-// that what else the machine does falls on both; the ratio is the median of turn by turn.
+// Mint and consume beside the least that any store needs: INSERT and DELETE … RETURNING of a row of
+// the same size in the same UNLOGGED table, through the same pool. They take turns of some 100 ms,
+// so that other load falls on both; the ratio is the median of turn by turn.
 func BenchmarkMintConsume(b *testing.B) {
 	s := server(b)
 	for _, callers := range []int{1, 16, 64} {
@@ -138,8 +138,8 @@ func BenchmarkRevoke(b *testing.B) {
 		return issuer
 	}
 	here, there := open(), open()
-	told := make(chan time.Time)
-	there.OnRevoke(func(tickets.Revocation) { told <- time.Now() })
+	received := make(chan time.Time)
+	there.OnRevoke(func(tickets.Revocation) { received <- time.Now() })
 	var took []time.Duration
 	for n := 0; b.Loop(); n++ {
 		began := time.Now()
@@ -150,7 +150,7 @@ func BenchmarkRevoke(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		took = append(took, (<-told).Sub(began))
+		took = append(took, (<-received).Sub(began))
 	}
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2])/1e6, "p50-ms")

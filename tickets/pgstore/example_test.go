@@ -16,8 +16,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets/pgstore"
 )
 
-// Two servers of one application, each with a pool and a store of its own. A ticket that one has
-// minted is good at the other, once; and who signs out at the one is out at the other.
+// Two servers of one application, each with its own client and store. A ticket of one is valid on
+// the other, once, and a revocation on one takes effect on the other.
 func Example() {
 	url, stop := startPostgres() // yours is running already: "postgres://app@localhost/app"
 	defer stop()
@@ -44,7 +44,7 @@ func Example() {
 	defer closeHere()
 	there, closeThere := open()
 	defer closeThere()
-	for there.Health() != nil { // until it has heard who is revoked, a node lets nobody in
+	for there.Health() != nil { // it refuses tickets until it has read the log
 		time.Sleep(time.Millisecond)
 	}
 
@@ -94,7 +94,7 @@ func ExampleNew() {
 		log.Fatal(err)
 	}
 	config.MaxConns = 8
-	config.ConnConfig.ConnectTimeout = 2 * time.Second // how long one that goes nowhere is in the way
+	config.ConnConfig.ConnectTimeout = 2 * time.Second // a host that is gone blocks no longer
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	if err != nil {
 		log.Fatal(err)

@@ -61,9 +61,9 @@ func backends(t *testing.T) int {
 	return n
 }
 
-// The ticket was taken and the answer is lost: that is the store failing, for the audit, and nobody
-// comes in, now or later. Nothing is sent twice.
-func TestLostReply(t *testing.T) {
+// The ticket was taken and the answer is lost: for the audit the store has failed, and the ticket
+// is never accepted. Nothing is sent twice.
+func TestTake_LostReplyIsAnError(t *testing.T) {
 	store, proxy, _ := through(t, 1, patience)
 	for range 5 {
 		key := put(t, store)
@@ -86,7 +86,7 @@ func TestLostReply(t *testing.T) {
 
 // A black hole: every call ends within the timeout, what piles up is bounded, and the first success
 // is within a second of the return.
-func TestBlackHole(t *testing.T) {
+func TestStore_BlackHole(t *testing.T) {
 	const conns, callers = 8, 100
 	store, proxy, pool := through(t, conns, 2*time.Second)
 	var keys []tickets.Key
@@ -121,7 +121,8 @@ func TestBlackHole(t *testing.T) {
 	}
 	proxy.Pass()
 	back := time.Now()
-	for take(store, newTicket().Key()) == nil || store.Put(context.Background(), newTicket().Key(), grant(time.Minute)) != nil {
+	for take(store, newTicket().Key()) == nil || store.Put(context.Background(), newTicket().Key(),
+		grant(time.Minute)) != nil {
 		require.Less(t, time.Since(back), patience)
 	}
 	t.Logf("the first success came %v after the return", time.Since(back))
@@ -141,7 +142,7 @@ func TestBlackHole(t *testing.T) {
 }
 
 // A server that is slow is waited for; one that is slower than the timeout is not.
-func TestSlowServer(t *testing.T) {
+func TestTake_SlowServer(t *testing.T) {
 	store, proxy, _ := through(t, 2, 4*time.Second)
 	key := put(t, store)
 	proxy.Delay(100 * time.Millisecond)
@@ -155,7 +156,7 @@ func TestSlowServer(t *testing.T) {
 
 // Clients that go away must not cost the pool its connections: a query that is cancelled closes its
 // own, and the next caller opens another (https://github.com/jackc/pgx/issues/2425).
-func TestCancelStorm(t *testing.T) {
+func TestStore_CancelledCallersCostNoConnections(t *testing.T) {
 	const conns = 4
 	store, _, pool := through(t, conns, patience)
 	made := pool.Stat().NewConnsCount()
@@ -197,7 +198,7 @@ func TestCancelStorm(t *testing.T) {
 	require.NoError(t, take(store, put(t, store)))
 }
 
-func TestCallerThatIsGoneWaitsForNoConnection(t *testing.T) {
+func TestPut_ContextIsDone(t *testing.T) {
 	store, _, pool := through(t, 1, patience)
 	conn, err := pool.Acquire(t.Context())
 	require.NoError(t, err)
@@ -208,7 +209,7 @@ func TestCallerThatIsGoneWaitsForNoConnection(t *testing.T) {
 }
 
 // Every connection is in use elsewhere: the answer is no, within the timeout.
-func TestExhaustedPool(t *testing.T) {
+func TestStore_PoolExhausted(t *testing.T) {
 	store, _, pool := through(t, 2, time.Second)
 	key := put(t, store)
 	_, cursor := reasons(t, store, "")
@@ -237,7 +238,7 @@ func TestExhaustedPool(t *testing.T) {
 
 // Somebody locks the table (a migration, a VACUUM FULL): no, within the timeout, and the backends
 // that wait for it do not add up.
-func TestLockedTable(t *testing.T) {
+func TestTake_LockedTable(t *testing.T) {
 	s := server(t)
 	pool := newPool(t, s.URL("postgres"), maxConns(3), parameter("application_name", t.Name()))
 	schema := newSchema()
@@ -266,7 +267,7 @@ func TestLockedTable(t *testing.T) {
 
 // The server ends our connections (an administrator does, SQLSTATE 57P01) or takes no more of them
 // (53300): no, and then as before.
-func TestServerThatRefuses(t *testing.T) {
+func TestStore_ConnectionsEndedByTheServer(t *testing.T) {
 	store, _, pool := through(t, 4, patience)
 	for range 5 {
 		key := put(t, store)
@@ -275,7 +276,8 @@ func TestServerThatRefuses(t *testing.T) {
 			server(t),
 			"",
 			fmt.Sprintf(
-				"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '%s'",
+				"SELECT pg_terminate_backend(pid) FROM pg_stat_activity "+
+					"WHERE application_name = '%s'",
 				t.Name(),
 			),
 		)
@@ -284,7 +286,10 @@ func TestServerThatRefuses(t *testing.T) {
 		}
 		require.Eventually(
 			t,
-			func() bool { return take(store, newTicket().Key()) != nil && take(store, put(t, store)) == nil },
+			func() bool {
+				return take(store, newTicket().Key()) != nil && take(store,
+					put(t, store)) == nil
+			},
 			patience,
 			time.Millisecond,
 		)

@@ -196,8 +196,9 @@ func (s *Store) read(
 	}
 }
 
-// readPage appends the rows of one page to rs, moves from and next behind them, and returns how many
-// rows it read. A page begins with the last row of the page before, as a proof that nothing is lost.
+// readPage appends the rows of one page to rs, moves from and next behind them, and returns how
+// many rows it read. A page begins with the last row of the page before, as a proof that nothing is
+// lost.
 func (s *Store) readPage(
 	ctx context.Context, conn *pgx.Conn, from *int64, next *string, rs *[]tickets.Revocation,
 ) (n int, err error) {

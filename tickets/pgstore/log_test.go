@@ -20,20 +20,20 @@ func revocation(id string) tickets.Revocation {
 	return tickets.Revocation{SessionHash: tickets.HashSession(id), Reason: id, At: time.Now()}
 }
 
-// reasons calls Next once, and returns the reasons that it heard and the cursor.
+// reasons calls Next once, and returns the reasons and the cursor.
 func reasons(t testing.TB, s *pgstore.Store, after string) ([]string, string) {
 	t.Helper()
 	rs, next, err := s.Next(t.Context(), after)
 	require.NoError(t, err)
-	var heard []string
+	var received []string
 	for _, r := range rs {
-		heard = append(heard, r.Reason)
+		received = append(received, r.Reason)
 	}
-	return heard, next
+	return received, next
 }
 
-// What is done to the table while a reader's cursor is there, and whether the reader may go on.
-func TestGaps(t *testing.T) {
+// What happens to the table while a cursor is in it, and whether Next may continue.
+func TestNext_Gaps(t *testing.T) {
 	s := server(t)
 	for name, row := range map[string]struct {
 		sql string
@@ -44,10 +44,12 @@ func TestGaps(t *testing.T) {
 		"deleted":       {"DELETE FROM {s}.revocations", true},
 		"numbered anew": {"TRUNCATE {s}.revocations RESTART IDENTITY; " + filler(100), true},
 		"restored": {
-			"CREATE TABLE {s}.dump AS TABLE {s}.revocations; TRUNCATE {s}.revocations; INSERT INTO {s}.revocations OVERRIDING SYSTEM VALUE TABLE {s}.dump", true,
+			"CREATE TABLE {s}.dump AS TABLE {s}.revocations; TRUNCATE {s}.revocations; " +
+				"INSERT INTO {s}.revocations OVERRIDING SYSTEM VALUE TABLE {s}.dump", true,
 		},
 		"the end is missing": {
-			"DELETE FROM {s}.revocations WHERE position = (SELECT max(position) FROM {s}.revocations)", true,
+			"DELETE FROM {s}.revocations WHERE position = " +
+				"(SELECT max(position) FROM {s}.revocations)", true,
 		},
 		"vacuumed": {"SELECT 1", false},
 	} {
@@ -56,8 +58,8 @@ func TestGaps(t *testing.T) {
 			schema := newSchema()
 			store := newStore(t, newPool(t, s.URL("postgres")), schema)
 			require.NoError(t, store.Append(t.Context(), revocation("a")))
-			heard, cursor := reasons(t, store, "")
-			require.Equal(t, []string{"a"}, heard)
+			received, cursor := reasons(t, store, "")
+			require.Equal(t, []string{"a"}, received)
 			sql(t, s, schema, row.sql)
 			if name == "vacuumed" {
 				sql(t, s, schema, "VACUUM (FULL, FREEZE) {s}.revocations")
@@ -71,8 +73,8 @@ func TestGaps(t *testing.T) {
 				require.NoError(t, err)
 				require.Len(t, rs, 1)
 			}
-			heard, _ = reasons(t, store, "")
-			assert.Contains(t, heard, "b")
+			received, _ = reasons(t, store, "")
+			assert.Contains(t, received, "b")
 		})
 	}
 }
@@ -85,21 +87,21 @@ func filler(n int) string {
 }
 
 // Also where the log was empty: a cursor is always at a row.
-func TestGapOfAnEmptyLog(t *testing.T) {
+func TestNext_GapOfAnEmptyLog(t *testing.T) {
 	s := server(t)
 	schema := newSchema()
 	store := newStore(t, newPool(t, s.URL("postgres")), schema)
 	sql(t, s, schema, "TRUNCATE {s}.revocations")
-	heard, cursor := reasons(t, store, "")
-	require.Empty(t, heard)
+	received, cursor := reasons(t, store, "")
+	require.Empty(t, received)
 	require.NoError(t, store.Append(t.Context(), revocation("lost")))
 	sql(t, s, schema, "TRUNCATE {s}.revocations")
 	_, _, err := store.Next(t.Context(), cursor)
 	require.ErrorIs(t, err, tickets.ErrGap)
 }
 
-// A restart may have been a restore: the log cannot tell.
-func TestRestartIsAGap(t *testing.T) {
+// A restart may have been a restore, so it is a gap.
+func TestNext_RestartIsAGap(t *testing.T) {
 	server(t)
 	s, err := servers.NewPostgres(t.TempDir())
 	require.NoError(t, err)
@@ -113,13 +115,13 @@ func TestRestartIsAGap(t *testing.T) {
 	pool.Reset()
 	_, _, err = store.Next(t.Context(), cursor)
 	require.ErrorIs(t, err, tickets.ErrGap)
-	heard, _ := reasons(t, store, "")
-	assert.Equal(t, []string{"a"}, heard)
+	received, _ := reasons(t, store, "")
+	assert.Equal(t, []string{"a"}, received)
 }
 
-// Transactions that stay open, with an older number than any revocation, hold nobody up; and a
-// revocation whose commit takes long is passed over by no cursor.
-func TestLongTransactions(t *testing.T) {
+// Transactions that stay open, with a lower number than any revocation, delay nothing; and no
+// cursor passes over a revocation whose commit takes long.
+func TestNext_LongTransactions(t *testing.T) {
 	s := server(t)
 	schema := newSchema()
 	pool := newPool(t, s.URL("postgres"), maxConns(8))
@@ -134,14 +136,14 @@ func TestLongTransactions(t *testing.T) {
 		pgx.QueryExecModeSimpleProtocol,
 	)
 	require.NoError(t, err)
-	var heard []string
+	var received []string
 	for n := range 20 {
 		require.NoError(t, store.Append(t.Context(), revocation(fmt.Sprint(n))))
 		var got []string
 		got, cursor = reasons(t, store, cursor)
-		heard = append(heard, got...)
+		received = append(received, got...)
 	}
-	assert.Len(t, heard, 20)
+	assert.Len(t, received, 20)
 	// An append that is held between its row and its commit: by a trigger at the commit.
 	sql(t, s, schema, `CREATE FUNCTION {s}.hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 			IF new.reason = 'slow' THEN PERFORM pg_sleep(0.3); END IF; RETURN NULL; END $$;
@@ -158,7 +160,7 @@ func TestLongTransactions(t *testing.T) {
 		) == "1"
 	}, patience, time.Millisecond)
 	require.NoError(t, store.Append(t.Context(), revocation("quick")))
-	last, cursor := reasons(t, store, cursor) // at once: whoever could be passed over is, here
+	last, cursor := reasons(t, store, cursor) // at once: here an entry could be passed over
 	require.NoError(t, <-slow)
 	if len(last) < 2 {
 		got, _ := reasons(t, store, cursor)
@@ -167,8 +169,8 @@ func TestLongTransactions(t *testing.T) {
 	assert.Equal(t, []string{"slow", "quick"}, last)
 }
 
-// What is older than KeepRevocations goes, but for the newest, where cursors are.
-func TestTrim(t *testing.T) {
+// Entries older than KeepRevocations are deleted, except the newest, because cursors are at them.
+func TestLog_Trim(t *testing.T) {
 	s := server(t)
 	schema := newSchema()
 	pool := newPool(t, s.URL("postgres"))
@@ -185,10 +187,10 @@ func TestTrim(t *testing.T) {
 	require.ErrorIs(t, err, tickets.ErrGap, "its place has been trimmed")
 	left := sql(t, s, schema, "SELECT count(*) FROM {s}.revocations")
 	assert.Equal(t, "1000", left)
-	heard, _ := reasons(t, again, "")
-	assert.Empty(t, heard)
+	received, _ := reasons(t, again, "")
+	assert.Empty(t, received)
 
-	// And so do those who revoke.
+	// Append deletes them too.
 	sql(t, s, schema, filler(900)+aged)
 	for n := range 64 {
 		require.NoError(t, again.Append(t.Context(), revocation(fmt.Sprint(n))))
@@ -200,7 +202,7 @@ const aged = "; UPDATE {s}.revocations SET appended = now() - interval '66 minut
 
 // Waiting takes one connection, and gives it back as it was. Where readers would take more than
 // half of the pool's, they look now and then instead.
-func TestWaitingLeavesThePoolAlone(t *testing.T) {
+func TestNext_WaitingTakesOneConnection(t *testing.T) {
 	s := server(t)
 	schema := newSchema()
 	pool := newPool(t, s.URL("postgres"), maxConns(4))
@@ -253,8 +255,8 @@ func TestWaitingLeavesThePoolAlone(t *testing.T) {
 	assert.Zero(t, sessionSettings(t, pool, "synchronous_commit"))
 }
 
-// A revocation is on disk when Append returns, whatever the role would settle for.
-func TestAppendIsDurable(t *testing.T) {
+// A revocation is on disk when Append returns, whatever the settings of the role.
+func TestAppend_IsDurable(t *testing.T) {
 	server(t)
 	s, err := servers.NewPostgres(
 		t.TempDir(),
@@ -280,15 +282,15 @@ func TestAppendIsDurable(t *testing.T) {
 		s.Crash()
 		require.NoError(t, s.Start())
 		pool.Reset()
-		var heard []string
+		var received []string
 		require.Eventually(t, func() bool {
 			rs, _, err := store.Next(t.Context(), "")
 			for _, r := range rs {
-				heard = append(heard, r.Reason)
+				received = append(received, r.Reason)
 			}
 			return err == nil
 		}, patience, 10*time.Millisecond)
-		assert.Contains(t, heard, reason)
+		assert.Contains(t, received, reason)
 	}
 	assert.Equal(
 		t,
@@ -298,7 +300,7 @@ func TestAppendIsDurable(t *testing.T) {
 	)
 }
 
-func TestNextWithAContextThatIsDone(t *testing.T) {
+func TestNext_ContextIsDone(t *testing.T) {
 	store := newStore(t, newPool(t, server(t).URL("postgres")), newSchema())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -312,6 +314,6 @@ func TestAppend_OfNobodyIsRefused(t *testing.T) {
 	for _, r := range []tickets.Revocation{{Reason: "nobody"}, both} {
 		require.ErrorContains(t, store.Append(t.Context(), r), "exactly one session or user")
 	}
-	heard, _ := reasons(t, store, "")
-	require.Empty(t, heard)
+	received, _ := reasons(t, store, "")
+	require.Empty(t, received)
 }

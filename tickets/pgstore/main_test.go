@@ -112,7 +112,8 @@ const patience = 20 * time.Second
 func sessionSettings(t testing.TB, pool *pgxpool.Pool, name string) (changed int) {
 	for _, conn := range pool.AcquireAllIdle(t.Context()) {
 		var same bool
-		err := conn.QueryRow(t.Context(), "SELECT setting = reset_val FROM pg_settings WHERE name = $1", name).
+		err := conn.QueryRow(t.Context(),
+			"SELECT setting = reset_val FROM pg_settings WHERE name = $1", name).
 			Scan(&same)
 		require.NoError(t, err)
 		if !same {

@@ -17,11 +17,12 @@ import (
 )
 
 // Each row spoils something, and New says what.
-func TestNewRefuses(t *testing.T) {
+func TestNew_RefusesAndSaysWhy(t *testing.T) {
 	s := server(t)
 	sql(t, s, "", `CREATE ROLE app LOGIN`)
 	grants := `GRANT USAGE ON SCHEMA {s} TO app;
-		GRANT SELECT, INSERT, UPDATE, DELETE ON {s}.tickets TO app; GRANT SELECT, INSERT, DELETE ON {s}.revocations TO app;`
+		GRANT SELECT, INSERT, UPDATE, DELETE ON {s}.tickets TO app;
+		GRANT SELECT, INSERT, DELETE ON {s}.revocations TO app;`
 	for name, row := range map[string]struct {
 		spoil string
 		edit  func(*pgxpool.Config)
@@ -29,44 +30,59 @@ func TestNewRefuses(t *testing.T) {
 	}{
 		"what the README grants is enough": {},
 		"no tables": {
-			"DROP TABLE {s}.tickets, {s}.revocations", nil, []string{"there is no table {s}.tickets", "there is no table {s}.revocations", "DDL"},
+			"DROP TABLE {s}.tickets, {s}.revocations", nil,
+			[]string{"there is no table {s}.tickets", "there is no table {s}.revocations",
+				"DDL"},
 		},
 		"no schema": {
 			"DROP SCHEMA {s} CASCADE", nil, []string{"there is no table {s}.tickets"},
 		},
 		// A LOGGED table replays after the promotion of a lagging standby.
 		"tickets are LOGGED": {
-			"ALTER TABLE {s}.tickets SET LOGGED", nil, []string{"ALTER TABLE {s}.tickets SET UNLOGGED"},
+			"ALTER TABLE {s}.tickets SET LOGGED", nil,
+			[]string{"ALTER TABLE {s}.tickets SET UNLOGGED"},
 		},
 		"the log is UNLOGGED": {
-			"ALTER TABLE {s}.revocations SET UNLOGGED", nil, []string{"ALTER TABLE {s}.revocations SET LOGGED"},
+			"ALTER TABLE {s}.revocations SET UNLOGGED", nil,
+			[]string{"ALTER TABLE {s}.revocations SET LOGGED"},
 		},
 		"nothing is granted": {
-			"REVOKE ALL ON {s}.tickets, {s}.revocations FROM app", nil, []string{`role "app" may not SELECT, INSERT, UPDATE, DELETE: GRANT SELECT, INSERT, UPDATE, DELETE ON {s}.tickets TO "app"`, `GRANT SELECT, INSERT, DELETE ON {s}.revocations TO "app"`},
+			"REVOKE ALL ON {s}.tickets, {s}.revocations FROM app", nil,
+			[]string{`role "app" may not SELECT, INSERT, UPDATE, DELETE: ` +
+				`GRANT SELECT, INSERT, UPDATE, DELETE ON {s}.tickets TO "app"`,
+				`GRANT SELECT, INSERT, DELETE ON {s}.revocations TO "app"`},
 		},
 		"no DELETE": {
-			"REVOKE DELETE ON {s}.tickets FROM app", nil, []string{`role "app" may not DELETE: GRANT`},
+			"REVOKE DELETE ON {s}.tickets FROM app", nil,
+			[]string{`role "app" may not DELETE: GRANT`},
 		},
 		"no USAGE": {
-			"REVOKE USAGE ON SCHEMA {s} FROM app", nil, []string{`GRANT USAGE ON SCHEMA {s} TO "app"`},
+			"REVOKE USAGE ON SCHEMA {s} FROM app", nil,
+			[]string{`GRANT USAGE ON SCHEMA {s} TO "app"`},
 		},
 		"no lock": {
-			"REVOKE EXECUTE ON FUNCTION pg_advisory_xact_lock(bigint) FROM PUBLIC", nil, []string{"open the log", "permission denied for function pg_advisory_xact_lock"},
+			"REVOKE EXECUTE ON FUNCTION pg_advisory_xact_lock(bigint) FROM PUBLIC", nil,
+			[]string{"open the log", "permission denied for function pg_advisory_xact_lock"},
 		},
 		"a view": {
-			"ALTER TABLE {s}.tickets RENAME TO t; CREATE VIEW {s}.tickets AS SELECT * FROM {s}.t; GRANT ALL ON {s}.tickets TO app", nil, []string{"{s}.tickets is no ordinary table"},
+			"ALTER TABLE {s}.tickets RENAME TO t; CREATE VIEW {s}.tickets AS SELECT * FROM {s}.t; " +
+				"GRANT ALL ON {s}.tickets TO app", nil, []string{"{s}.tickets is no ordinary table"},
 		},
 		"a column is missing": {
-			"ALTER TABLE {s}.tickets DROP COLUMN born", nil, []string{"take a ticket to try", "born"},
+			"ALTER TABLE {s}.tickets DROP COLUMN born", nil,
+			[]string{"take a ticket to try", "born"},
 		},
 		"rows are hidden": {
-			"ALTER TABLE {s}.tickets ENABLE ROW LEVEL SECURITY", nil, []string{"put a ticket to try", "row-level security"},
+			"ALTER TABLE {s}.tickets ENABLE ROW LEVEL SECURITY", nil,
+			[]string{"put a ticket to try", "row-level security"},
 		},
 		"rows are kept": {
-			"CREATE RULE kept AS ON UPDATE TO {s}.tickets DO INSTEAD SELECT sealed FROM {s}.tickets", nil, []string{"to try"},
+			"CREATE RULE kept AS ON UPDATE TO {s}.tickets " +
+				"DO INSTEAD SELECT sealed FROM {s}.tickets", nil, []string{"to try"},
 		},
 		"transactions are read-only": {
-			"", parameter("default_transaction_read_only", "on"), []string{"transactions are read-only", "default_transaction_read_only = off"},
+			"", parameter("default_transaction_read_only", "on"),
+			[]string{"transactions are read-only", "default_transaction_read_only = off"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -98,7 +114,7 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-func TestNewSaysEverythingThatIsWrong(t *testing.T) {
+func TestNew_RefusesBadOptionsAllAtOnce(t *testing.T) {
 	_, err := pgstore.New(t.Context(), nil, &pgstore.Options{
 		Schema: strings.Repeat("s", 64), Timeout: time.Millisecond, KeepRevocations: -1,
 	})
@@ -111,7 +127,7 @@ func TestNewSaysEverythingThatIsWrong(t *testing.T) {
 	assert.ErrorContains(t, err, "Timeout is -1ns")
 }
 
-func TestNewWithoutAServer(t *testing.T) {
+func TestNew_UnreachableServer(t *testing.T) {
 	port, err := servers.FreePort()
 	require.NoError(t, err)
 	_, err = pgstore.New(
@@ -125,7 +141,7 @@ func TestNewWithoutAServer(t *testing.T) {
 
 // IF NOT EXISTS is no lock: without one, all but the first fail on a duplicate key of the
 // catalogue.
-func TestManyNodesCreateTheTables(t *testing.T) {
+func TestNew_ManyNodesCreateTheTables(t *testing.T) {
 	s := server(t)
 	for range 3 {
 		schema := newSchema()
@@ -145,7 +161,7 @@ func TestManyNodesCreateTheTables(t *testing.T) {
 	}
 }
 
-func TestCreateTablesNeedsTheRight(t *testing.T) {
+func TestNew_CreateTablesNeedsTheRight(t *testing.T) {
 	s := server(t)
 	sql(t, s, "", `CREATE ROLE visitor LOGIN`)
 	pool := newPool(t, servers.PostgresURL(s.Addr, "visitor", "postgres"))

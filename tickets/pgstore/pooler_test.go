@@ -20,7 +20,7 @@ import (
 )
 
 // Some pools leave nothing of a session behind, prepared statements included.
-func TestDiscardAll(t *testing.T) {
+func TestStore_DiscardAll(t *testing.T) {
 	s := server(t)
 	for _, level := range []string{"read committed", "serializable"} {
 		pool := newPool(
@@ -48,7 +48,7 @@ func TestDiscardAll(t *testing.T) {
 
 // Through PgBouncer, which hands each transaction to another connection: no prepared statement, no
 // LISTEN and no setting of a session goes through.
-func TestThroughAPooler(t *testing.T) {
+func TestStore_ThroughAPooler(t *testing.T) {
 	s := server(t)
 	for _, mode := range []string{"transaction", "session"} {
 		t.Run(mode, func(t *testing.T) {
@@ -83,11 +83,11 @@ func TestThroughAPooler(t *testing.T) {
 			}
 			wg.Wait()
 			go other.Append(context.Background(), revocation("elsewhere"))
-			var heard []string
-			for len(heard) == 0 {
-				heard, cursor = reasons(t, store, cursor)
+			var received []string
+			for len(received) == 0 {
+				received, cursor = reasons(t, store, cursor)
 			}
-			assert.Equal(t, []string{"elsewhere"}, heard)
+			assert.Equal(t, []string{"elsewhere"}, received)
 			require.NoError(t, store.Append(t.Context(), revocation("here")))
 		})
 	}
@@ -111,7 +111,8 @@ func pgbouncer(t *testing.T, server, mode string) string {
 		os.WriteFile(
 			config,
 			[]byte("[databases]\npostgres = host="+host+" port="+serverPort+" user=postgres\n"+
-				"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = "+strconv.Itoa(port)+"\nauth_type = any\nunix_socket_dir =\n"+
+				"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = "+strconv.Itoa(port)+"\n"+
+				"auth_type = any\nunix_socket_dir =\n"+
 				"pool_mode = "+mode+"\ndefault_pool_size = "+size+"\n"),
 			0o644,
 		),

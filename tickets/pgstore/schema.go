@@ -78,7 +78,7 @@ const (
 	whyNotSQL = `SELECT used, ends < statement_timestamp(), ` + sameSQL + `
 		FROM {schema}.tickets WHERE id = $1`
 
-	// An expired ticket is told from an unknown one for 5 s by the contract.
+	// An expired ticket is remembered for 5 s by the contract.
 	sweepSQL = `WITH gone AS (
 			DELETE FROM {schema}.tickets WHERE ctid >= '(%d,0)' AND ctid < '(%d,0)'
 				AND ends < statement_timestamp() - interval '6 seconds'

@@ -23,8 +23,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets/storetest"
 )
 
-// Whatever a pool is like, and whatever the role's defaults are.
-func TestStoreKeepsTheContract(t *testing.T) {
+// The contract holds for every kind of pool, and for all defaults of the role.
+func TestStore_Contract(t *testing.T) {
 	s := server(t)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -37,8 +37,10 @@ func TestStoreKeepsTheContract(t *testing.T) {
 		"serializable": {
 			maxConns(8), parameter("default_transaction_isolation", "serializable"),
 		},
-		"other settings": {parameter("synchronous_commit", "off"), parameter("TimeZone", "Asia/Kathmandu"),
-			parameter("DateStyle", "German"), parameter("bytea_output", "escape"), parameter("standard_conforming_strings", "off")},
+		"other settings": {parameter("synchronous_commit", "off"),
+			parameter("TimeZone", "Asia/Kathmandu"),
+			parameter("DateStyle", "German"), parameter("bytea_output", "escape"),
+			parameter("standard_conforming_strings", "off")},
 	} {
 		pool, schema := newPool(t, s.URL("postgres"), edits...), newSchema()
 		node := func() (tickets.Store, error) {
@@ -83,9 +85,9 @@ func take(s tickets.Store, key tickets.Key) error {
 	return err
 }
 
-// Of those who race, one wins and all others hear that the ticket is used, at every isolation
-// level: above READ COMMITTED the server tells them "could not serialize access" (SQLSTATE 40001).
-func TestLosersHearThatItIsUsed(t *testing.T) {
+// One of many concurrent callers gets the ticket and all others get ErrUsed, at every isolation
+// level. Above READ COMMITTED the server answers "could not serialize access" (SQLSTATE 40001).
+func TestTake_LosersGetErrUsed(t *testing.T) {
 	s := server(t)
 	for _, level := range []string{"read committed", "repeatable read", "serializable"} {
 		t.Run(level, func(t *testing.T) {
@@ -129,8 +131,8 @@ func TestLosersHearThatItIsUsed(t *testing.T) {
 	}
 }
 
-// Every row of every table is read, in every spelling: nothing opens a door, and nobody has a name.
-func TestNothingIsReadable(t *testing.T) {
+// Every row of every table, in every spelling, has no secret and no name.
+func TestStore_HoldsNoSecretsAndNoNames(t *testing.T) {
 	s := server(t)
 	schema := newSchema()
 	store := newStore(t, newPool(t, s.URL("postgres")), schema)
@@ -195,7 +197,8 @@ func TestNothingIsReadable(t *testing.T) {
 			s,
 			"",
 			fmt.Sprintf(
-				"SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relnamespace = '%q'::regnamespace",
+				"SELECT count(*) FROM pg_class "+
+					"WHERE relkind = 'r' AND relnamespace = '%q'::regnamespace",
 				schema,
 			),
 		),
@@ -205,7 +208,8 @@ func TestNothingIsReadable(t *testing.T) {
 // unhex spells every \x… of a row as the bytes that it is.
 func unhex(text string) string {
 	var b strings.Builder
-	for _, field := range strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune("(),\"\\x\n", r) }) {
+	for _, field := range strings.FieldsFunc(text,
+		func(r rune) bool { return strings.ContainsRune("(),\"\\x\n", r) }) {
 		if raw, err := hex.DecodeString(field); err == nil {
 			b.Write(raw)
 			b.WriteByte('\n')
@@ -215,10 +219,11 @@ func unhex(text string) string {
 }
 
 // A ticket is good as the very row that Put wrote, in the life of the process that it was put into.
-func TestRowsThatCameBackAreNoTickets(t *testing.T) {
+func TestTake_RefusesRowsThatCameBack(t *testing.T) {
 	for name, back := range map[string]func(t *testing.T, s *servers.Postgres, schema string){
 		"from a dump of the table": func(t *testing.T, s *servers.Postgres, schema string) {
-			sql(t, s, schema, `CREATE UNLOGGED TABLE {s}.dump AS TABLE {s}.tickets; TRUNCATE {s}.tickets; INSERT INTO {s}.tickets TABLE {s}.dump`)
+			sql(t, s, schema, `CREATE UNLOGGED TABLE {s}.dump AS TABLE {s}.tickets;
+				TRUNCATE {s}.tickets; INSERT INTO {s}.tickets TABLE {s}.dump`)
 		},
 		// A shutdown in good order keeps UNLOGGED tables: so does a copy of the files that it
 		// leaves.
@@ -233,7 +238,8 @@ func TestRowsThatCameBackAreNoTickets(t *testing.T) {
 		"after a backend was killed": func(t *testing.T, s *servers.Postgres, _ string) {
 			_, err := s.Do("COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'")
 			require.Error(t, err)
-			require.NoError(t, s.Await(patience, func() error { _, err := s.Do("SELECT 1"); return err }))
+			require.NoError(t,
+				s.Await(patience, func() error { _, err := s.Do("SELECT 1"); return err }))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -257,8 +263,8 @@ func TestRowsThatCameBackAreNoTickets(t *testing.T) {
 	}
 }
 
-// Whoever mints takes out what has expired, a little at a time; what has not stays.
-func TestMintsSweep(t *testing.T) {
+// Every 64th Put deletes some expired rows. Valid ones stay.
+func TestPut_SweepsExpiredRows(t *testing.T) {
 	s := server(t)
 	schema := newSchema()
 	store := newStore(t, newPool(t, s.URL("postgres")), schema)

@@ -13,9 +13,10 @@ import (
 )
 
 // The README's line: nothing less will do, and it is enough for the whole contract.
-const granted = "~ticketgate:* +eval +evalsha +info +get +set +pttl +del +xadd +xrange +xrevrange +xtrim +xread"
+const granted = "~ticketgate:* +eval +evalsha +info +get +set +pttl +del " +
+	"+xadd +xrange +xrevrange +xtrim +xread"
 
-func TestACL(t *testing.T) {
+func TestACL_GrantedIsEnoughAndNeeded(t *testing.T) {
 	r := newRedis(t)
 	login := func(rules ...string) *redis.Client {
 		_, err := r.Do(
@@ -44,7 +45,7 @@ func TestACL(t *testing.T) {
 }
 
 // A script that may not run INFO has written nothing when it fails.
-func TestACLWithoutInfoLater(t *testing.T) {
+func TestACL_InfoRevokedLater(t *testing.T) {
 	r := newRedis(t)
 	store := newStore(t, newClient(t, r.Addr), nil)
 	key := put(t, store)

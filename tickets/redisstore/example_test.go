@@ -15,8 +15,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets/redisstore"
 )
 
-// Two servers of one application, each with a client and a store of its own. A ticket that one has
-// minted is good at the other, once; and who signs out at the one is out at the other.
+// Two servers of one application, each with its own client and store. A ticket of one is valid on
+// the other, once, and a revocation on one takes effect on the other.
 func Example() {
 	addr, stop := startRedis() // yours is running already: "localhost:6379"
 	defer stop()
@@ -40,7 +40,7 @@ func Example() {
 	defer closeHere()
 	there, closeThere := open()
 	defer closeThere()
-	for there.Health() != nil { // until it has heard who is revoked, a node lets nobody in
+	for there.Health() != nil { // it refuses tickets until it has read the log
 		time.Sleep(time.Millisecond)
 	}
 
@@ -66,7 +66,7 @@ func Example() {
 	// ended there: logout
 }
 
-// The client that an application has serves as it is: a cluster's, a sentinel's, one with TLS.
+// The client of the application can be for a cluster, a sentinel, or TLS.
 func ExampleNew() {
 	client := redis.NewUniversalClient(&redis.UniversalOptions{
 		Addrs:    []string{"redis-1:6379", "redis-2:6379", "redis-3:6379"},

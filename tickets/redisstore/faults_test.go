@@ -21,7 +21,7 @@ import (
 
 // By default go-redis sends a command again if its answer was lost. The ticket is used by then: the
 // audit must say that the store failed, and not that a ticket was replayed.
-func TestLostReply(t *testing.T) {
+func TestTake_LostReplyIsAnError(t *testing.T) {
 	r := newRedis(t)
 	proxy := newProxy(t, r.Addr)
 	store := newStore(
@@ -46,7 +46,7 @@ func TestLostReply(t *testing.T) {
 	require.Error(t, store.Put(ctx, ticket.Key(), g))
 }
 
-func TestSlowServer(t *testing.T) {
+func TestTake_SlowServer(t *testing.T) {
 	r := newRedis(t)
 	proxy := newProxy(t, r.Addr)
 	store := newStore(t, newClient(t, proxy.Addr()), nil)
@@ -62,7 +62,7 @@ var blackHoles = map[string]func(*servers.Proxy){
 
 // With go-redis's defaults a client waits 3 s for a server that does not answer, and its
 // connections are all in use until then.
-func TestBlackHole(t *testing.T) {
+func TestStore_BlackHole(t *testing.T) {
 	const callers, poolSize, bound = 100, 8, 2500 * time.Millisecond
 	r := newRedis(t)
 	for name, begin := range blackHoles {
@@ -114,7 +114,7 @@ func TestBlackHole(t *testing.T) {
 				)
 				received := time.Since(back)
 				t.Logf(
-					"the slowest call took %v, the first success came after %v, the log was read after %v",
+					"slowest call: %v, first success after %v, log read after %v",
 					time.Duration(slowest.Load()),
 					first,
 					received,
@@ -141,7 +141,7 @@ func goroutinesOfClients() int {
 }
 
 // Every wait for an answer ends with the store's timeout, and not with that of the client.
-func TestDeadlines(t *testing.T) {
+func TestStore_DeadlinesAreTheTimeout(t *testing.T) {
 	const timeout = 2 * time.Second // less than the 3 s of the client
 	var longest atomic.Int64
 	client := newClient(t, newRedis(t).Addr, func(o *redis.Options) {
@@ -177,7 +177,7 @@ func (d deadlines) SetDeadline(t time.Time) error {
 }
 
 // A call that finds no connection fails within the timeout.
-func TestPoolExhausted(t *testing.T) {
+func TestStore_PoolExhausted(t *testing.T) {
 	client := newClient(t, newRedis(t).Addr, func(o *redis.Options) { o.PoolSize = 1 })
 	store := newStore(t, client, &redisstore.Options{Timeout: time.Second})
 	key := put(t, store)
@@ -193,7 +193,7 @@ func TestPoolExhausted(t *testing.T) {
 }
 
 // A server that was killed and restarts with its files refuses all tickets of before.
-func TestRestart(t *testing.T) {
+func TestTake_RefusesTicketsOfBeforeARestart(t *testing.T) {
 	r := newRedis(t, "--appendonly", "yes", "--appendfsync", "always")
 	store := newStore(t, newClient(t, r.Addr), nil)
 	fresh, used := put(t, store), put(t, store)
@@ -211,7 +211,7 @@ func TestRestart(t *testing.T) {
 }
 
 // A replica that takes writes has the primary's replication id, and not its run_id.
-func TestWritableReplica(t *testing.T) {
+func TestTake_WritableReplicaRefuses(t *testing.T) {
 	primary, replica := newRedis(t), newRedis(t, "--replica-read-only", "no")
 	require.NoError(t, replica.Follow(primary.Addr))
 	require.NoError(t, replica.CatchUp(primary)) // the first replica changes the replication id

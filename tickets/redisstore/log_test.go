@@ -39,12 +39,13 @@ func revoke(t *testing.T, s *redisstore.Store, reason string) {
 func addOld(t *testing.T, client *redis.Client, id, reason string) {
 	t.Helper()
 	require.NoError(t, client.XAdd(ctx, &redis.XAddArgs{Stream: logKey, ID: id, Values: []string{
-		"nonce", id, "reason", reason, "at", "1970-01-01T00:00:01Z", "session", fmt.Sprintf("%064x", 1),
+		"nonce", id, "reason", reason, "at", "1970-01-01T00:00:01Z", "session",
+		fmt.Sprintf("%064x", 1),
 	}}).Err())
 }
 
 // A reader of everything misses nothing when all of it is trimmed, however long ago that was.
-func TestTrim(t *testing.T) {
+func TestLog_Trim(t *testing.T) {
 	client := newClient(t, newRedis(t).Addr)
 	store := newStore(t, client, nil)
 	require.NoError(t, client.Del(ctx, logKey).Err())
@@ -68,7 +69,7 @@ func TestTrim(t *testing.T) {
 	require.ErrorIs(t, err, tickets.ErrGap, "who has read the first only has missed some")
 }
 
-func TestLogIsReadInPages(t *testing.T) {
+func TestLog_IsReadInPages(t *testing.T) {
 	store := newStore(t, newClient(t, newRedis(t).Addr), nil)
 	_, cursor := reasons(t, store, "")
 	var want []string
@@ -84,7 +85,7 @@ func TestLogIsReadInPages(t *testing.T) {
 	}
 }
 
-func TestGaps(t *testing.T) {
+func TestNext_Gaps(t *testing.T) {
 	r := newRedis(
 		t,
 		"--enable-debug-command",
@@ -116,7 +117,8 @@ func TestGaps(t *testing.T) {
 			newStore(t, client, nil)
 		}},
 		{
-			"the entry is gone", func() { require.NoError(t, client.XTrimMaxLen(ctx, logKey, 0).Err()) },
+			"the entry is gone",
+			func() { require.NoError(t, client.XTrimMaxLen(ctx, logKey, 0).Err()) },
 		},
 		{"another entry of the same id", func() {
 			last := client.XRevRangeN(ctx, logKey, "+", "-", 1).Val()[0].ID
@@ -140,7 +142,7 @@ func TestGaps(t *testing.T) {
 }
 
 // An entry that cannot be read may be a revocation, so Next does not pass over it.
-func TestMalformedEntry(t *testing.T) {
+func TestNext_MalformedEntryIsAnError(t *testing.T) {
 	client := newClient(t, newRedis(t).Addr)
 	store := newStore(t, client, nil)
 	_, cursor := reasons(t, store, "")

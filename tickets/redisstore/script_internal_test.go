@@ -11,7 +11,7 @@ import (
 )
 
 // Redis 6 takes one section of INFO at a time: the mark is the same.
-func TestMarkOfRedis6(t *testing.T) {
+func TestMark_Redis6(t *testing.T) {
 	r, err := servers.NewRedis(t.TempDir())
 	t.Cleanup(r.Close)
 	servers.Skip(t, err)

@@ -44,7 +44,7 @@ type Options struct {
 	KeepRevocations time.Duration
 }
 
-// An expired ticket is told from an unknown one for this long: 5 s by the contract.
+// An expired ticket is remembered as expired for this long: 5 s by the contract.
 const expiredMemory = 6 * time.Second
 
 // Store is a tickets.Store and a tickets.RevocationLog. It is safe for concurrent use, runs no

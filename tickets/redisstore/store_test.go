@@ -19,7 +19,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets/storetest"
 )
 
-func TestContract(t *testing.T) {
+func TestStore_Contract(t *testing.T) {
 	client := newClient(t, newRedis(t).Addr)
 	newNode := func() (tickets.Store, error) { return redisstore.New(ctx, client, patient) }
 	t.Run("alone", func(t *testing.T) { storetest.Run(t, newNode) })
@@ -27,7 +27,7 @@ func TestContract(t *testing.T) {
 }
 
 // RESP 2, what a proxy or an old server speaks, and a client inside something else.
-func TestContractOfOtherClients(t *testing.T) {
+func TestStore_ContractOfOtherClients(t *testing.T) {
 	addr := newRedis(t).Addr
 	for name, client := range map[string]redis.UniversalClient{
 		"RESP 2":  newClient(t, addr, func(o *redis.Options) { o.Protocol = 2 }),
@@ -52,8 +52,8 @@ func TestContractOfOtherClients(t *testing.T) {
 	}
 }
 
-// What is in Redis, byte by byte, opens no door and names nobody.
-func TestSecrets(t *testing.T) {
+// The contents of Redis, byte by byte, have no secret and no name.
+func TestStore_HoldsNoSecretsAndNoNames(t *testing.T) {
 	r := newRedis(t, "--rdbcompression", "no")
 	store := newStore(t, newClient(t, r.Addr), nil)
 	canaries := []string{
@@ -66,7 +66,8 @@ func TestSecrets(t *testing.T) {
 	for used := range 2 {
 		ticket, g := newTicket()
 		canaries = append(canaries, string(ticket))
-		g.SessionID, g.Provider, g.UserID, g.Data, g.Endpoint = canaries[0], canaries[1], canaries[2], canaries[3], canaries[4]
+		g.SessionID, g.Provider, g.UserID, g.Data, g.Endpoint = canaries[0], canaries[1],
+			canaries[2], canaries[3], canaries[4]
 		require.NoError(t, store.Put(ctx, ticket.Key(), g))
 		if used == 1 {
 			require.NoError(t, take(store, ticket.Key()))
@@ -102,7 +103,7 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-func TestKeysHavePrefix(t *testing.T) {
+func TestStore_KeysHaveThePrefix(t *testing.T) {
 	r := newRedis(t)
 	client := newClient(t, r.Addr)
 	one, other := newStore(
@@ -121,8 +122,8 @@ func TestKeysHavePrefix(t *testing.T) {
 	require.Equal(t, int64(1), client.Exists(ctx, "{one}ticket:"+key.String()).Val())
 }
 
-// A server at its maxmemory lets people in who have a ticket already.
-func TestOutOfMemory(t *testing.T) {
+// At maxmemory, outstanding tickets are still valid.
+func TestPut_OutOfMemoryIsErrFull(t *testing.T) {
 	r := newRedis(t)
 	store := newStore(t, newClient(t, r.Addr), nil)
 	key := put(t, store)
@@ -139,7 +140,7 @@ func TestOutOfMemory(t *testing.T) {
 	require.Error(t, store.Append(ctx, tickets.Revocation{SessionID: "s1"}))
 }
 
-func TestForeignKeys(t *testing.T) {
+func TestStore_ForeignValuesAreRefused(t *testing.T) {
 	client := newClient(t, newRedis(t).Addr)
 	store := newStore(t, client, nil)
 	ticket, g := newTicket()
@@ -163,14 +164,14 @@ func TestForeignKeys(t *testing.T) {
 	require.Error(t, store.Append(ctx, tickets.Revocation{SessionID: "s1"}))
 }
 
-func TestZeroKey(t *testing.T) {
+func TestPut_ZeroKeyIsAnError(t *testing.T) {
 	store := newStore(t, newClient(t, newRedis(t).Addr), nil)
 	require.Error(t, store.Put(ctx, tickets.Key{}, tickets.Grant{}))
 	require.ErrorIs(t, take(store, tickets.Key{}), tickets.ErrUnknown)
 }
 
-// A server that has forgotten its scripts, as after a restart, is told them again.
-func TestScriptsAreForgotten(t *testing.T) {
+// A server that has lost its scripts, as after a restart, is sent them again.
+func TestTake_AfterScriptFlush(t *testing.T) {
 	r := newRedis(t)
 	store := newStore(t, newClient(t, r.Addr), nil)
 	for range 3 {
@@ -182,8 +183,8 @@ func TestScriptsAreForgotten(t *testing.T) {
 	}
 }
 
-// A ticket that is put with a mark of a moment ago is dead, and never good twice.
-func TestMarkOutOfDate(t *testing.T) {
+// A ticket that is put with an old mark is refused, and never accepted twice.
+func TestTake_MarkOutOfDate(t *testing.T) {
 	r := newRedis(t, "--enable-debug-command", "yes")
 	one, other := newStore(t, newClient(t, r.Addr), nil), newStore(t, newClient(t, r.Addr), nil)
 	for range 20 {
@@ -207,7 +208,7 @@ func TestMarkOutOfDate(t *testing.T) {
 	require.NoError(t, take(one, put(t, other)))
 }
 
-func TestEvicted(t *testing.T) {
+func TestStore_AfterFlushAll(t *testing.T) {
 	r := newRedis(t)
 	store := newStore(t, newClient(t, r.Addr), nil)
 	_, cursor, err := store.Next(ctx, "")
@@ -224,7 +225,7 @@ func TestEvicted(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestOptions(t *testing.T) {
+func TestNew_RefusesBadOptions(t *testing.T) {
 	_, err := redisstore.New(ctx, nil, &redisstore.Options{Timeout: -1, KeepRevocations: -1})
 	for _, want := range []string{
 		"client is nil", "Timeout is -1ns, want at least 10ms", "KeepRevocations is -1ns",
@@ -242,7 +243,7 @@ func TestOptions(t *testing.T) {
 }
 
 // A replica takes no ticket, and New says so.
-func TestReplica(t *testing.T) {
+func TestNew_RefusesAReplica(t *testing.T) {
 	primary, replica := newRedis(t), newRedis(t)
 	require.NoError(t, replica.Follow(primary.Addr))
 	require.NoError(t, replica.CatchUp(primary))
@@ -251,7 +252,7 @@ func TestReplica(t *testing.T) {
 	require.ErrorContains(t, err, "want a client of the primary")
 }
 
-func TestUnreachable(t *testing.T) {
+func TestNew_UnreachableServer(t *testing.T) {
 	r := newRedis(t)
 	r.Kill()
 	_, err := redisstore.New(ctx, newClient(t, r.Addr), patient)
@@ -259,7 +260,7 @@ func TestUnreachable(t *testing.T) {
 }
 
 // The user's own client is as it was.
-func TestClientIsLeftAlone(t *testing.T) {
+func TestNew_LeavesTheClientAlone(t *testing.T) {
 	client := newClient(t, newRedis(t).Addr)
 	before := *client.Options()
 	newStore(t, client, nil)
@@ -269,7 +270,7 @@ func TestClientIsLeftAlone(t *testing.T) {
 	require.Equal(t, before.MaxRetries, after.MaxRetries)
 }
 
-func TestCancelled(t *testing.T) {
+func TestStore_ContextIsDone(t *testing.T) {
 	store := newStore(t, newClient(t, newRedis(t).Addr), nil)
 	gone, cancel := context.WithCancel(ctx)
 	cancel()

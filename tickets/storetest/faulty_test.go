@@ -11,7 +11,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// store is the plainest store that keeps the contract, but for its fault.
+// store keeps the contract in the simplest way, except for its fault.
 type store struct {
 	fault string
 	max   int
@@ -212,7 +212,7 @@ func (s *store) expiredError(e *entry, now time.Time, key tickets.Key) error {
 	case s.fault == "expired is unknown",
 		s.fault == "forgets expired after 2 s" && now.Sub(e.g.ExpiresAt) > 2*time.Second:
 		return tickets.ErrUnknown
-	case s.fault == "tells of expiry once":
+	case s.fault == "remembers expiry once":
 		delete(s.m, key.ID())
 	case s.fault == "expired is only ErrInvalid":
 		return tickets.ErrInvalid

@@ -69,7 +69,7 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 		"an error of its own for unknown":  {isUnknown},
 		"expired is unknown":               {isExpired},
 		"expired is only ErrInvalid":       {isExpired},
-		"tells of expiry once":             {isExpired},
+		"remembers expiry once":            {isExpired},
 		"forgets expired after 2 s":        {isExpired},
 		"returns another's grant":          {apart},
 		"loses Data":                       {comesBack},

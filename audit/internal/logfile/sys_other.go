@@ -18,7 +18,7 @@ func onlyOurs(os.FileInfo) error { return nil }
 // names is 1: hard links are not looked for.
 func names(os.FileInfo) int { return 1 }
 
-// noSpace is false: the errors can't be told apart.
+// noSpace is false: the errors can't be distinguished.
 func noSpace(error) bool { return false }
 
 // syncDir does nothing: directories can't be flushed.

@@ -11,8 +11,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// forgottenAfter is how long after its end a keeper may still hold a ticket. ticketgate tells an
-// expired ticket from an unknown one for 5 s, and drops whole generations.
+// forgottenAfter is how long after its end a keeper may still hold a ticket. ticketgate remembers
+// an expired ticket for 5 s, and drops whole generations.
 func forgottenAfter(name string, ttl time.Duration) time.Duration {
 	if name == ours {
 		return ttl + 5500*time.Millisecond
@@ -76,7 +76,8 @@ func slowestRow(r *report) {
 	}
 	walls := []float64{try(ours), try(ours), try(ours)}
 	best, least := "", 0.0
-	for _, name := range []string{ttlName, otterIs, scsName, lruName} { // a scan at each mint takes all day
+	// Not goScan: with a scan at each mint it takes all day.
+	for _, name := range []string{ttlName, otterIs, scsName, lruName} {
 		if wall := try(name); best == "" || wall < least {
 			best, least = name, wall
 		}

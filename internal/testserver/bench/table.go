@@ -31,11 +31,6 @@ func (r *report) goal(what, goal, measured string, met bool) {
 	fmt.Fprintf(r.out, "goal\t| %s | %s | %s | %s |\n", what, goal, measured, verdict)
 }
 
-// undecided is a goal of which the machine was too busy to tell.
-func (r *report) undecided(what, goal, measured, why string) {
-	fmt.Fprintf(r.out, "goal\t| %s | %s | %s | not decided: %s |\n", what, goal, measured, why)
-}
-
 // atMost is a goal for one figure.
 func (r *report) atMost(what string, measured, goal float64, format string) {
 	r.goal(what, "≤ "+fmt.Sprintf(format, goal), fmt.Sprintf(format, measured), measured <= goal)

@@ -71,7 +71,7 @@ func inParallel(goroutines int, f func(worker int)) func(n int) {
 	}
 }
 
-// A thousand tickets that nobody uses lie in every keeper, as in a server at work.
+// keeperWith fills a keeper with unused tickets, as a server at work has them.
 func keeperWith(name string, outstanding int, ttl time.Duration, grants []tickets.Grant) *keeper {
 	k := keepers[name](1<<21, ttl)
 	for i := range outstanding {
@@ -265,7 +265,8 @@ func outstandingRow(r *report) {
 	)
 }
 
-// steadyRow mints for good what nobody uses, with a lifetime that leaves a million outstanding.
+// steadyRow mints without end tickets that nobody uses, with a lifetime that leaves a million of
+// them.
 func steadyRow(r *report) {
 	grants := grantsOf(1 << 13)
 	n := 0
@@ -290,7 +291,8 @@ func steadyRow(r *report) {
 		time.Millisecond,
 	)
 	k := newTicketgate(0, ttl)
-	for end := time.Now().Add(r.long(ttl + 9*time.Second)); time.Now().Before(end); { // until what comes goes
+	// Until as many expire as are minted.
+	for end := time.Now().Add(r.long(ttl + 9*time.Second)); time.Now().Before(end); {
 		turn(k)
 	}
 	began := time.Now()

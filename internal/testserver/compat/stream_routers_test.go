@@ -20,7 +20,7 @@ func TestStreamsThroughRouters(t *testing.T) {
 	}
 	for _, wrapper := range wrappers {
 		around[wrapper.name] = func(d doors, stream http.Handler) http.Handler { return wrapper.wrap(d.guard.Wrap(stream)) }
-		if wrapper.deaf {
+		if wrapper.opaque {
 			delete(around, wrapper.name) // it cannot flush either
 		}
 	}

@@ -91,7 +91,7 @@ func TestPages(t *testing.T) {
 	host := strings.TrimPrefix(base, "http://")
 	twin := strings.Replace(host, "127.0.0.1", "localhost", 1)
 	strict := "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; "
-	assets := map[string]bool{"/favicon.ico": true}
+	assets := map[string]bool{"/favicon.ico": true, "/ticketgate.js": true}
 	for path, policy := range map[string]string{
 		"/":          strict + "connect-src 'self'; frame-src 'self' http://" + twin + "; frame-ancestors 'none'",
 		"/login":     strict + "frame-ancestors 'none'",

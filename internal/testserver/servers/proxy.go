@@ -37,7 +37,7 @@ const (
 // link is one connection through the proxy.
 type link struct {
 	client, server net.Conn // server is nil until it is dialled
-	mute           bool     // has lost a reply, so that none that follows would make sense
+	silent         bool     // has lost a reply: the replies after it would make no sense
 }
 
 // NewProxy returns a proxy that passes everything to target, a host and port.
@@ -93,7 +93,7 @@ func (p *Proxy) Delay(d time.Duration) { p.set(func() { p.delay = d }) }
 func (p *Proxy) Target(addr string) { p.set(func() { p.target = addr }) }
 
 // Open returns how many connections there are through the proxy. While it stalls, those that the
-// client has given up count too: the server has not heard of it.
+// client has given up count too: the server does not know yet.
 func (p *Proxy) Open() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -181,14 +181,14 @@ func (p *Proxy) copy(l *link, to, from net.Conn, replies bool) {
 		}
 		if err != nil {
 			p.mu.Lock()
-			p.awaitMoving(l) // in a black hole nobody hears of an end either
+			p.awaitMoving(l) // in a black hole an end does not arrive either
 			p.mu.Unlock()
 			return
 		}
 	}
 }
 
-// admit waits for as long as the fault says, and reports whether the piece that was read goes on.
+// admit waits as the fault demands, and reports whether the piece that was read is passed on.
 func (p *Proxy) admit(l *link, reply bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -211,9 +211,9 @@ func (p *Proxy) admit(l *link, reply bool) bool {
 		return false
 	case p.fault == swallowing:
 		p.lost++
-		l.mute = true
+		l.silent = true
 	}
-	return !l.mute
+	return !l.silent
 }
 
 // awaitMoving returns when bytes may move, or the link is gone. p.mu is held.

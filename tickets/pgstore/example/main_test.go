@@ -103,7 +103,8 @@ func TestExample_TwoProcesses(t *testing.T) {
 	require.Equal(t, http.StatusSeeOther, out.StatusCode)
 	_, _, err = conn.Read(ctx)
 	require.EqualValues(t, 4401, websocket.CloseStatus(err), "%v", err)
-	require.Equal(t, http.StatusUnauthorized, post(t, other, "/api/auth/ws-ticket", session, "").StatusCode)
+	out = post(t, other, "/api/auth/ws-ticket", session, "")
+	require.Equal(t, http.StatusUnauthorized, out.StatusCode)
 
 	session = post(t, other, "/login", "", url.Values{"user": {"ada"}}.Encode()).Cookies()[0].Value
 	conn = open()

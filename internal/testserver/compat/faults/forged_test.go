@@ -78,7 +78,7 @@ func TestForgedHistory(t *testing.T) {
 	}
 }
 
-// A store that gives one ticket in a hundred away twice is found out by the load as it is.
+// The load finds a store that accepts one ticket in a hundred twice.
 func TestLoadFindsDoubleAccept(t *testing.T) {
 	h := newHistory()
 	h.load(

@@ -89,7 +89,7 @@ var onceModel = porcupine.Model{
 	},
 }
 
-// history is what nodes asked and were told while one fault after another struck.
+// history records the calls of all nodes and their answers, during one fault.
 type history struct {
 	began time.Time
 	mu    sync.Mutex
@@ -261,7 +261,7 @@ func (h *history) stock(n int, store tickets.Store) {
 	}
 }
 
-// replay shows every ticket that is known to every node, as whoever has recorded the traffic does.
+// replay takes every known ticket at every node, as an attacker with recorded traffic does.
 func (h *history) replay(nodes ...tickets.Store) {
 	h.mu.Lock()
 	known := slices.Clone(h.known)

@@ -30,7 +30,7 @@ func TestPostgresFaultsAreReal(t *testing.T) {
 		if !fault.bare {
 			continue
 		}
-		// It takes some luck: a commit that nobody waits for may be on disk when the server dies.
+		// This may need several tries: an asynchronous commit may be on disk when the server dies.
 		legal := true
 		for try := 0; legal && try < 5; try++ {
 			p.strike(fault)
@@ -67,7 +67,7 @@ func (l logged) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error
 	return key.Open(sealed)
 }
 
-// A revocation that the standby had not heard of when it took over: its node notices, and tells
+// The standby did not have a revocation when it took over: the node that made it publishes it
 // again.
 func TestPostgres_RevocationIsPublishedAgain(t *testing.T) {
 	p := newStandby(t, openPostgres)
@@ -85,7 +85,7 @@ func TestPostgres_RevocationIsPublishedAgain(t *testing.T) {
 	require.Eventually(t, healthy, 20*time.Second, 5*time.Millisecond)
 	p.ok(p.replica.CatchUp(p.primary))
 	p.link.Stall()
-	p.east.Stall() // it does not hear it from the old primary either
+	p.east.Stall() // the other node does not receive it from the old primary
 	require.NoError(
 		t,
 		issuers[0].Revoke(
@@ -102,7 +102,7 @@ func TestPostgres_RevocationIsPublishedAgain(t *testing.T) {
 		case err := <-gaps:
 			require.ErrorIs(t, err, tickets.ErrGap)
 		case <-time.After(20 * time.Second):
-			require.Fail(t, "an issuer has not noticed")
+			require.Fail(t, "an issuer has not noticed the gap")
 		}
 	}
 	require.Eventually(t, func() bool {

@@ -25,7 +25,7 @@ type standby struct {
 	h                *history
 }
 
-// A commit that nobody waits for stays in memory for as long as it can.
+// An asynchronous commit stays in memory for as long as possible.
 var lazyWriter = []string{"wal_writer_delay=10s", "wal_writer_flush_after=100MB"}
 
 func newPostgres(t *testing.T) *servers.Postgres {
@@ -70,7 +70,7 @@ func (p *standby) drop() {
 	p.replica = nil
 }
 
-// promote makes the standby a primary. The other one goes on, for all that it knows.
+// promote makes the standby a primary. The old primary continues.
 func (p *standby) promote() {
 	p.t.Helper()
 	p.link.Cut()
@@ -126,8 +126,8 @@ type postgresFault struct {
 	strike func(p *standby)
 }
 
-// postgresFaults are made one after another. Those that a LOGGED table does not survive say so, and
-// are tried with one: else nobody knew whether the fault was one.
+// postgresFaults are made one after another. The bare ones make a LOGGED table accept tickets
+// twice, and a test shows that they do: else they might not be faults.
 var postgresFaults = []postgresFault{
 	{"the primary is killed, a standby that lags takes over", true, true, func(p *standby) {
 		p.link.Stall()
@@ -240,7 +240,8 @@ var postgresFaults = []postgresFault{
 	{"an administrator ends the connections", false, false, func(p *standby) {
 		end := every(5*time.Millisecond, func() {
 			p.do(
-				"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
+				"SELECT pg_terminate_backend(pid) FROM pg_stat_activity " +
+					"WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
 			)
 		})
 		p.load(400)

@@ -16,7 +16,8 @@ import (
 )
 
 // What the store needs, and what go-redis needs besides to find its way in a cluster.
-const granted = "~ticketgate:* +eval +evalsha +info +get +set +pttl +del +xadd +xrange +xrevrange +xtrim +xread" +
+const granted = "~ticketgate:* +eval +evalsha +info +get +set +pttl +del " +
+	"+xadd +xrange +xrevrange +xtrim +xread" +
 	" +cluster|slots"
 
 func newCluster(t *testing.T) *servers.RedisCluster {
@@ -92,8 +93,8 @@ func TestRedisCluster(t *testing.T) {
 	})
 }
 
-// moveSlots moves the one slot that everything is in round the cluster, while nodes put and take.
-// Tickets that were moved are dead, and those that are put meanwhile go where the slot goes.
+// moveSlots moves the slot of all keys round the cluster, while nodes put and take. Moved tickets
+// are refused, and new ones go where the slot goes.
 func moveSlots(t *testing.T, c *servers.RedisCluster) {
 	const prefix = "{moving}"
 	one, other := openCluster(t, c, prefix), openCluster(t, c, prefix)

@@ -14,7 +14,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets/redisstore"
 )
 
-// A sentinel, and not the test, finds that the primary is dead, and go-redis finds the new one.
+// A sentinel, not the test, finds the primary dead, and go-redis finds the new one.
 func TestRedisSentinel(t *testing.T) {
 	silenceRedis()
 	a, b := newRedis(t), newRedis(t)

@@ -18,7 +18,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets/redisstore"
 )
 
-// quietly keeps go-redis from telling of every connection that it lost.
+// quietly drops the messages of go-redis about lost connections.
 type quietly struct{ *log.Logger }
 
 func (q quietly) Printf(
@@ -129,8 +129,8 @@ func (p *pair) info(field string) int {
 	return n
 }
 
-// redisFaults are made one after another on the same pair. Those that bare commands do not survive
-// say so, and are tried with them: else nobody knew whether the fault was one.
+// redisFaults are made one after another on the same pair. The bare ones make plain commands accept
+// tickets twice, and a test shows that they do: else they might not be faults.
 var redisFaults = []struct {
 	name   string
 	bare   bool // SET and GETDEL accept twice

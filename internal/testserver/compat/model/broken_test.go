@@ -10,14 +10,16 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// The stores and issuers below break one promise each, once in a while; whoever checks must find
-// out.
+// The stores and issuers below break one promise each, now and then. The checks must notice.
 var broken = map[string]struct {
 	store  func(tickets.Store) tickets.Store
 	forget func() bool
 }{
 	"a ticket is good twice": {
-		store: func(s tickets.Store) tickets.Store { return &twice{Store: s, taken: map[string]tickets.Grant{}} },
+		store: func(s tickets.Store) tickets.Store {
+			return &twice{Store: s,
+				taken: map[string]tickets.Grant{}}
+		},
 	},
 	"a ticket lives too long": {
 		store: func(s tickets.Store) tickets.Store { return longer{s} },

@@ -88,9 +88,8 @@ func (w *world) any(p *person) {
 	}
 }
 
-// Whatever goroutines that mint, consume and revoke at once are told, while tickets expire and
-// sessions end, there is an order in which it may have happened. MODEL_CALLS is how many calls are
-// made.
+// Goroutines mint, consume and revoke at once, while tickets expire and sessions end. There is an
+// order of their calls that explains all answers. MODEL_CALLS is the number of calls.
 func TestHistory(t *testing.T) {
 	calls := number(t, "MODEL_CALLS", 100_000)
 	w, err := newWorld(memory(), 20*time.Millisecond)

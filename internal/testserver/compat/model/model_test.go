@@ -73,10 +73,13 @@ var personModel = porcupine.Model{
 		s.dead |= do.bits
 		return true, s
 	},
-	DescribeOperation: func(input, _ any) string { return fmt.Sprintf("%v %b", input.(step).kind, input.(step).bits) },
+	DescribeOperation: func(input,
+		_ any) string {
+		return fmt.Sprintf("%v %b", input.(step).kind, input.(step).bits)
+	},
 }
 
-// world is an issuer, who is known to it, and all that has happened.
+// world is an issuer, the people that it knows, and the history of all calls.
 type world struct {
 	issuer *tickets.Issuer
 	ttl    time.Duration
@@ -277,7 +280,7 @@ func (w *world) consume(p *person, n int) {
 	}
 }
 
-// guess is a call of Consume with what nobody has minted.
+// guess calls Consume with a ticket that was not minted.
 func (w *world) guess(value tickets.Ticket) {
 	w.calls.Add(1)
 	if _, err := w.issuer.Consume(context.Background(), value); !errors.Is(

@@ -87,7 +87,8 @@ func lives(newStore func() tickets.Store, forget func() func() bool, atOnce bool
 			},
 			"wait": func(t *rapid.T) {
 				time.Sleep(
-					rapid.SampledFrom([]time.Duration{1, time.Millisecond, time.Second, 2*time.Second + 1, 10 * time.Second, lifetime - 1, lifetime, lifetime + 1}).
+					rapid.SampledFrom([]time.Duration{1, time.Millisecond, time.Second,
+						2*time.Second + 1, 10 * time.Second, lifetime - 1, lifetime, lifetime + 1}).
 						Draw(t, "for"),
 				)
 			},
@@ -164,7 +165,7 @@ func rapidFlags(t *testing.T) {
 	require.NoError(t, flag.Set("rapid.shrinktime", "10000h"))
 }
 
-// check runs rapid's check in a bubble, where a test has no deadline that rapid could ask for.
+// check runs rapid's check in a bubble, where a test has no deadline for rapid to read.
 func check(property func(*rapid.T)) (t *tape) {
 	t = new(tape)
 	defer func() {

@@ -16,6 +16,7 @@ async function start() {
   fill($("me-avatar"), [...me.user_id][0]);
   const until = new Date(me.expires_at * 1000);
   fill($("me-until"), `signed in until ${until.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })}`);
+  fill($("ttl"), String(me.ttl_seconds));
   hintAtSecond();
 
   ticket.start(me.user_id);

@@ -1,17 +1,20 @@
 // The sockets of this page.
 
 import { $, el, fill } from "./dom.js";
-import { mint, SignedOut, socketURL, end } from "./api.js";
+import { TicketSocket, verdict } from "/ticketgate.js";
+import { socketURL, end } from "./api.js";
 import { closing } from "./words.js";
 
+// Where there is no session, the dashboard says so, and stays.
+const Socket = TicketSocket.with({ signIn() {} });
 let count = 0;
 
 export function start(servers = []) {
-  $("open-ws").addEventListener("click", () => fetchAndConnect("/ws"));
-  $("open-admin").addEventListener("click", () => fetchAndConnect("/ws/admin"));
+  $("open-ws").addEventListener("click", () => connect("/ws"));
+  $("open-admin").addEventListener("click", () => connect("/ws/admin"));
   for (const host of servers) {
     const button = el("button", { type: "button" }, "Open ", el("code", {}, "/ws"), ` at ${host}`);
-    button.addEventListener("click", () => fetchAndConnect("/ws", host));
+    button.addEventListener("click", () => connect("/ws", { host }));
     $("open-admin").after(button);
   }
 }
@@ -20,30 +23,26 @@ export function clear() {
   for (const b of $("open-ws").parentElement.children) b.disabled = true;
 }
 
-async function fetchAndConnect(path, host) {
-  try {
-    connect(path, await mint(path), host);
-  } catch (err) {
-    if (!(err instanceof SignedOut)) fill($("sockets-empty"), `No ticket: ${err.message}`);
-  }
-}
-
-// connect opens a socket and gives it a card. It resolves when the server has
-// let the page in (the first echo says so) or has turned it away.
-export function connect(path, ticket, host) {
-  const socket = new WebSocket(socketURL(path, ticket.value, host));
+// connect opens a socket and gives it a card: with the ticket in the hand, if there is one, or
+// with one that the socket gets for itself. It resolves when the server has admitted the page
+// (the first echo says so) or has refused it.
+export function connect(path, { ticket, host } = {}) {
+  const socket = ticket ? new WebSocket(socketURL(path, ticket.value, host)) : new Socket(socketURL(path, "", host));
   const view = card(host ? `${path} at ${host}` : path, socket);
   $("sockets").prepend(view.node);
   $("sockets-empty").hidden = true;
 
   return new Promise((resolve) => {
     const sent = [];
-    let letIn = false;
+    let opened = false, letIn = false;
     view.onsend = (text) => {
       sent.push(performance.now());
       socket.send(text);
     };
-    socket.onopen = () => view.onsend("hello");
+    socket.onopen = () => {
+      opened = true;
+      view.onsend("hello");
+    };
     socket.onmessage = ({ data }) => {
       view.message(String(data), performance.now() - sent.shift());
       if (letIn) return;
@@ -54,7 +53,7 @@ export function connect(path, ticket, host) {
     socket.onclose = ({ code, reason }) => {
       view.close(letIn, code, reason);
       resolve({ letIn, code, reason });
-      if (reason === "session_revoked" || reason === "session_expired") end({ code, reason });
+      if (verdict({ code, reason }) === "sign-in") end({ code: opened ? code : 401, reason });
     };
   });
 }

@@ -4,8 +4,9 @@
 // ticket in that is spent. So this closes it at the first error, gets another
 // ticket, and says which line it saw last.
 
+import { ticketed, verdict } from "/ticketgate.js";
 import { $, el, fill } from "./dom.js";
-import { mint, SignedOut, isOver, session } from "./api.js";
+import { end, isOver, session } from "./api.js";
 
 const keep = 150; // lines shown
 const firstWait = 500, longestWait = 15_000; // ms between attempts
@@ -41,16 +42,16 @@ export async function start() {
   timer = undefined;
   if (isOver()) return;
   try {
-    open(await mint("/events"));
-  } catch (err) {
-    if (!(err instanceof SignedOut)) again();
+    open(await ticketed(`/events?after=${encodeURIComponent(last)}`, { signIn() {} }));
+  } catch (refusal) {
+    if (verdict(refusal) === "sign-in") end({ code: 401, reason: refusal.reason });
+    else again();
   }
 }
 
-function open(ticket) {
+function open(url) {
   if (isOver()) return;
-  fill($("ttl"), String(ticket.seconds)); // the server says how long that is
-  source = new EventSource(`/events?ticket=${ticket.value}&after=${encodeURIComponent(last)}`);
+  source = new EventSource(url);
   source.addEventListener("beat", () => {
     wait = firstWait;
     show("open", "live");

@@ -67,7 +67,7 @@ async function use() {
     state("used", "Used");
     fill($("ticket-use"), "Show it again");
   }
-  const outcome = await (first ? connect("/ws", ticket) : present("/ws", ticket.value));
+  const outcome = await (first ? connect("/ws", { ticket }) : present("/ws", ticket.value));
   if (outcome.letIn) {
     return say(el("b", {}, "Let in. "), "The server tore the ticket and opened a socket, which is below.");
   }

@@ -4,8 +4,10 @@ const closings = {
   "4401 ticket_rejected": "Not admitted. The page is told nothing more, so that a thief learns nothing.",
   "4401 session_revoked": "The session was ended, and the server closed this socket with it.",
   "4401 session_expired": "The session ran out, and the server closed this socket with it.",
+  "4401 unauthenticated": "There is no session, and so there was no ticket.",
   "4403 forbidden": "Not from this page, or not to this address.",
   "4429 too_many": "Too many at once.",
+  "4429 evicted": "A newer socket of the same person took its place.",
 };
 
 const codes = {

@@ -13,9 +13,9 @@ import (
 	"github.com/ticketgate/ticketgate/audit"
 )
 
-// A name is judged when it is met first, and known from then on: a line must
-// not tell which it was.
-func TestKnownNames(t *testing.T) {
+// Names in every order, equal ones and secrets among them: a line has the first
+// of each, escaped.
+func TestLine_NamesBesideSecretsAndEscapes(t *testing.T) {
 	stands := map[string]string{ // how a name stands in a line
 		"reason": "reason", "truncated": "truncated", "é": "é", "\xff": "\ufffd", "\ufffd": "\ufffd", "***": "***",
 		"a name that is too long to be known": "a name that is too long to be known",
