@@ -18,31 +18,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// patience bounds what would otherwise hang for ever. Nothing is measured by it.
-const patience = 30 * time.Second
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			require.Fail(t, "never happened: "+what)
-		}
-	}
-}
-
 func (a *app) dial(t testing.TB, session string) (*gorilla.Conn, *http.Response, error) {
 	return gorilla.DefaultDialer.Dial(a.url(t, session, "u"), nil)
-}
-
-// requireClosed fails unless the next thing that the page sees is this close.
-func requireClosed(t testing.TB, c *gorilla.Conn, code int, reason string) {
-	t.Helper()
-	_, _, err := c.ReadMessage()
-	var closed *gorilla.CloseError
-	require.ErrorAs(t, err, &closed)
-	require.Equal(t, code, closed.Code)
-	require.Equal(t, reason, closed.Text)
-	c.Close()
 }
 
 // Idle sockets, of a person, of every library.

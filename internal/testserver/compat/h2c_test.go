@@ -1,5 +1,7 @@
 package compat
 
+//lint:file-ignore SA1019 applications still have golang.org/x/net/http2/h2c
+
 import (
 	"bufio"
 	"io"
