@@ -323,7 +323,7 @@ export function connect(url, { protocols, signal, onopen, onmessage, onclose, ..
       tick = Date.now()
     }, 30_000)
   }
-  signal?.addEventListener('abort', () => close())
+  signal?.addEventListener('abort', () => close(), { signal: done.signal })
   on('online', wake)
   on('visibilitychange', () => document.hidden || wake())
   // A browser keeps a page to come back to, and its socket with it.

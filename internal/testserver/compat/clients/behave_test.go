@@ -104,7 +104,7 @@ var rawBehaviours = map[string]func(h *handshake){
 			_ = tcp.SetLinger(0)
 		}
 	},
-	"deaf": func(h *handshake) { // reads nothing, and so never answers a close frame
+	"unread": func(h *handshake) { // reads nothing, and so never answers a close frame
 		h.accept()
 		time.Sleep(2 * time.Second)
 	},

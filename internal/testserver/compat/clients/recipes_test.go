@@ -33,8 +33,8 @@ func forEachLibrary(t *testing.T, test func(t *testing.T, a *app, page *browser.
 			a := newApp(t)
 			page := a.open(l.recipe)
 			chance(page, 0)
-			for _, expected := range []string{"net::ERR_CONNECTION_REFUSED", "WebSocket connection to", "401 (Unauthorized)",
-				"429 (Too Many Requests)", "503 (Service Unavailable)", "net::ERR_CONNECTION_RESET"} {
+			for _, expected := range []string{"net::ERR_", "WebSocket connection to", "401 (Unauthorized)",
+				"429 (Too Many Requests)", "503 (Service Unavailable)"} {
 				page.Expect(expected)
 			}
 			count := l.greeted
@@ -114,7 +114,7 @@ func TestTwoPagesEditOneText(t *testing.T) {
 	a := newApp(t)
 	pages := []*browser.Page{a.open("yjs"), a.open("yjs")}
 	for _, page := range pages {
-		page.Expect("net::ERR_CONNECTION_REFUSED")
+		page.Expect("net::ERR_")
 		page.Expect("WebSocket connection to")
 		page.Eval(`void join((text) => said.push(text))`, nil)
 		page.Wait(`said.length === 1`)

@@ -18,7 +18,7 @@ func TestEventSourceAlone(t *testing.T) {
 	page.Expect("401 (Unauthorized)")
 	page.Eval(`ticketed('/events').then((url) => {
 		window.stream = new EventSource(url)
-		stream.onmessage = hear
+		stream.onmessage = receive
 	})`, nil)
 	a.events.send()
 	page.Wait(`said.length === 1`)
@@ -30,14 +30,14 @@ func TestEventSourceAlone(t *testing.T) {
 }
 
 // The recipe closes it first, mints anew, and says what it has seen: through cuts
-// and a restart it misses nothing, and hears nothing twice.
+// and a restart it misses nothing, and receives nothing twice.
 func TestEventSource(t *testing.T) {
 	a := newApp(t)
 	page := a.open("stream")
 	page.Expect("net::ERR_")          // a connection that is cut, or refused during the restart
 	page.Expect("401 (Unauthorized)") // a ticket that was lost with the server that minted it
 	chance(page, 0)
-	page.Eval(`void listen('/events', hear, leave.signal)`, nil)
+	page.Eval(`void listen('/events', receive, leave.signal)`, nil)
 	for i := range 6 {
 		a.events.send()
 		page.Wait(fmt.Sprintf(`said.length === %d`, i+1))

@@ -97,7 +97,7 @@ Object.assign(cases, {
     return seen
   },
   'a server that does not answer the close': async (S, u) => {
-    const socket = await opened(S, u({ do: 'deaf' }))
+    const socket = await opened(S, u({ do: 'unread' }))
     const seen = trace(socket)
     socket.close(4000, 'anybody?')
     await sleep(100)

@@ -243,7 +243,7 @@ Object.assign(cases, {
     socket.close()
     return seen
   },
-  'a handler that comes with open hears the first message': async (S, u) => {
+  'a handler that comes with open receives the first message': async (S, u) => {
     const socket = await opened(S, u({ do: 'talk-on' }))
     const { data } = await on(socket, 'message')
     socket.close()

@@ -126,7 +126,7 @@ Object.assign(cases, {
     return [much, socket.bufferedAmount]
   },
   'bufferedAmount of what was never sent': async (S, u) => {
-    const socket = await opened(S, u({ do: 'deaf' }))
+    const socket = await opened(S, u({ do: 'unread' }))
     socket.send('x'.repeat(10))
     socket.close()
     await on(socket, 'close')

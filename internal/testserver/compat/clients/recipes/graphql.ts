@@ -15,7 +15,7 @@ const client = createClient({
   shouldRetry: (e) => !['sign-in', 'stop'].includes(verdict(e as CloseEvent)),
 })
 
-export function join(hear: (text: string) => void) {
+export function join(receive: (text: string) => void) {
   client.subscribe<{ greeting: string }>({ query: 'subscription { greeting }' },
-    { next: ({ data }) => hear(data!.greeting), error: console.log, complete() {} })
+    { next: ({ data }) => receive(data!.greeting), error: console.log, complete() {} })
 }

@@ -16,7 +16,7 @@ const socket = new ReconnectingWebSocket('/ws', [], {
   connectionTimeout: 30_000, // a mint is part of it
 })
 
-export function join(hear: (text: string) => void) {
-  socket.addEventListener('message', ({ data }) => hear(data))
+export function join(receive: (text: string) => void) {
+  socket.addEventListener('message', ({ data }) => receive(data))
   socket.reconnect()
 }

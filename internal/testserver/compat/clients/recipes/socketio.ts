@@ -12,7 +12,7 @@ class TicketTransport extends Transport {
 }
 const socket = io({ transports: [TicketTransport], autoConnect: false })
 
-export function join(hear: (text: string) => void) {
-  socket.on('greeting', hear)
+export function join(receive: (text: string) => void) {
+  socket.on('greeting', receive)
   socket.connect()
 }

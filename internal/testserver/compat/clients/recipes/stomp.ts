@@ -11,7 +11,7 @@ const client = new Client({
   },
 })
 
-export function join(hear: (text: string) => void) {
-  client.onConnect = () => client.subscribe('/topic/greetings', ({ body }) => hear(body))
+export function join(receive: (text: string) => void) {
+  client.onConnect = () => client.subscribe('/topic/greetings', ({ body }) => receive(body))
   client.activate()
 }

@@ -1,15 +1,15 @@
 import { ticketed, verdict } from 'ticketgate'
 
-type Hear = (e: MessageEvent) => void
+type Receive = (e: MessageEvent) => void
 
-export async function listen(path: string, hear: Hear, signal: AbortSignal) {
+export async function listen(path: string, receive: Receive, signal: AbortSignal) {
   for (let tries = 0, last = ''; !signal.aborted; await pause(tries++)) {
     try {
       const url = await ticketed(`${path}?after=${last}`)
       if (signal.aborted) return
       const stream = new EventSource(url)
       await new Promise((ended) => {
-        stream.onmessage = (e) => (tries = 0, last = e.lastEventId, hear(e))
+        stream.onmessage = (e) => (tries = 0, last = e.lastEventId, receive(e))
         stream.onerror = ended // it would come back with a ticket that is used up
         signal.addEventListener('abort', ended)
       })

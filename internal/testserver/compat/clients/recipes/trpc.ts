@@ -2,7 +2,7 @@ import { createTRPCUntypedClient, createWSClient, retryLink, wsLink } from '@trp
 import type { AnyRouter } from '@trpc/server'
 import { TicketSocket, verdict } from 'ticketgate'
 
-export function join(hear: (text: string) => void) {
+export function join(receive: (text: string) => void) {
   const over = new AbortController()
   class Socket extends TicketSocket {
     constructor(...args: ConstructorParameters<typeof TicketSocket>) {
@@ -20,5 +20,5 @@ export function join(hear: (text: string) => void) {
     retryLink({ retry: ({ op }) => op.type !== 'mutation' && !over.signal.aborted, retryDelayMs }),
     wsLink({ client }),
   ] })
-  api.subscription('greeting', undefined, { onData: (data) => hear(String(data)) })
+  api.subscription('greeting', undefined, { onData: (data) => receive(String(data)) })
 }

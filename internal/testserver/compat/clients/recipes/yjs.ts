@@ -12,7 +12,7 @@ const provider = new WebsocketProvider(`${location.origin}/yjs`, 'room7', doc, {
 
 export const text = doc.getText('notes')
 
-export function join(hear: (state: string) => void) {
-  provider.on('sync', (synced) => { if (synced) hear('in sync') })
+export function join(receive: (state: string) => void) {
+  provider.on('sync', (synced) => { if (synced) receive('in sync') })
   provider.connect()
 }
