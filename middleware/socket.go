@@ -284,7 +284,7 @@ func (k *socket) facts() []slog.Attr {
 		slog.String("socket_id", k.id),
 	}
 	if session.ID != "" {
-		facts = append(facts, slog.String("session", shortSessionID(session.ID)))
+		facts = append(facts, slog.String("session", shortHex(k.bySession.key[:])))
 	}
 	return facts
 }

@@ -40,7 +40,7 @@ const opClose = 8
 // server frame begins with an H: it would be a fragmented control frame.
 func (f *frames) begin(first byte) {
 	if first == 'H' {
-		*f = frames{phase: phaseResponse}
+		*f = frames{phase: phaseResponse, response: make([]byte, 0, 256)}
 	} else {
 		f.phase = phaseFrames
 	}
