@@ -125,6 +125,7 @@ func TestRetention_CountsOnlyFilesWithLines(t *testing.T) {
 		l.Record(ctx, audit.Logout, slog.String("pad", strings.Repeat("x", 1000)))
 	}
 	require.NoError(t, l.Close())
+	tidied(t, path, &audit.FileOptions{KeepFiles: 2}, 3, "Z") // Close ends what goes on in the background
 	before, _ := records(t, path)
 	for i := range 10 {
 		empty := fmt.Sprintf("%s.%010d-20260527T091227Z", path, 100+i)
