@@ -210,7 +210,8 @@ func (i *Issuer) Consume(ctx context.Context, t Ticket) (g Grant, err error) {
 	if i.closed.Load() {
 		return Grant{}, fmt.Errorf("consume ticket: %w", ErrClosed)
 	}
-	if !t.wellFormed() {
+	// A MemoryStore needs no check: a ticket that was not minted costs it nothing but a look.
+	if len(t) != textSize || i.memory == nil && !t.wellFormed() {
 		return Grant{}, refuse(t, ErrUnknown)
 	}
 	if i.cluster != nil {

@@ -59,14 +59,11 @@ var strictBase64 = base64.RawURLEncoding.Strict()
 // wellFormed reports whether t has the form of a ticket: 43 characters of base64url, of which the
 // last one ends in two zero bits (RFC 4648, section 3.5).
 func (t Ticket) wellFormed() bool {
-	if len(t) != textSize {
-		return false
-	}
 	var text [textSize]byte
 	copy(text[:], t)
 	var secret [secretSize]byte
-	n, err := strictBase64.Decode(secret[:], text[:])
-	return n == secretSize && err == nil // n is less if there is a newline, which Decode skips
+	n, err := strictBase64.Decode(secret[:], text[:]) // which skips newlines
+	return len(t) == textSize && n == secretSize && err == nil
 }
 
 // Key returns what a store receives instead of the ticket.
