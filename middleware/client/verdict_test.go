@@ -104,8 +104,8 @@ func rulesOfText(t *testing.T, file, prefix string) rules {
 }
 
 // sentByGo is every close code with every reason of its own that package middleware can send:
-// "4401 session_revoked". Its source has them in the table of refusals, which RejectByClosing
-// sends, and in each CloseError.
+// "4401 session_revoked". Its source has them in each refusal, which RejectByClosing sends, and in
+// each CloseError.
 func sentByGo(t *testing.T) map[string]bool {
 	t.Helper()
 	files, err := filepath.Glob("../*.go")
@@ -146,19 +146,18 @@ func (s *source) readConstants(n ast.Node) bool {
 }
 
 func (s *source) readCloses(n ast.Node) bool {
-	switch n := n.(type) {
-	case *ast.ValueSpec: // status, code, close code, event, reason
-		if n.Names[0].Name == "refusals" {
-			s.refusals = true
-			for _, row := range n.Values[0].(*ast.CompositeLit).Elts {
-				row := row.(*ast.KeyValueExpr).Value.(*ast.CompositeLit)
-				s.add(row.Elts[2], row.Elts[1])
-			}
-		}
-	case *ast.CompositeLit: // code, reason, err
-		if name, ok := n.Type.(*ast.Ident); ok && name.Name == "CloseError" && len(n.Elts) > 1 {
-			s.add(value(n.Elts[0]), value(n.Elts[1]))
-		}
+	row, ok := n.(*ast.CompositeLit)
+	if !ok {
+		return true
+	}
+	name, _ := row.Type.(*ast.Ident)
+	switch {
+	case name == nil || len(row.Elts) < 2:
+	case name.Name == "refusal": // status, code, close code, event, reason
+		s.refusals = true
+		s.add(row.Elts[2], row.Elts[1])
+	case name.Name == "CloseError": // code, reason, err
+		s.add(value(row.Elts[0]), value(row.Elts[1]))
 	}
 	return true
 }
