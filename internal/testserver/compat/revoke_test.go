@@ -18,9 +18,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// runs is how often each library is revoked in the midst of its work. One
-// client that sees anything but 4401 is a fault.
-const runs = 200
+// runs is how often each library is revoked in the midst of its work.
+var runs = times(50, 200)
 
 // A page that echoes 300 kB messages in both directions must see 4401 and
 // "session_revoked" whenever the revocation comes: in a frame, between two,
