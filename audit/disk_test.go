@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
@@ -35,6 +36,23 @@ func breakFile(t testing.TB, path string, with *os.File) {
 			require.NoError(t, syscall.Dup3(int(with.Fd()), n, syscall.O_CLOEXEC))
 		}
 	}
+}
+
+// inProcessOfItsOwn runs the test again as a child and reports true, unless this is
+// the child: what limits files is not for the other tests, nor for what go test
+// writes while it runs.
+func inProcessOfItsOwn(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv("AUDIT_LIMITED") != "" {
+		return false
+	}
+	test, row, _ := strings.Cut(t.Name(), "/")
+	cmd := exec.Command(os.Args[0], "-test.run=^"+test+"$/^"+row+"$", "-test.v")
+	cmd.Env = append(os.Environ(), "AUDIT_LIMITED=1")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "--- PASS: "+t.Name())
+	return true
 }
 
 // limitFiles makes every write beyond so many bytes of a file fail with EFBIG.
@@ -71,6 +89,9 @@ func TestDisk_FailsForFiveMinutesAndNoGoodFileIsRemoved(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s, Sync %v", name, durable), func(t *testing.T) {
+				if name == "EFBIG" && inProcessOfItsOwn(t) {
+					return
+				}
 				asDefault(t, slog.DiscardHandler)
 				dir := t.TempDir()
 				synctest.Test(t, func(t *testing.T) {
