@@ -143,7 +143,7 @@ func Example() {
 	response, err := browser.PostForm(server.URL+"/login", url.Values{"user": {"ada"}})
 	check(err)
 	response.Body.Close()
-	fmt.Println("signed in:", response.StatusCode, response.Request.URL.Path)
+	fmt.Println("signed in:", response.StatusCode, response.Request.URL.Path, response.Header.Get("Content-Type"))
 
 	response, err = browser.Post(server.URL+"/api/auth/ws-ticket", "", nil)
 	check(err)
@@ -172,8 +172,20 @@ func Example() {
 	open()
 
 	// Output:
-	// signed in: 200 /
+	// signed in: 200 / text/html; charset=utf-8
 	// a ticket: 43 characters, good for 30 seconds
 	// the socket says: hello ada
 	// the socket was closed: StatusCode(4401) ticket_rejected
+}
+
+func check(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
+}
+
+func closeReason(err error) string {
+	var closed websocket.CloseError
+	errors.As(err, &closed)
+	return closed.Reason
 }

@@ -1,10 +1,7 @@
-package ticketgate_test
+package testserver_test
 
 import (
-	"net/http"
-	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -13,24 +10,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What begins with no tag that net/http knows is served as plain text.
-func TestPagesAreHTML(t *testing.T) {
-	app, err := newApp(filepath.Join(t.TempDir(), "auth.log"))
-	require.NoError(t, err)
-	answer := httptest.NewRecorder()
-	app.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/login", nil))
-	require.Equal(t, "text/html; charset=utf-8", answer.Header().Get("Content-Type"))
-}
-
 // The README's code is in example_test.go, whose Example runs it. Its links lead to files.
 func TestREADME(t *testing.T) {
-	text, err := os.ReadFile("README.md")
+	text, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)
 	readme := string(text)
 	assert.LessOrEqual(t, strings.Count(readme, "\n"), 150, "lines")
 	assert.Contains(t, readme, "\ngo get github.com/ticketgate/ticketgate\n")
 
-	example, err := os.ReadFile("example_test.go")
+	example, err := os.ReadFile("../../example_test.go")
 	require.NoError(t, err)
 	languages := make(map[string]int)
 	blocks := regexp.MustCompile("(?ms)^```(go|js)\n(.*?)^```$").FindAllStringSubmatch(readme, -1)
@@ -43,7 +31,7 @@ func TestREADME(t *testing.T) {
 
 	link := regexp.MustCompile(`\]\(([^):]+?)(?:#[^)]*)?\)`)
 	for _, found := range link.FindAllStringSubmatch(readme, -1) {
-		_, err := os.Stat(found[1])
+		_, err := os.Stat("../../" + found[1])
 		assert.NoError(t, err)
 	}
 }

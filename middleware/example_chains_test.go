@@ -1,10 +1,10 @@
-package ticketgate_test
+package middleware_test
 
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 
 	"github.com/coder/websocket"
 	"github.com/justinas/alice"
@@ -28,8 +29,12 @@ import (
 func Example_alice() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
 	check(err)
-	var store sessionStore
-	sessions := middleware.CookieSessions("session", store.find)
+	var people sync.Map // by their cookie
+	sessions := middleware.CookieSessions("session", func(_ context.Context, cookie string) (*middleware.Session, error) {
+		found, _ := people.Load(cookie)
+		session, _ := found.(*middleware.Session)
+		return session, nil
+	})
 	gate, err := middleware.NewGate(sessions, &middleware.GateOptions{Audit: quiet})
 	check(err)
 	mint, err := middleware.NewMint(issuer, &middleware.MintOptions{Audit: quiet})
@@ -42,7 +47,8 @@ func Example_alice() {
 	socket := alice.New(middleware.ConcealTicket, accessLog, guard.Wrap)
 	mux := http.NewServeMux()
 	mux.Handle("POST /login", form.ThenFunc(func(w http.ResponseWriter, r *http.Request) {
-		cookie := store.start(r.FormValue("user"))
+		cookie := rand.Text()
+		people.Store(cookie, &middleware.Session{ID: cookie, UserID: r.FormValue("user")})
 		http.SetCookie(w, &http.Cookie{Name: "session", Value: cookie, Secure: true, HttpOnly: true})
 	}))
 	mux.Handle("/api/auth/ws-ticket", page.Then(mint))
@@ -62,8 +68,8 @@ func Example_alice() {
 	check(json.Unmarshal([]byte(text(response)), &minted))
 
 	withoutCookie := &http.Client{Transport: client.Transport}
-	fmt.Println(dial(withoutCookie, server.URL+"/ws?ticket="+minted.Ticket))
-	fmt.Println(dial(withoutCookie, server.URL+"/ws?ticket="+minted.Ticket))
+	fmt.Println(firstMessage(withoutCookie, server.URL+"/ws?ticket="+minted.Ticket))
+	fmt.Println(firstMessage(withoutCookie, server.URL+"/ws?ticket="+minted.Ticket))
 	// Output:
 	// access log: GET /ws
 	// hello ada
@@ -84,7 +90,7 @@ func Example_accessLog() {
 
 	ticket, err := issuer.Mint(context.Background(), tickets.Grant{SessionID: "s1", UserID: "ada"})
 	check(err)
-	fmt.Println(dial(http.DefaultClient, server.URL+"/ws?room=7&ticket="+string(ticket)))
+	fmt.Println(firstMessage(http.DefaultClient, server.URL+"/ws?room=7&ticket="+string(ticket)))
 	// Output:
 	// access log: GET /ws?room=7
 	// hello ada
@@ -123,7 +129,7 @@ func Example_wrongOrder() {
 	server := httptest.NewServer(guard.Wrap(http.HandlerFunc(hello)))
 	defer server.Close()
 	_, stolen, _ := strings.Cut(strings.TrimSpace(lines.String()), "ticket=")
-	heard := dial(http.DefaultClient, server.URL+"/ws?ticket="+stolen)
+	heard := firstMessage(http.DefaultClient, server.URL+"/ws?ticket="+stolen)
 	fmt.Println("what the log's reader hears:", heard)
 	// Output:
 	// right order, a ticket in the log: false
@@ -134,7 +140,7 @@ func Example_wrongOrder() {
 // quiet keeps the examples' audit out of their output.
 var quiet = audit.New(slog.DiscardHandler)
 
-// hello is a socket that greets whoever the guard let in.
+// hello is a socket that greets the person that the guard admits.
 func hello(w http.ResponseWriter, r *http.Request) {
 	conn, err := websocket.Accept(w, r, nil)
 	if err != nil {
@@ -153,9 +159,9 @@ func accessLog(next http.Handler) http.Handler {
 	})
 }
 
-// dial opens a socket and returns the first message that comes, or how it was
+// firstMessage opens a socket and returns the first message that comes, or how it was
 // refused.
-func dial(client *http.Client, url string) string {
+func firstMessage(client *http.Client, url string) string {
 	options := &websocket.DialOptions{HTTPClient: client}
 	conn, response, err := websocket.Dial(context.Background(), url, options)
 	if err != nil && response != nil {
@@ -179,10 +185,4 @@ func text(r *http.Response) string {
 	b, err := io.ReadAll(r.Body)
 	check(err)
 	return string(b)
-}
-
-func closeReason(err error) string {
-	var closed websocket.CloseError
-	errors.As(err, &closed)
-	return closed.Reason
 }
