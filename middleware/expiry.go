@@ -14,18 +14,20 @@ import (
 const (
 	// restoreWait is how long Restore may take.
 	restoreWait = 5 * time.Second
-	// overdue is how long a session lives at most after its end while Restore is
-	// called, however many other sessions come first.
+	// overdue is the most that a session lives after its end, while its recheck
+	// waits for others.
 	overdue = restoreWait + time.Second
 	// maxRechecks is how many rechecks run at the same time.
 	maxRechecks = 16
-	// maxSleep bounds a timer: timers stand still while a machine sleeps, and do
-	// not follow a clock that is set. Sessions end by the clock.
+	// maxSleep bounds a timer. Timers stop while a machine sleeps, and ignore changes
+	// of the clock; sessions end by the clock.
 	maxSleep = time.Minute
 	// A recheck after a gap that decides nothing is repeated, first after minRetry
 	// and each time twice as late.
 	minRetry = 2 * time.Second
 	maxRetry = time.Minute
+
+	reasonRecheck = "recheck" // of the audit line of a Restore that could not decide
 )
 
 // expiry is when the sockets of a session end, and when to call Restore for it.
@@ -72,7 +74,7 @@ func (s *Sockets) watch(session *group, t time.Time) {
 // restart, are not checked together for ever.
 func (s *Sockets) nextRecheck(now time.Time) time.Time {
 	every := s.opts.RecheckEvery
-	return now.Add(every/2 + rand.N(every*2/5+1))
+	return now.Add(every/2 + rand.N(every/5*2+1))
 }
 
 // wakeBy sets the timer so that tick runs by t, which may be zero for never.
@@ -125,8 +127,9 @@ func (s *Sockets) tick(session *group) {
 	if due {
 		s.enqueue(session)
 	}
+	expired = s.moveToClosing(expired, causeExpired)
 	s.mu.Unlock()
-	s.close(expired, causeExpired)
+	s.startClosing(expired)
 }
 
 // recheckAll calls Restore for every session, after a gap.
@@ -151,7 +154,7 @@ func (s *Sockets) scheduleRecheck(session *group) {
 	s.enqueue(session)
 }
 
-// enqueue has a session rechecked, once.
+// enqueue adds a session to the queue, if it is not there.
 func (s *Sockets) enqueue(session *group) {
 	if session.checking || s.opts.Restore == nil {
 		return
@@ -164,8 +167,8 @@ func (s *Sockets) enqueue(session *group) {
 	}
 }
 
-// recheckQueued rechecks sessions until the queue is empty. A Restore that does
-// not return keeps its goroutine, and so counts as running.
+// recheckQueued rechecks sessions until the queue is empty. A Restore that never
+// returns occupies one of maxRechecks.
 func (s *Sockets) recheckQueued() {
 	for {
 		s.mu.Lock()
@@ -216,8 +219,8 @@ func (s *Sockets) newRecheck(session *group) *recheck {
 	return c
 }
 
-// restore calls Restore, and holds it to its contract: the result is a session
-// that has not ended, of the same sign-in, or an error.
+// restore calls Restore and checks its result: a session that has not ended, of the
+// same sign-in, or an error.
 func (s *Sockets) restore(ctx context.Context, asked *Session) (restored *Session, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -263,6 +266,7 @@ func (s *Sockets) apply(c *recheck, restored *Session, err error) {
 			s.wakeBy(session, ends)
 		}
 	}
+	expired = s.moveToClosing(expired, causeExpired)
 	s.mu.Unlock()
 	if undecided {
 		c.k.record(audit.SessionVerifyFailure,
@@ -271,18 +275,19 @@ func (s *Sockets) apply(c *recheck, restored *Session, err error) {
 			slog.String("ip", c.k.ip),
 			slog.String("path", c.k.path))
 	}
-	s.close(expired, causeExpired)
+	s.startClosing(expired)
 }
 
 // update gives k the Value and the end that Restore returned. Data and StartedAt
 // stay the ticket's: one answer serves all sockets of the session, and a later
-// beginning would evade a revocation.
+// StartedAt would escape a revocation of the person.
 func (k *socket) update(asked, restored *Session) {
 	session := *k.session.Load()
 	session.Value = restored.Value
-	// An end that Restore has left alone may have been moved by Extend since.
+	// If Restore did not change the end, keep a later one from Extend.
 	ends := restored.ExpiresAt
-	if !ends.IsZero() && (!ends.Equal(asked.ExpiresAt) || ends.After(session.ExpiresAt)) {
+	later := !session.ExpiresAt.IsZero() && ends.After(session.ExpiresAt)
+	if !ends.IsZero() && (!ends.Equal(asked.ExpiresAt) || later) {
 		session.ExpiresAt = ends
 	}
 	k.session.Store(&session)

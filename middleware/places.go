@@ -57,15 +57,26 @@ func (s *Sockets) admit(c *candidate) (*socket, *Rejection) {
 	if rej != nil {
 		return nil, rej
 	}
-	err := s.stillValid(&c.grant)
-	if err == nil && c.stream && !s.openStream(k) {
-		err = tickets.ErrRevoked
-	}
-	if err != nil {
+	if err := s.stillValid(&c.grant); err != nil {
 		k.withdraw()
 		return nil, rejectConsume(err)
 	}
+	if c.stream && !s.openStream(k) {
+		k.withdraw()
+		return nil, rejectClosed(k.cause)
+	}
 	return k, nil
+}
+
+// rejectClosed returns the Rejection of a stream that was closed before it opened.
+func rejectClosed(cause *CloseError) *Rejection {
+	switch cause.Reason {
+	case reasonGoingAway:
+		return reject(refusedGoingAway, nil)
+	case codeUnavailable:
+		return rejectConsume(cause.Err)
+	}
+	return rejectConsume(tickets.ErrRevoked)
 }
 
 // stillValid reports a revocation, or a stale revocation log, since the ticket
@@ -163,8 +174,8 @@ func (s *Sockets) release(k *socket, wasOpen bool) {
 	}
 }
 
-// openStream opens a stream, which has its connection from the start, and reports
-// whether it was still admitted.
+// openStream opens a stream, which has its connection from the start. It reports
+// whether the stream was not closed before.
 func (s *Sockets) openStream(k *socket) bool {
 	s.mu.Lock()
 	opened := k.move(stateOpen)
@@ -185,16 +196,13 @@ func (s *Sockets) evictFor(k *socket) (evicted []*socket) {
 	}
 	for _, g := range []*group{k.bySession, k.byUser} {
 		for g.limit > 0 && g.open > g.limit {
-			oldest := g.oldest(k)
-			oldest.move(stateClosing)
-			oldest.cause = causeEvicted
-			evicted = append(evicted, oldest)
+			evicted = append(evicted, s.moveToClosing([]*socket{g.oldest(k)}, causeEvicted)...)
 		}
 	}
 	return evicted
 }
 
-// oldest returns the open socket that was admitted first, but for newest.
+// oldest returns the open socket that was admitted first, other than newest.
 func (g *group) oldest(newest *socket) *socket {
 	var oldest *socket
 	for k := range g.sockets {
@@ -238,8 +246,3 @@ func (s *Sockets) checkDrained() {
 		close(s.drained)
 	}
 }
-
-const (
-	reasonRecheck      = "recheck"
-	closeInternalError = 1011
-)

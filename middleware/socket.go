@@ -21,14 +21,15 @@ import (
 // for a newer one of the same person or session.
 var ErrEvicted = errors.New("evicted by a newer socket")
 
-// CloseError is the cause ([context.Cause]) of a guarded socket's context when
-// it is done; the cause is nil until the close frame is out. It is also what the
-// connection's reads and writes return once Sockets has closed it, but a
-// WebSocket library that is given the context returns that one's error instead.
-// It is [net.ErrClosed] to errors.Is.
+// CloseError is the cause ([context.Cause]) of a guarded socket's context when it
+// is done. The context of a WebSocket is done when the close frame is out. Before
+// the hijack, and for a stream, the client can end the context too: the cause is
+// then the request's. Reads and writes of the connection also return the
+// CloseError, once Sockets has closed it; a library that watches the context may
+// return its own error. errors.Is(err, net.ErrClosed) is true.
 type CloseError struct {
-	// Code is the close code; of a connection that ended by itself, the one that
-	// its handler sent, or 1006.
+	// Code is the close code. If Sockets did not close the connection, it is the
+	// one that the handler sent, or 1006.
 	Code int
 	// Reason is "session_revoked", "session_expired", "evicted", "unavailable",
 	// "going_away", "panic", the application's own, "closed", "dropped" or
@@ -52,7 +53,10 @@ func (e *CloseError) Unwrap() error { return e.Err }
 // from this side.
 func (e *CloseError) Is(target error) bool { return target == net.ErrClosed }
 
-// Reasons of a close frame, as the page and the audit read them.
+// closeInternalError is the close code of a panic (RFC 6455 section 7.4.1).
+const closeInternalError = 1011
+
+// Reasons of a close frame, or of a last audit line.
 const (
 	reasonSessionRevoked = "session_revoked"
 	reasonEvicted        = "evicted"
@@ -93,14 +97,14 @@ type socket struct {
 	// Sockets.mu guards the rest.
 	state    state
 	link     link
-	cause    *CloseError // why it is closed from here; nil: it was not
+	cause    *CloseError // why Sockets closed it; nil: it did not
 	openedAt time.Time
 	sequence uint64
 
 	bySession, byUser *group
 }
 
-// state is where a socket is in its life. It only ever moves on.
+// state is where a socket is in its life. It never goes back.
 type state uint8
 
 const (
@@ -119,7 +123,7 @@ const (
 //	admitted  closed   the handler returned without a hijack; withdraw
 //	open      closing  Sockets.close, evictFor; flushed, when the library closes
 //	open      closed   a stream's handler returned
-//	closing   closed   the connection is closed, or the handler returned
+//	closing   closed   the connection is closed, or the handler returned; withdraw
 func (k *socket) move(to state) bool {
 	from := k.state
 	if to <= from {
@@ -138,8 +142,9 @@ func (k *socket) move(to state) bool {
 	return true
 }
 
-// A link is what a socket closes: a request that is not hijacked yet, a hijacked
-// connection, or a stream's response. Sockets.mu is not held.
+// A link is the thing to close: a request that is not hijacked yet (upgrade), a
+// hijacked connection (webSocket), or a stream's response (stream). Sockets.mu is
+// not held, except for traffic.
 type link interface {
 	close(cause *CloseError, grace time.Duration) // begins to close
 	abort()                                       // closes at once: Shutdown is out of time
@@ -171,17 +176,25 @@ func newSocket(s *Sockets, c *candidate) *socket {
 // close begins to close those of ks that are admitted or open, and returns how
 // many. It does not wait until they are closed.
 func (s *Sockets) close(ks []*socket, cause *CloseError) int {
-	closing := make([]*socket, 0, len(ks))
 	s.mu.Lock()
-	for _, k := range ks {
-		if k.move(stateClosing) {
-			k.cause = cause
-			closing = append(closing, k)
-		}
-	}
+	closing := s.moveToClosing(ks, cause)
 	s.mu.Unlock()
 	s.startClosing(closing)
 	return len(closing)
+}
+
+// moveToClosing moves those of ks to closing that are admitted or open, and
+// returns them. Sockets.mu is held; the caller calls startClosing after unlocking.
+func (s *Sockets) moveToClosing(ks []*socket, cause *CloseError) []*socket {
+	closing := make([]*socket, 0, len(ks))
+	for _, k := range ks {
+		if k.move(stateClosing) {
+			own := *cause // it is the application's to keep
+			k.cause = &own
+			closing = append(closing, k)
+		}
+	}
+	return closing
 }
 
 // startClosing closes the links of sockets that have moved to closing.
@@ -191,6 +204,13 @@ func (s *Sockets) startClosing(ks []*socket) {
 		l, grace := k.link, s.grace()
 		s.mu.Unlock()
 		l.close(k.cause, grace)
+		// Check after closing: Shutdown may have aborted before the close began.
+		s.mu.Lock()
+		abort := s.outOfTime
+		s.mu.Unlock()
+		if abort {
+			l.abort()
+		}
 	}
 }
 
@@ -201,9 +221,9 @@ func (s *Sockets) grace() time.Duration {
 	return s.opts.CloseGrace
 }
 
-// finish ends the life of a socket whose connection is closed, or whose handler
-// has returned: unless l is no longer its link, or it is closed already. own is
-// the cause where the socket was not closed from here.
+// finish moves k to closed and writes its last audit line. It does nothing if l is
+// no longer the link of k, or k is closed already. own is the cause if Sockets did
+// not close k.
 func (k *socket) finish(l link, opened bool, own *CloseError) {
 	k.sockets.mu.Lock()
 	first := k.link == l && k.move(stateClosed)
@@ -226,6 +246,9 @@ func (k *socket) finish(l link, opened bool, own *CloseError) {
 
 // withdraw takes back an admission, without an audit line.
 func (k *socket) withdraw() {
+	if k.detach != nil {
+		k.detach()
+	}
 	k.sockets.mu.Lock()
 	k.move(stateClosed)
 	k.sockets.mu.Unlock()
@@ -245,8 +268,13 @@ func (k *socket) handlerReturned() {
 	l.handlerReturned()
 }
 
-// handlerPanicked closes what the handler has taken, and can no longer close.
-func (k *socket) handlerPanicked() { k.sockets.close([]*socket{k}, causePanic) }
+// handlerPanicked closes the socket after a panic. A stream whose client has gone
+// is no fault of the handler: httputil.ReverseProxy panics to end it.
+func (k *socket) handlerPanicked() {
+	if !k.isStream || k.ctx.Err() == nil {
+		k.sockets.close([]*socket{k}, causePanic)
+	}
+}
 
 func (k *socket) recordOpened() { k.record(audit.SocketOpened, k.facts()...) }
 
@@ -260,7 +288,7 @@ func (k *socket) recordClosed(reason string, code int) {
 		slog.Float64("seconds", math.Round(lived.Seconds()*1000)/1000))...)
 }
 
-// recordUpgradeFailed is the last line of what never became a WebSocket.
+// recordUpgradeFailed writes the last line of an upgrade without a 101.
 func (k *socket) recordUpgradeFailed() {
 	k.record(audit.UpgradeRefused,
 		slog.String("reason", reasonUpgradeFailed),

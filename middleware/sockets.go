@@ -59,24 +59,24 @@ type SocketsOptions struct {
 	Max, MaxPerUser, MaxPerSession int
 	// EvictOldest closes the oldest socket of the person or session when one too
 	// many is opened (4429, "evicted"). Default: the newest is refused. At Max
-	// the newest is always refused: nobody may push out a stranger.
+	// the newest is always refused: the oldest may be another person's.
 	EvictOldest bool
 	// CloseGrace is how long closing a connection may take, from the decision to
 	// the closed descriptor: for the rest of a frame that has begun, the close
 	// frame, and the peer's answer. Default 1 s.
 	CloseGrace time.Duration
-	// Restore decides whether a session still stands, and may return it with a
+	// Restore decides whether a session is still valid, and may return it with a
 	// Value and another ExpiresAt (zero: the end that was known stands). It gets a
 	// copy that it may change, and must return a session of the same ID, Provider
 	// and UserID. Errors are as in [Authenticator]. It is called when a ticket has
 	// been consumed, when the session ends, every RecheckEvery, and after a gap in
 	// the revocation log; one answer serves all sockets of the session. Its
-	// context ends after 5 s. Default: what the ticket says stands.
+	// context ends after 5 s. Default: the ticket is trusted.
 	Restore func(ctx context.Context, s *Session) (*Session, error)
 	// RecheckEvery is how often Restore is called for each session that has
 	// sockets: at least once in this time. Sockets of a session that Restore no
 	// longer knows are closed with 4401; a Restore that fails, panics or takes
-	// more than 5 s closes nothing, and is audited.
+	// more than 5 s is audited, and changes no end.
 	// Default 0: only when a session ends, and after a gap.
 	RecheckEvery time.Duration
 	// Audit receives ws_opened, ws_closed and revoke; ws_upgrade_refused with
@@ -135,8 +135,8 @@ func (o *SocketsOptions) check(issuer *tickets.Issuer) error {
 }
 
 // CloseSession closes the sockets of a session with 4401 and reason, and returns
-// how many. It is for applications that revoke by their own means; it stops no
-// ticket that is still out ([tickets.Issuer.Revoke] does).
+// how many. It is for applications that revoke by their own means. Unused tickets
+// stay valid; [tickets.Issuer.Revoke] revokes them too.
 //
 // What does not fit into a close frame (123 bytes of UTF-8) is cut from reason;
 // "" is "session_revoked".
@@ -190,7 +190,7 @@ func (s *Sockets) Extend(sessionID string, until time.Time) int {
 			n++
 		}
 	}
-	return n // a timer that fires too early is set again
+	return n // tick sets a timer again that fires too early
 }
 
 // SocketInfo describes one live socket.
@@ -309,8 +309,9 @@ func (s *Sockets) revoked(r tickets.Revocation) {
 	s.opts.Audit.Record(context.Background(), audit.Revoke, attrs...)
 }
 
-// missed is called when the issuer may have missed revocations: with ErrGap the
-// sessions are rechecked, with ErrStale nothing is known about any of them.
+// missed is called when the issuer may have missed revocations. After ErrGap,
+// Restore decides about each session; without a Restore the sockets stay. ErrStale
+// closes all sockets.
 func (s *Sockets) missed(err error) {
 	if !errors.Is(err, tickets.ErrStale) {
 		s.recheckAll()

@@ -37,8 +37,8 @@ func (ws webSocket) close(cause *CloseError, grace time.Duration) {
 
 func (ws webSocket) abort() { ws.Abort() }
 
-// handlerReturned closes a connection whose peer has gone: a handler that has seen
-// that, and did not close, was the last to know the connection.
+// handlerReturned closes a connection whose peer has gone. The handler saw that,
+// and returned without closing: nobody else closes the connection.
 func (ws webSocket) handlerReturned() {
 	if ws.PeerGone() {
 		_ = ws.Close()
@@ -47,8 +47,8 @@ func (ws webSocket) handlerReturned() {
 
 func (ws webSocket) traffic() (in, out int64) { return ws.Traffic() }
 
-// hijacked makes k's connection one that Sockets can close. switched says that
-// the 101 went out before.
+// hijacked wraps k's connection, so that Sockets can close it. switched: the 101 was
+// written before the hijack.
 func (k *socket) hijacked(conn net.Conn, rw *bufio.ReadWriter, switched bool) (net.Conn, error) {
 	s := k.sockets
 	ws := webSocket{k: k}
@@ -63,30 +63,35 @@ func (k *socket) hijacked(conn net.Conn, rw *bufio.ReadWriter, switched bool) (n
 	}
 	ws.Conn = c
 	s.mu.Lock()
+	st, _ := k.link.(*stream)
 	if _, twice := k.link.(webSocket); twice || k.state == stateClosed {
 		s.mu.Unlock()
-		return nil, fmt.Errorf("hijacked connection: its admission was released: %w", net.ErrClosed)
+		return nil, fmt.Errorf("hijacked connection: it was hijacked before, or its admission was released: %w",
+			net.ErrClosed)
 	}
 	k.link = ws
 	if !k.move(stateOpen) && k.openedAt.IsZero() {
 		k.openedAt = time.Now() // it opens all the same, to be closed
 	}
 	evicted := s.evictFor(k)
-	cause, grace := k.cause, s.grace()
+	closing := k.cause != nil
 	s.mu.Unlock()
 	if k.detach != nil {
 		k.detach()
 	}
-	c.Start()
-	s.startClosing(evicted)
-	if cause != nil { // it was closed when there was no connection yet
-		ws.close(cause, grace)
+	if st != nil {
+		st.use(nil)
 	}
+	s.startClosing(evicted)
+	if closing { // Sockets closed it before the hijack
+		s.startClosing([]*socket{k})
+	}
+	c.Start() // last: the audit may be slow
 	return c, nil
 }
 
-// flushed is called when nothing more goes out. It gives back the place of a
-// socket that its library closes: the page may come back at once.
+// flushed runs after the last write. It frees the place of a socket that its
+// library closes, so that the page can come back at once.
 func (k *socket) flushed() {
 	k.sockets.mu.Lock()
 	k.move(stateClosing)
