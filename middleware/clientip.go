@@ -38,12 +38,16 @@ func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
 			return peer
 		}
 		addr = addr.Unmap().WithZone("") // no prefix contains an address with a zone
-		// Each proxy appends, and may do so in a line of its own: walk from the end.
-		lines := r.Header["X-Forwarded-For"]
-		hops := strings.Split(strings.Join(lines, ","), ",")
-		for i := len(hops) - 1; i >= 0 && len(lines) > 0 && isTrusted(addr); i-- {
-			if addr, err = parseHop(textproto.TrimString(hops[i])); err != nil {
-				return ""
+		// Each proxy appends, and may do so in a line of its own: walk from the end,
+		// and no further than the first address that is not trusted.
+		for _, line := range slices.Backward(r.Header["X-Forwarded-For"]) {
+			for more := true; more && isTrusted(addr); {
+				comma := strings.LastIndexByte(line, ',')
+				if addr, err = parseHop(textproto.TrimString(line[comma+1:])); err != nil {
+					return ""
+				}
+				more = comma >= 0
+				line = line[:max(0, comma)]
 			}
 		}
 		return addr.String()

@@ -69,20 +69,23 @@ func withoutTicketInURL(r *http.Request, all bool) *http.Request {
 		uri = withQuery(path, query)
 	}
 	sent := r.Header["Referer"]
-	referers := sent
+	referers, changed := sent, false
 	for i, line := range sent {
 		if stripped := stripURI(line, all); stripped != line {
-			referers = slices.Concat(referers[:i], []string{stripped}, sent[i+1:])
+			if !changed { // others may hold on to the original
+				referers, changed = slices.Clone(sent), true
+			}
+			referers[i] = stripped
 		}
 	}
-	if query == r.URL.RawQuery && uri == r.RequestURI && slices.Equal(referers, sent) {
+	if query == r.URL.RawQuery && uri == r.RequestURI && !changed {
 		return r
 	}
 	c, u := *r, *r.URL
 	u.RawQuery, u.ForceQuery = query, false
 	c.URL, c.RequestURI = &u, uri
 	c.Form = nil // an outer ParseForm kept the ticket: parse anew
-	if len(sent) > 0 {
+	if changed {
 		c.Header = r.Header.Clone() // others may hold on to the original
 		c.Header["Referer"] = referers
 	}

@@ -34,6 +34,8 @@ type incoming struct {
 	inProtocol []string // values of the subprotocols that are tickets
 	protocols  []string // the other subprotocols
 
+	longProtocols bool // more subprotocols than are read
+
 	// What the guard knows, for the audit; in ticketID and session, "" and nil until
 	// then.
 	ip       string
@@ -46,7 +48,11 @@ func readIncoming(r *http.Request) *incoming {
 	var values url.Values
 	values, in.queryErr = url.ParseQuery(in.query)
 	in.inQuery = values[ticketParam]
-	for _, p := range listOf(r.Header[protocolHeader]) {
+	offered := r.Header[protocolHeader]
+	if in.longProtocols = len(strings.Join(offered, "")) > maxQuery; in.longProtocols {
+		offered = nil // a stranger's list of a megabyte costs a hundred to split
+	}
+	for _, p := range listOf(offered) {
 		if value, ok := strings.CutPrefix(p, protocolPrefix); ok {
 			in.inProtocol = append(in.inProtocol, value)
 		} else {
@@ -82,7 +88,7 @@ func (in *incoming) checkHandshake() *Rejection {
 		return rej
 	}
 	switch {
-	case !hasKey(in.Header["Sec-Websocket-Key"]):
+	case in.longProtocols, !hasKey(in.Header["Sec-Websocket-Key"]):
 		return reject(refusedKey, nil)
 	case !isWebSocketOnly(in.Header):
 		return reject(refusedOtherUpgrade, nil)

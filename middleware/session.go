@@ -18,9 +18,10 @@ import (
 // A Session is read by many goroutines; do not change one that has been handed
 // to this package.
 type Session struct {
-	// ID names the session in the application's own store. Revocation, the
-	// share of tickets and the limits per session go by it. It may be the very
-	// cookie: it is never logged, and leaves the process only hashed or sealed.
+	// ID names the session in the application's own store. Revocation, the share of
+	// tickets and the limits per session go by it. Any stable, secret-free name is
+	// best. The cookie will do: ID is never shown, and leaves the process only hashed
+	// or sealed.
 	ID               string
 	Provider, UserID string
 	StartedAt        time.Time // when the person signed in; zero: unknown

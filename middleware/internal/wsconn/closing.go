@@ -40,12 +40,16 @@ func (c *Conn) CloseWith(code int, reason string, err error, grace time.Duration
 
 // Abort ends a close that is under way: what has not gone out never will.
 func (c *Conn) Abort() {
-	closing := c.closing.Load()
-	if closing == nil {
+	c.mu.Lock()
+	closing, closed := c.closing.Load(), c.closed
+	c.mu.Unlock()
+	if closing == nil && !closed {
 		return
 	}
 	_ = c.below().Close()
-	c.settle(closing)
+	if closing != nil {
+		c.settle(closing)
+	}
 }
 
 // finish closes the connection, within grace.

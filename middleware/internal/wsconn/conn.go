@@ -207,7 +207,10 @@ func (c *Conn) Close() error {
 		return c.Conn.Close()
 	}
 	c.reportFlushed.Do(c.callbacks.Flushed)
+	// crypto/tls waits up to 5 s for a peer that reads nothing.
+	limit := time.AfterFunc(time.Second, func() { _ = c.below().Close() })
 	err := c.Conn.Close()
+	limit.Stop()
 	c.report()
 	return err
 }

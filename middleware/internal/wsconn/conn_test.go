@@ -376,3 +376,32 @@ func TestNew_KeepsEarlyBytes(t *testing.T) {
 	require.Same(t, server, c.NetConn())
 	require.NoError(t, c.Close())
 }
+
+// crypto/tls gives its goodbye 5 s: a peer that reads nothing would keep the
+// descriptor of a connection that its library has closed.
+func TestClose_WaitsOneSecondForTLS(t *testing.T) {
+	for _, abort := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			client, server := net.Pipe()
+			defer client.Close()
+			handshake := make(chan error, 1)
+			go func() { handshake <- tls.Client(client, &tls.Config{InsecureSkipVerify: true}).Handshake() }()
+			s := tls.Server(server, &tls.Config{
+				Certificates:           []tls.Certificate{certificate()},
+				SessionTicketsDisabled: true, // or the client would have more to read
+			})
+			require.NoError(t, s.Handshake())
+			require.NoError(t, <-handshake)
+			c, o := open(t, s, true, false)
+			begin, want := time.Now(), time.Second
+			go func() { _ = c.Close() }()
+			if abort {
+				synctest.Wait()
+				c.Abort()
+				want = 0
+			}
+			<-o.closed
+			require.Equal(t, want, time.Since(begin))
+		})
+	}
+}

@@ -193,43 +193,59 @@ func (f *flood) run(t *testing.T, ctx context.Context, addr string) int64 {
 	var refused atomic.Int64
 	var wg sync.WaitGroup
 	for range attackers {
-		wg.Go(func() {
-			c, err := net.Dial("tcp", addr)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer c.Close()
-			in := bufio.NewReader(c)
-			began := time.Now()
-			for n := 0; ctx.Err() == nil; n++ {
-				if f.rate > 0 { // in bursts: a timer is not exact to the microsecond
-					due := time.Duration(n) * attackers * time.Second / time.Duration(f.rate)
-					if ahead := due - time.Since(began); ahead > time.Millisecond {
-						time.Sleep(ahead)
-					}
-				}
-				if _, err := io.WriteString(c, f.request()); err != nil {
-					t.Error(err)
-					return
-				}
-				res, err := http.ReadResponse(in, nil)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				io.Copy(io.Discard, res.Body)
-				if strings.HasPrefix(res.Status, f.status) {
-					refused.Add(1)
-				} else if res.StatusCode != http.StatusOK || f.status != "429" { // one session's share is minted
-					t.Errorf("%s, want %s", res.Status, f.status)
-					return
-				}
-			}
-		})
+		wg.Go(func() { f.attack(t, ctx, addr, &refused) })
 	}
 	wg.Wait()
 	return refused.Load()
+}
+
+// attack sends one request after the other, over a new connection where the last one
+// was closed: a refused upgrade ends its connection.
+func (f *flood) attack(t *testing.T, ctx context.Context, addr string, refused *atomic.Int64) {
+	var c net.Conn
+	var in *bufio.Reader
+	defer func() {
+		if c != nil {
+			c.Close()
+		}
+	}()
+	began := time.Now()
+	for n := 0; ctx.Err() == nil; n++ {
+		if f.rate > 0 { // in bursts: a timer is not exact to the microsecond
+			due := time.Duration(n) * attackers * time.Second / time.Duration(f.rate)
+			if ahead := due - time.Since(began); ahead > time.Millisecond {
+				time.Sleep(ahead)
+			}
+		}
+		if c == nil {
+			var err error
+			if c, err = net.Dial("tcp", addr); err != nil {
+				t.Error(err)
+				return
+			}
+			in = bufio.NewReader(c)
+		}
+		if _, err := io.WriteString(c, f.request()); err != nil {
+			t.Error(err)
+			return
+		}
+		res, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		io.Copy(io.Discard, res.Body)
+		if res.Close {
+			c.Close()
+			c = nil
+		}
+		if strings.HasPrefix(res.Status, f.status) {
+			refused.Add(1)
+		} else if res.StatusCode != http.StatusOK || f.status != "429" { // one session's share is minted
+			t.Errorf("%s, want %s", res.Status, f.status)
+			return
+		}
+	}
 }
 
 // hold opens connections that never finish their request, and waits for the server to end them.
