@@ -179,8 +179,9 @@ func isOne(lines []string, want string) bool {
 // token in it, in any case.
 func hasToken(lines []string, token string) bool {
 	for _, line := range lines {
-		for t := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(textproto.TrimString(t), token) {
+		for more := true; more; {
+			var t string
+			if t, line, more = strings.Cut(line, ","); strings.EqualFold(textproto.TrimString(t), token) {
 				return true
 			}
 		}
