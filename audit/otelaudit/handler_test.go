@@ -132,24 +132,24 @@ func record(t testing.TB, h slog.Handler, event audit.Event, reason string, attr
 func TestHandler_SeriesAreBounded(t *testing.T) {
 	const n, workers = 100_000, 8
 	h, reader := newHandler(t, otelaudit.Options{})
-	log := audit.New(h)
 	events := []audit.Event{audit.LoginFailure, audit.RefreshFailure, audit.SessionVerifyFailure,
 		audit.TicketRejected, audit.UpgradeRefused, audit.MintRefused}
-	for name, count := range map[string]func(e audit.Event, attrs ...slog.Attr){
-		"through a log": func(e audit.Event, attrs ...slog.Attr) { log.Record(ctx, e, attrs...) },
-		"alone": func(e audit.Event, attrs ...slog.Attr) {
+	for name, count := range map[string]func(log *audit.Log, e audit.Event, attrs ...slog.Attr){
+		"through a log": func(log *audit.Log, e audit.Event, attrs ...slog.Attr) { log.Record(ctx, e, attrs...) },
+		"alone": func(_ *audit.Log, e audit.Event, attrs ...slog.Attr) {
 			r := slog.NewRecord(time.Now(), slog.LevelWarn, string(e), 0)
 			r.AddAttrs(attrs...)
 			_ = h.Handle(ctx, r)
 		},
 	} {
 		before := refusals(t, values(t, reader))
+		log := audit.New(h)
 		var wg sync.WaitGroup
 		for worker := range workers {
 			wg.Go(func() {
 				random := rand.New(rand.NewPCG(1, uint64(worker)))
 				for range n / workers {
-					count(events[random.IntN(len(events))],
+					count(log, events[random.IntN(len(events))],
 						slog.String("reason", fmt.Sprint(random.Uint64())),
 						slog.String("path", fmt.Sprint("/", random.Uint64())),
 						slog.String("origin", fmt.Sprint("https://", random.Uint64())),
