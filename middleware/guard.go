@@ -12,17 +12,17 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// Guard admits a WebSocket upgrade that has a ticket, and passes it to whatever
-// WebSocket library the application uses, with the session in the context and
-// no ticket left in the request.
+// Guard checks the ticket of a WebSocket upgrade, and then calls the application's
+// handler, which may use any WebSocket library. The context has the session; the
+// request no longer has the ticket.
 //
-// The ticket comes as ?ticket=<value> or, for those who want it in no URL, among
-// the subprotocols beside at least one of the application's own:
-// new WebSocket(url, ["chat", "ticket." + value]). The handler chooses "chat".
+// The ticket is in ?ticket=<value>, or in a subprotocol, which keeps it out of the
+// URL: new WebSocket(url, ["chat", "ticket." + value]). There must be a subprotocol
+// of the application's own beside it, for the handler to choose.
 //
-// It checks everything that costs nothing first and consumes the ticket last: a
-// request that is malformed, or comes from a page of another origin, leaves its
-// ticket valid. It is safe for concurrent use.
+// The cheap checks come first; the ticket is consumed last. A request that is
+// malformed, or comes from a page of another origin, leaves its ticket valid. Guard
+// is safe for concurrent use.
 type Guard struct {
 	issuer  *tickets.Issuer
 	origins *origins
@@ -38,7 +38,7 @@ type GuardOptions struct {
 	// origin; and let the WebSocket library allow the same ones, for it checks
 	// again when the ticket is consumed.
 	Origins []string
-	// RequireOrigin refuses requests without an Origin, which no browser sends.
+	// RequireOrigin refuses requests without an Origin. Browsers always send one.
 	// Default: they are allowed, the ticket being the proof.
 	RequireOrigin bool
 	// RequireEndpoint refuses tickets that were minted for any path.
@@ -62,8 +62,8 @@ type GuardOptions struct {
 	// too: EventSource, <img> and downloads cannot set headers either. The
 	// request consumes the ticket, so each attempt needs a fresh one.
 	AdmitRequests bool
-	// Sockets owns the connections that are admitted; guards may share one. It is
-	// made for the same issuer. Default: its own, with this Audit and no limits.
+	// Sockets owns the connections that are admitted; guards may share one. It must
+	// have the same issuer. Default: its own, with this Audit and no limits.
 	Sockets *Sockets
 	// Audit receives every refusal. Default: the one of Sockets; another one
 	// beside it is an error.
@@ -125,7 +125,7 @@ func checkSockets(issuer *tickets.Issuer, o *GuardOptions) error {
 // Sockets returns the owner of the connections that this guard admits.
 func (g *Guard) Sockets() *Sockets { return g.sockets }
 
-// Wrap returns a handler that passes on to next what may come in. A handler that
+// Wrap returns a handler that calls next for each admitted request. A handler that
 // returns without closing keeps its socket. One that panics loses it: the socket
 // is closed with 1011, "panic", and the panic passes on.
 func (g *Guard) Wrap(next http.Handler) http.Handler {
@@ -156,7 +156,7 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 // [Guard.Wrap]: it returns either an Admission or a Rejection, which is recorded.
 // An Admission holds its place among the Sockets until it is released, and its
 // connection is closed with its session only if the WebSocket library is given
-// [Admission.ResponseWriter]. PassOthers does not count here.
+// [Admission.ResponseWriter]. Admit ignores PassOthers.
 func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
 	k, rej := g.admit(readIncoming(r), nil)
 	if rej != nil {
@@ -169,7 +169,7 @@ func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
 	}, nil
 }
 
-// admit decides, and records a Rejection. w is nil where it is not known.
+// admit decides, and records a Rejection. w is nil for Admit.
 func (g *Guard) admit(in *incoming, w http.ResponseWriter) (*socket, *Rejection) {
 	in.ip = clientIP(g.opts.ClientIP, in.Request)
 	k, rej := g.decide(in, w)
@@ -207,7 +207,7 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 	if err != nil {
 		return nil, rejectConsume(err)
 	}
-	// 7. What only the grant can answer; the place; revoked meanwhile?
+	// 7. Check the grant, reserve a place, check for a revocation since step 6.
 	session, rej := g.checkGrant(in, &grant)
 	if rej != nil {
 		return nil, rej
@@ -253,7 +253,7 @@ func (g *Guard) checkRequest(in *incoming, stream bool, w http.ResponseWriter) *
 	return nil
 }
 
-// checkGrant applies the part of step 7 that needs no place, and returns the
+// checkGrant checks endpoint, outer session, Restore and end, and returns the
 // session to admit.
 func (g *Guard) checkGrant(in *incoming, grant *tickets.Grant) (*Session, *Rejection) {
 	granted := &Session{
@@ -291,7 +291,7 @@ func (g *Guard) checkGrant(in *incoming, grant *tickets.Grant) (*Session, *Rejec
 
 // restore calls Restore for a session whose ticket is consumed.
 func (g *Guard) restore(ctx context.Context, s *Session) (*Session, *Rejection) {
-	// A client that goes away leaves the ticket consumed all the same.
+	// The ticket is consumed: go on if the client disconnects.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restoreWait)
 	defer cancel()
 	restored, err := g.sockets.restore(ctx, s)

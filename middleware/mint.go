@@ -277,9 +277,3 @@ func (s *oneString) UnmarshalJSON(text []byte) error {
 	s.set = true
 	return json.Unmarshal(text, &s.value)
 }
-
-// ticketID is what the audit calls a ticket.
-func ticketID(t tickets.Ticket) string {
-	id := t.Key().ID()
-	return shortHex(id[:])
-}

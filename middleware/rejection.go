@@ -1,6 +1,7 @@
 package middleware
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -288,3 +289,13 @@ func cutField(s string) string {
 	}
 	return s[:n]
 }
+
+// ticketID is what the audit calls a ticket.
+func ticketID(t tickets.Ticket) string {
+	id := t.Key().ID()
+	return shortHex(id[:])
+}
+
+// shortHex is the hexadecimal of the first 6 bytes of a hash, as the audit shows
+// them.
+func shortHex(hash []byte) string { return hex.EncodeToString(hash[:6]) }

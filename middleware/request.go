@@ -25,7 +25,7 @@ const (
 	methodPreface = "PRI"
 )
 
-// incoming is a request for a socket or a stream, as it was read, once.
+// incoming is a parsed request for a socket or a stream.
 type incoming struct {
 	*http.Request
 	query      string   // as the client sent it
@@ -96,7 +96,7 @@ func (in *incoming) checkHandshake() *Rejection {
 	return nil
 }
 
-// checkQueryAndBody is the part of checkHandshake that concerns streams too.
+// checkQueryAndBody applies to upgrades and to streams.
 func (in *incoming) checkQueryAndBody() *Rejection {
 	switch {
 	case len(in.query) > maxQuery:
@@ -143,7 +143,7 @@ func resemblesUpgrade(r *http.Request) bool {
 }
 
 // mentionsUpgrade reports whether r resembles an upgrade, or has "upgrade" alone
-// in Connection, as a careless proxy in front sends it with every request.
+// in Connection, as some proxies send it with every request.
 func mentionsUpgrade(r *http.Request) bool {
 	return resemblesUpgrade(r) || hasToken(r.Header["Connection"], "upgrade")
 }

@@ -2,7 +2,6 @@ package middleware
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -77,7 +76,3 @@ func SessionFrom(ctx context.Context) (*Session, bool) {
 func WithSession(ctx context.Context, s *Session) context.Context {
 	return context.WithValue(ctx, sessionKey{}, s)
 }
-
-// shortHex is the hexadecimal of the first 6 bytes of a hash, as the audit shows
-// them.
-func shortHex(hash []byte) string { return hex.EncodeToString(hash[:6]) }

@@ -20,8 +20,8 @@ const MaxReason = 123
 
 var longAgo = time.Unix(1, 0) // a deadline that wakes blocked calls
 
-// CloseWith begins to close the connection, and returns: with a close frame of
-// code and reason (at most [MaxReason] bytes), within grace. err is what the
+// CloseWith begins to close the connection, and returns. It sends a close frame of
+// code and reason (at most [MaxReason] bytes), and closes within grace. err is what the
 // library's reads and writes return. Only the first call counts, and only if the
 // library has not called Close.
 func (c *Conn) CloseWith(code int, reason string, err error, grace time.Duration) {
@@ -38,7 +38,7 @@ func (c *Conn) CloseWith(code int, reason string, err error, grace time.Duration
 	go c.finish(closing, grace)
 }
 
-// Abort ends a close that is under way: what has not gone out never will.
+// Abort ends a close that is under way. Unsent bytes are lost.
 func (c *Conn) Abort() {
 	c.mu.Lock()
 	closing, closed := c.closing.Load(), c.closed
@@ -66,14 +66,13 @@ func (c *Conn) finish(closing *closing, grace time.Duration) {
 	if _, err := io.Copy(io.Discard, c.below()); err == nil {
 		<-closing.settled
 	}
-	c.settle(closing) // also when the peer has reset
+	c.settle(closing) // if the peer has reset, nobody else does
 	_ = c.Conn.Close()
 	c.report()
 }
 
-// sendClose sends the close frame if a frame may begin here and nobody is
-// writing. Otherwise the Write that is under way, or the one that ends the
-// frame, calls it.
+// sendClose sends the close frame at a frame boundary, if no Write runs. Otherwise
+// the Write that runs, or the one that ends the frame, calls sendClose.
 func (c *Conn) sendClose(closing *closing) {
 	if !c.writing.TryLock() {
 		return
@@ -85,7 +84,7 @@ func (c *Conn) sendClose(closing *closing) {
 	}
 }
 
-// sendCloseLocked reports whether nothing more can go out.
+// sendCloseLocked reports whether sending is finished.
 func (c *Conn) sendCloseLocked(closing *closing) bool {
 	switch {
 	case c.sent.phase == phaseOther, c.sent.closed:
@@ -99,7 +98,7 @@ func (c *Conn) sendCloseLocked(closing *closing) bool {
 			return true
 		}
 	}
-	for _, conn := range []net.Conn{c.Conn, c.below()} { // TLS has an end of its own
+	for _, conn := range []net.Conn{c.Conn, c.below()} { // TLS says goodbye before FIN
 		if half, ok := conn.(interface{ CloseWrite() error }); ok {
 			_ = half.CloseWrite()
 		}
@@ -127,8 +126,8 @@ func (c *Conn) report() {
 	c.callbacks.Closed(outcome)
 }
 
-// below is the connection that carries the bytes. TLS would wait for its own
-// locks, and there is nothing in the rest that anyone wants to decrypt.
+// below is the connection that carries the bytes. Draining and closing use it: TLS
+// could block on its own locks.
 func (c *Conn) below() net.Conn {
 	if t, ok := c.Conn.(*tls.Conn); ok {
 		return t.NetConn()

@@ -20,9 +20,8 @@ import (
 // the frames that go out. Closing from outside takes these steps:
 //
 //  1. [Conn.CloseWith] returns. From now on the library's reads and writes block,
-//     but for the rest of a frame that has begun. Conn reads and drops what
-//     the peer sends: a peer that writes before it reads takes the close frame
-//     only when its own bytes have been read.
+//     except to finish a frame that has begun. Conn reads and drops what the peer
+//     sends: some peers read the close frame only after their own write.
 //  2. The close frame goes out at the next frame boundary, and FIN after it.
 //  3. Flushed is called.
 //  4. The library's reads and writes return the error given to CloseWith.
@@ -42,7 +41,7 @@ type Conn struct {
 	writing sync.Mutex // held for the length of a Write; guards the next three
 	sent    frames
 	opened  bool // the connection has become a WebSocket
-	ended   bool // Closed has been called, or is about to be
+	ended   bool // report has started
 
 	mu      sync.Mutex // orders Close and CloseWith, and the library's deadlines before ours
 	closed  bool       // the library called Close first
@@ -74,7 +73,7 @@ type Outcome struct {
 // New returns conn as a Conn. rw is the pair that came with it from Hijack: New
 // resets it to go through the Conn, with what the client has sent already.
 // switched says that the 101 went out before the hijack; [Conn.Start] then reports
-// that the connection has opened. raw says that there will be no frames.
+// that the connection has opened. raw says that it is no WebSocket.
 func New(conn net.Conn, rw *bufio.ReadWriter, switched, raw bool, cb Callbacks) (*Conn, error) {
 	c := &Conn{Conn: conn, callbacks: cb, opened: switched || raw}
 	switch {
@@ -104,7 +103,7 @@ func (c *Conn) adopt(rw *bufio.ReadWriter) error {
 	return err
 }
 
-// Start reports a connection as opened that opened before New.
+// Start calls Opened, if the 101 was sent before New.
 func (c *Conn) Start() {
 	c.writing.Lock()
 	opened := c.opened
@@ -114,14 +113,14 @@ func (c *Conn) Start() {
 	}
 }
 
-// NetConn returns the original connection, for socket options. What is written to
-// it goes past Conn, and breaks the page's last message.
+// NetConn returns the original connection, for socket options. Writing to it goes
+// past Conn, and can break the close frame.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
 
 // Traffic returns how many bytes were read and written.
 func (c *Conn) Traffic() (in, out int64) { return c.in.Load(), c.out.Load() }
 
-// PeerGone reports whether a Read has found that nothing more will come.
+// PeerGone reports whether a Read failed, other than by its deadline.
 func (c *Conn) PeerGone() bool { return c.peerGone.Load() }
 
 func (c *Conn) Read(p []byte) (int, error) {
@@ -171,7 +170,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// send writes p and follows it.
+// send writes p, and tracks the frames in it.
 func (c *Conn) send(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.out.Add(int64(n))
@@ -192,7 +191,7 @@ func (c *Conn) sendRest(p []byte) (int, error) {
 	return c.send(p[:ahead.next(p)])
 }
 
-// Close is the library's. It closes the connection, unless CloseWith was called
+// Close is for the library. It closes the connection, unless CloseWith was called
 // first: then the connection is closed after the close frame.
 func (c *Conn) Close() error {
 	c.mu.Lock()
@@ -215,7 +214,7 @@ func (c *Conn) Close() error {
 	return err
 }
 
-// CloseWrite is for proxies, which pass on that one direction has ended.
+// CloseWrite closes one direction, for proxies.
 func (c *Conn) CloseWrite() error {
 	half, ok := c.Conn.(interface{ CloseWrite() error })
 	if !ok {
