@@ -246,8 +246,8 @@ func FuzzForwardedFor(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, peer, header string) {
 		addr, err := netip.ParseAddrPort(peer)
-		if err != nil || addr.Addr().Zone() != "" {
-			return // no TCP listener says so, or there is nothing to decide
+		if err != nil || addr.Addr().Zone() != "" || strings.Contains(header, "\r") {
+			return // no TCP listener says so, no field holds it, or there is nothing to decide
 		}
 		lines := strings.Split(header, "\n")
 		want := addr.Addr().Unmap()
