@@ -122,7 +122,7 @@ func TestForwardedForOverTheWire(t *testing.T) {
 	}
 }
 
-// Whoever names no proxy trusts none: no door believes a header by default.
+// Without a named proxy none is trusted: no door believes a header by default.
 func TestClientIP_NoProxyIsTrustedByDefault(t *testing.T) {
 	gate, gateRec := newGate(t, middleware.GateOptions{})
 	b := newBed(t, middleware.GuardOptions{})

@@ -39,7 +39,7 @@ func ExampleGate() {
 			fmt.Fprintf(w, "hello, %s", s.UserID)
 			return
 		}
-		fmt.Fprint(w, "hello, whoever you are")
+		fmt.Fprint(w, "hello, stranger")
 	})
 	app := gate.Wrap(mux)
 
@@ -59,7 +59,7 @@ func ExampleGate() {
 	// Output:
 	// 302 /login?next=%2Freports%3Fyear%3D2026
 	// 401 {"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/login"}
-	// 200 hello, whoever you are
+	// 200 hello, stranger
 	// 401 {"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/login"}
 	// 200 hello, ann
 }

@@ -436,8 +436,8 @@ func TestGateClientGone(t *testing.T) {
 	assert.Empty(t, rec.Text())
 }
 
-// One that has only said that it will send no more still reads, and whoever
-// keeps the access log does too: what was not decided is never a success.
+// A client that has only closed its sending side still reads, and the operator who
+// keeps the access log does too: an undecided request is never a success.
 func TestGateClientHalfGone(t *testing.T) {
 	begun := make(chan struct{})
 	gate, _ := newGateOf(t, middleware.CookieSessions("sid", waits(begun)), middleware.GateOptions{})

@@ -115,7 +115,7 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// What lookup says, and what it means: whoever presented a credential was not
+// What lookup says, and what it means: a client that presented a credential was not
 // without one.
 func TestLookupAnswers(t *testing.T) {
 	for _, c := range []struct {

@@ -111,7 +111,7 @@ func ExampleSockets_CloseUser() {
 	// true 4401 account_disabled
 }
 
-// A session slides: whoever works on goes on, and Extend tells the sockets.
+// A sliding session: each use moves its end, and Extend moves the sockets' too.
 func ExampleSockets_Extend() {
 	server, sockets, page, err := exampleServer(middleware.SocketsOptions{})
 	if err != nil {

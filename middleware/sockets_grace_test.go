@@ -24,7 +24,7 @@ func TestEndedWithinGrace(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		handler func(c net.Conn, done <-chan struct{})
-		deaf    bool // the peer reads nothing more
+		silent  bool // the peer reads nothing more
 		want    time.Duration
 		told    bool
 	}{
@@ -71,7 +71,7 @@ func TestEndedWithinGrace(t *testing.T) {
 				var got []wireFrame
 				var err error
 				var reading sync.WaitGroup
-				if !tt.deaf {
+				if !tt.silent {
 					reading.Go(func() { got, err = p.frames() })
 				}
 				synctest.Wait()

@@ -125,7 +125,7 @@ func TestMaxStalenessEndsSockets(t *testing.T) {
 	})
 }
 
-// One that slips in while the node goes deaf is refused: the sockets have been ended already.
+// An admission during which the node becomes stale is refused: its sockets are closed already.
 func TestGoesStaleDuringAdmission(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var server *sharedstore.Server

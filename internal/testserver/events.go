@@ -27,7 +27,7 @@ type line struct {
 	json []byte
 }
 
-// feed hands each audit line to whoever listens. It never waits: a reader who
+// feed hands each audit line to its listeners. It never waits: a reader who
 // is too far behind is dropped, and comes back for what it has missed.
 type feed struct {
 	run string // tells the ids of this process from an earlier one's

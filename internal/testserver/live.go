@@ -115,7 +115,7 @@ func (s *Server) end(ctx context.Context, which selection, reason string) ([]mid
 
 	// One by one, also where it is all of a person's: this store knows them all,
 	// while a revocation of the person would reach some seconds ahead, for other
-	// servers' clocks, and catch whoever signs in again at once.
+	// servers' clocks, and catch a person who signs in again at once.
 	for _, m := range ended {
 		if err := s.issuer.Revoke(ctx, tickets.Revocation{SessionID: m.ID, Reason: reason}); err != nil {
 			return nil, nil, err

@@ -70,7 +70,7 @@ func (m *memory) All(context.Context) ([]middleware.Session, error) {
 	return slices.Collect(maps.Values(m.byID)), nil
 }
 
-// sessions is the identity of the application: whoever says a name is that
+// sessions is the identity of the application: a person who types a name is that
 // person.
 type sessions struct {
 	ttl  time.Duration

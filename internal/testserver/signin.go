@@ -28,7 +28,7 @@ func (s *Server) signIn(pages *pages) http.HandlerFunc {
 			pages.renderLogin(w, r, http.StatusUnprocessableEntity, err.Error())
 			return
 		}
-		// Whoever signs in anew in the same browser is no longer who they were.
+		// A new sign-in in the same browser ends the session before it.
 		if c, err := r.Cookie(cookieName); err == nil {
 			if _, _, err := s.end(r.Context(), only(c.Value), "signed in again"); err != nil {
 				unavailable(w, err)

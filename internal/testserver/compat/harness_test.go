@@ -314,7 +314,7 @@ var everybody = middleware.CookieSessions("session",
 		return &middleware.Session{ID: "session-of-" + name, Provider: "test", UserID: name}, nil
 	})
 
-// hello is a socket that greets whoever the guard let in.
+// hello is a socket that greets the person that the guard admits.
 func hello(w http.ResponseWriter, r *http.Request) {
 	conn, err := coder.Accept(w, r, nil)
 	if err != nil {

@@ -26,7 +26,7 @@ type jwtClaims struct {
 }
 
 // jwtSessions takes `Authorization: Bearer <JWT>`, signed with the private half of
-// key. A token is good until it expires, whoever holds it: the issuer remembers
+// key. A token is valid for every holder until it expires: the issuer remembers
 // which sessions are signed out. Make it with RememberRevocations no shorter than
 // a token may live.
 func jwtSessions(key ed25519.PublicKey, issuer *tickets.Issuer) middleware.Authenticator {

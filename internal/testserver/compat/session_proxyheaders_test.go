@@ -103,7 +103,7 @@ func oauth2Proxy(app *httptest.Server) *httptest.Server {
 	return httptest.NewTLSServer(mux)
 }
 
-// Whoever reaches the application past the proxy is nobody, whatever the headers
+// A client that reaches the application past the proxy is nobody, whatever the headers
 // say; and what the client sends through the proxy is not what arrives.
 func TestProxyHeadersForged(t *testing.T) {
 	events := &lines{}

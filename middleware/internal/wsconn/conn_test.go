@@ -249,7 +249,7 @@ func TestAbort_EndsACloseAtOnce(t *testing.T) {
 	})
 }
 
-// A peer that resets while it is told wakes whoever reads.
+// A peer that resets while it is told wakes the reader.
 func TestCloseWith_WhenThePeerResets(t *testing.T) {
 	client, server := tcpPair(t)
 	c, o := open(t, server, true, false)
