@@ -105,6 +105,34 @@ func (s *spy) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) 
 	return s.Store.Take(ctx, key)
 }
 
+// A key and its ticket are the same ticket, in whatever order they come.
+func TestConsumeKey_IsConsume(t *testing.T) {
+	for name, store := range map[string]tickets.Store{
+		"memory": nil, "another store": &spy{Store: tickets.NewMemoryStore(nil)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			i := mustIssuer(t, store, nil)
+			ticket := mustMint(t, i, tickets.Grant{UserID: "u1"})
+			g, err := i.ConsumeKey(t.Context(), ticket.Key())
+			require.NoError(t, err)
+			assert.Equal(t, "u1", g.UserID)
+			_, byKey := i.ConsumeKey(t.Context(), ticket.Key())
+			assert.ErrorIs(t, byKey, tickets.ErrUsed)
+			_, byTicket := i.Consume(t.Context(), ticket)
+			assert.EqualError(t, byKey, byTicket.Error())
+
+			_, err = i.ConsumeKey(t.Context(), tickets.Key{})
+			assert.EqualError(t, err, "unknown ticket: ")
+			assert.ErrorIs(t, err, tickets.ErrUnknown)
+			_, err = i.ConsumeKey(t.Context(), tickets.Ticket("nope-never-minted").Key())
+			assert.EqualError(t, err, "unknown ticket: nope-nev")
+			if counts, ok := store.(*spy); ok {
+				assert.EqualValues(t, 3, counts.takes.Load(), "what is no ticket reaches no store")
+			}
+		})
+	}
+}
+
 func TestConsume_MalformedTicketReachesNoStore(t *testing.T) {
 	store := &spy{Store: tickets.NewMemoryStore(nil)}
 	i := mustIssuer(t, store, nil)

@@ -3,6 +3,7 @@ package tickets
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"reflect"
@@ -206,7 +207,19 @@ func (i *Issuer) lifetime(g *Grant, now time.Time) time.Duration {
 // Any other error means that there is no answer, and the client must not be admitted: the store
 // failed, the issuer is closed (ErrClosed), or it is not up to date with the revocations of other
 // nodes (ErrStale). The last two leave the ticket untouched.
-func (i *Issuer) Consume(ctx context.Context, t Ticket) (g Grant, err error) {
+func (i *Issuer) Consume(ctx context.Context, t Ticket) (Grant, error) {
+	return i.consume(ctx, t, t.id())
+}
+
+// ConsumeKey is Consume for a caller that has the ticket's key already.
+func (i *Issuer) ConsumeKey(ctx context.Context, k Key) (Grant, error) {
+	if k.text == nil { // the zero Key
+		return Grant{}, refuse("", ErrUnknown)
+	}
+	return i.consume(ctx, Ticket(k.text()), k.id)
+}
+
+func (i *Issuer) consume(ctx context.Context, t Ticket, id [sha256.Size]byte) (g Grant, err error) {
 	if i.closed.Load() {
 		return Grant{}, fmt.Errorf("consume ticket: %w", ErrClosed)
 	}
@@ -220,10 +233,9 @@ func (i *Issuer) Consume(ctx context.Context, t Ticket) (g Grant, err error) {
 		}
 	}
 	if i.memory != nil {
-		id := t.id()
 		err = i.memory.take(&id, &g)
 	} else {
-		g, err = i.store.Take(context.WithoutCancel(ctx), t.Key())
+		g, err = i.store.Take(context.WithoutCancel(ctx), Key{id, func() string { return string(t) }})
 	}
 	if err != nil {
 		return Grant{}, refuse(t, err)
