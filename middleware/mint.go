@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +37,6 @@ const (
 type Mint struct {
 	issuer  *tickets.Issuer
 	origins *origins
-	csrf    *http.CrossOriginProtection
 	opts    MintOptions
 }
 
@@ -63,7 +63,7 @@ type MintOptions struct {
 // NewMint returns a Mint of issuer's tickets. Its error joins everything that is
 // wrong with the configuration.
 func NewMint(issuer *tickets.Issuer, opts *MintOptions) (*Mint, error) {
-	m := &Mint{issuer: issuer, csrf: http.NewCrossOriginProtection()}
+	m := &Mint{issuer: issuer}
 	if opts != nil {
 		m.opts = *opts
 	}
@@ -75,14 +75,8 @@ func NewMint(issuer *tickets.Issuer, opts *MintOptions) (*Mint, error) {
 			"it must be at least 1s, as ttl_seconds counts whole seconds", ttl))
 	}
 	var err error
-	if m.origins, err = newOrigins(m.opts.Origins, false); err != nil {
-		errs = append(errs, err)
-	} else {
-		for _, origin := range m.opts.Origins {
-			errs = append(errs, m.csrf.AddTrustedOrigin(origin))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
+	m.origins, err = newOrigins(m.opts.Origins, false)
+	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, fmt.Errorf("middleware.NewMint: %w", err)
 	}
 	return m, nil
@@ -174,30 +168,21 @@ func rejectMint(err error) *Rejection {
 	return reject(refusedMintStore, err)
 }
 
-// sameSite checks Origin against the configured ones, and Sec-Fetch-Site with
-// http.CrossOriginProtection, which compares bytes: it gets Origin and Host in
-// canonical form.
+// sameSite checks Origin, and Sec-Fetch-Site as http.CrossOriginProtection does: a
+// page of another site may mint only where Origins names it.
 func (m *Mint) sameSite(r *http.Request) bool {
 	origin, ok := m.origins.allow(r)
 	if !ok {
 		return false
 	}
-	c := &http.Request{Method: r.Method, URL: r.URL, Host: r.Host, Header: http.Header{}}
 	switch site := r.Header["Sec-Fetch-Site"]; len(site) {
 	case 0:
+		return true
 	case 1:
-		c.Header["Sec-Fetch-Site"] = site
-	default: // Check reads the first line only
-		return false
+		named := origin != "" && m.origins.listed != nil
+		return named || slices.Contains([]string{"", "same-origin", "none"}, site[0])
 	}
-	if origin != "" {
-		scheme, host, _ := strings.Cut(origin, "://")
-		c.Header["Origin"] = []string{origin}
-		if canonicalHost(r.Host, scheme) == host {
-			c.Host = host
-		}
-	}
-	return m.csrf.Check(c) == nil
+	return false
 }
 
 // readEndpoint reads the body of a request to mint.
