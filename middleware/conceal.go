@@ -26,23 +26,24 @@ import (
 // seconds. But it is a credential until it is used.
 func ConcealTicket(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		concealed := withoutTicketInURL(r, resemblesUpgrade(r))
-		if concealed != r {
-			ctx := r.Context()
+		query, ctx := r.URL.RawQuery, r.Context()
+		concealed := r.WithContext(ctx)
+		if stripTickets(concealed, resemblesUpgrade(r)) {
 			// Once: an inner ConcealTicket sees a query that has lost it.
 			if _, ok := ctx.Value(sentQueryKey{}).(*string); !ok {
-				query := r.URL.RawQuery
-				concealed = concealed.WithContext(context.WithValue(ctx, sentQueryKey{}, &query))
+				ctx = context.WithValue(ctx, sentQueryKey{}, &query)
 			}
+			r = concealed.WithContext(ctx)
 		}
-		next.ServeHTTP(w, concealed)
+		next.ServeHTTP(w, r)
 	})
 }
 
-// withoutTicket returns r as a handler gets it that is behind a Guard: there is no
-// ticket left, also in Sec-WebSocket-Protocol.
-func withoutTicket(r *http.Request) *http.Request {
-	r = withoutTicketInURL(r, true)
+// withoutTicket returns r as the handler behind a Guard gets it: with ctx, and
+// without a ticket, also in Sec-WebSocket-Protocol.
+func withoutTicket(ctx context.Context, r *http.Request) *http.Request {
+	r = r.WithContext(ctx)
+	stripTickets(r, true)
 	offered := listOf(r.Header[protocolHeader])
 	kept := slices.DeleteFunc(slices.Clone(offered), func(p string) bool {
 		return strings.HasPrefix(p, protocolPrefix)
@@ -50,46 +51,45 @@ func withoutTicket(r *http.Request) *http.Request {
 	if len(kept) == len(offered) {
 		return r
 	}
-	c := *r
-	c.Header = r.Header.Clone() // others may hold on to the original
-	if c.Header.Del(protocolHeader); len(kept) > 0 {
-		c.Header.Set(protocolHeader, strings.Join(kept, ", "))
+	r.Header = r.Header.Clone() // others may hold on to the original
+	if r.Header.Del(protocolHeader); len(kept) > 0 {
+		r.Header.Set(protocolHeader, strings.Join(kept, ", "))
 	}
-	return &c
+	return r
 }
 
-// withoutTicketInURL returns r itself if there is nothing to take out. With all,
-// every ticket parameter goes; without, those that look like one of ours.
-func withoutTicketInURL(r *http.Request, all bool) *http.Request {
-	query := stripQuery(r.URL.RawQuery, all)
+// stripTickets takes the tickets out of the URLs of r, and reports whether there were
+// any. What r shares with other requests stays as it is. With all, every ticket
+// parameter goes; without, those that look like one of ours.
+func stripTickets(r *http.Request, all bool) (changed bool) {
+	sent := r.URL.RawQuery
+	query := stripQuery(sent, all)
 	uri := r.RequestURI
-	if path, same := strings.CutSuffix(uri, "?"+r.URL.RawQuery); !same || strings.Contains(path, "?") {
+	if path, same := strings.CutSuffix(uri, "?"+sent); !same || strings.Contains(path, "?") {
 		uri = stripURI(uri, all)
-	} else if query != r.URL.RawQuery {
+	} else if query != sent {
 		uri = withQuery(path, query)
 	}
-	sent := r.Header["Referer"]
-	referers, changed := sent, false
-	for i, line := range sent {
+	if query != sent || uri != r.RequestURI {
+		changed = true
+		u := *r.URL
+		u.RawQuery, u.ForceQuery = query, false
+		r.URL, r.RequestURI = &u, uri
+	}
+	var referers []string
+	for i, line := range r.Header["Referer"] {
 		if stripped := stripURI(line, all); stripped != line {
-			if !changed { // others may hold on to the original
-				referers, changed = slices.Clone(sent), true
+			if referers == nil {
+				r.Header = r.Header.Clone()
+				referers = r.Header["Referer"]
 			}
 			referers[i] = stripped
 		}
 	}
-	if query == r.URL.RawQuery && uri == r.RequestURI && !changed {
-		return r
+	if changed = changed || referers != nil; changed {
+		r.Form = nil // an outer ParseForm kept the ticket: parse anew
 	}
-	c, u := *r, *r.URL
-	u.RawQuery, u.ForceQuery = query, false
-	c.URL, c.RequestURI = &u, uri
-	c.Form = nil // an outer ParseForm kept the ticket: parse anew
-	if changed {
-		c.Header = r.Header.Clone() // others may hold on to the original
-		c.Header["Referer"] = referers
-	}
-	return &c
+	return changed
 }
 
 func stripURI(uri string, all bool) string {

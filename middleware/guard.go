@@ -147,7 +147,7 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 			}
 			k.handlerReturned()
 		}()
-		next.ServeHTTP(k.responseWriter(w), withoutTicket(r.WithContext(k.ctx)))
+		next.ServeHTTP(k.responseWriter(w), withoutTicket(k.ctx, r))
 		returned = true
 	})
 }
@@ -164,7 +164,7 @@ func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
 	}
 	return &Admission{
 		Session: k.session.Load(),
-		Request: withoutTicket(r.WithContext(k.ctx)),
+		Request: withoutTicket(k.ctx, r),
 		socket:  k,
 	}, nil
 }
