@@ -24,13 +24,16 @@ func redactText(s string, clipped bool) string {
 	return s
 }
 
-// A masker looks for secrets in v, from left to right. It looks at each byte
-// a bounded number of times: strangers choose what v is.
+// A masker looks for secrets in v, from left to right. A secret may begin
+// inside another and end after it. The masker looks at each byte a bounded
+// number of times: strangers choose what v is.
 type masker struct {
 	v                string
 	clipped, decoded bool
-	slash, sign      int    // the last slash; the first @ after a place asked about before
-	out              []byte // the result, up to done in v
+	slash, sign      int            // the last slash; the first @ after a place asked about before
+	words            map[string]int // by what ends it: the end of the last word
+	skip             int            // up to here, nothing is looked for
+	out              []byte         // the result, up to done in v
 	done             int
 }
 
@@ -51,6 +54,7 @@ func (m *masker) masked() string {
 				from, to = m.inQuotes(i)
 			}
 		}
+		i = max(i, m.skip-1)
 		if from >= to || to <= m.done || m.v[from:to] == masked {
 			continue
 		}
@@ -58,7 +62,6 @@ func (m *masker) masked() string {
 			m.out = append(append(m.out, m.v[m.done:from]...), masked...)
 		}
 		m.done = to
-		i = max(i, to-1)
 	}
 	if m.out == nil {
 		return m.v
@@ -107,9 +110,25 @@ func (m *masker) next(i int, chars string) int {
 	return len(m.v)
 }
 
+// until is next, for a secret that no other can begin in and end after.
+func (m *masker) until(i int, chars string) int {
+	m.skip = m.next(i, chars)
+	return m.skip
+}
+
 // word returns the end of the word at i. White space ends it, a quote where
 // nothing of the word follows, and, as they were sent, these characters.
 func (m *masker) word(i int, also string) int {
+	if m.words == nil {
+		m.words = map[string]int{}
+	}
+	if m.words[also] < i {
+		m.words[also] = m.wordEnd(i, also)
+	}
+	return m.words[also]
+}
+
+func (m *masker) wordEnd(i int, also string) int {
 	for ; i < len(m.v); i++ {
 		switch c := m.v[i]; {
 		case c <= ' ' || c == 0x7f:
@@ -168,9 +187,9 @@ func (m *masker) afterName(i int) (from, to int) {
 	case m.v[i] == '=':
 		return from, m.word(from, "&")
 	case rest[0] == '[' && tight && !quoted: // as http.Header is printed
-		return from + 1, m.next(from, "]")
+		return from + 1, m.until(from, "]")
 	case !quoted && kind == secretName && m.isHeader(i, name, rest):
-		return from, m.next(from, "\r\n")
+		return from, m.until(from, "\r\n")
 	case rest[0] == '{' || rest[0] == '[': // where it ends is not looked for
 		return from, len(m.v)
 	case quoted || tight:
@@ -188,10 +207,12 @@ func (m *masker) inQuotes(i int) (from, to int) {
 			run++
 			continue
 		case m.v[to] == m.v[i] && run <= escapes:
+			m.skip = to
 			return i + 1, to - run
 		}
 		run = 0
 	}
+	m.skip = len(m.v)
 	return i + 1, len(m.v)
 }
 
@@ -230,6 +251,7 @@ func (m *masker) aroundDot(i int) (from, to int) {
 		for to++; to < len(m.v) && inToken(m.v[to]); to++ {
 		}
 	}
+	m.skip = to
 	if parts > 1 || beginsObject(m.v[i+1:]) || m.clipped && to == len(m.v) {
 		return start, to
 	}
