@@ -42,12 +42,12 @@ func (r *record) walk(x any, depth int) slog.Value {
 		return r.group([]slog.Attr{own}, depth)
 	case []slog.Attr:
 		return r.group(own, depth)
-	case time.Time, time.Duration:
-		return slog.AnyValue(plain(slog.AnyValue(own)))
 	case *time.Time:
 		return r.walk(*own, depth)
+	case time.Time, time.Duration:
+		return slog.AnyValue(plain(slog.AnyValue(own)))
 	case url.URL:
-		return r.walk(own.String(), depth)
+		return r.walk(&own, depth)
 	case *url.URL:
 		return r.walk(own.String(), depth)
 	case string:
