@@ -121,6 +121,25 @@ func (r *record) value(v slog.Value) (clean slog.Value) {
 	return v
 }
 
+// group has attributes as slog does: those of a group without a name beside the
+// others, and no empty group.
+func (r *record) group(attrs []slog.Attr, depth int) slog.Value {
+	var all []slog.Attr
+	for _, a := range attrs {
+		if a.Equal(slog.Attr{}) || r.secret(a.Key, weakName) || !r.hasRoom() {
+			continue
+		}
+		v := r.walk(a.Value, depth)
+		switch group := v.Kind() == slog.KindGroup; {
+		case group && a.Key == "":
+			all = append(all, v.Group()...)
+		case !group || len(v.Group()) > 0:
+			all = append(all, slog.Attr{Key: a.Key, Value: v})
+		}
+	}
+	return slog.GroupValue(all...)
+}
+
 // put adds a field, unless it is there already or a line has no room for more.
 func (r *record) put(name string, v slog.Value) {
 	if !isToken(name) {

@@ -25,51 +25,62 @@ func (r *record) walk(x any, depth int) slog.Value {
 		panic(errValue)
 	}
 	r.room -= 4
-	_, marshals := x.(json.Marshaler)
-	_, isText := x.(encoding.TextMarshaler)
-	switch own := x.(type) {
+	switch x := inPlaceOf(x).(type) {
 	case slog.Value:
-		if own.Kind() == slog.KindGroup {
-			return r.group(own.Group(), depth)
+		if x.Kind() == slog.KindGroup {
+			return r.group(x.Group(), depth)
 		}
-		return r.walk(own.Any(), depth)
+		return r.walk(x.Any(), depth)
 	case slog.LogValuer:
 		if r.asked++; r.asked > maxAsked {
 			panic(errValue)
 		}
-		return r.walk(own.LogValue(), depth)
-	case slog.Attr:
-		return r.group([]slog.Attr{own}, depth)
-	case []slog.Attr:
-		return r.group(own, depth)
-	case *time.Time:
-		return r.walk(*own, depth)
+		return r.walk(x.LogValue(), depth)
 	case time.Time, time.Duration:
-		return slog.AnyValue(plain(slog.AnyValue(own)))
-	case url.URL:
-		return r.walk(&own, depth)
-	case *url.URL:
-		return r.walk(own.String(), depth)
+		return slog.AnyValue(plain(slog.AnyValue(x)))
 	case string:
-		r.room -= len(own)
-		return slog.StringValue(own[:min(len(own), maxText+1)])
+		r.room -= len(x)
+		return slog.StringValue(x[:min(len(x), maxText+1)])
+	case []byte, json.Number:
+		return slog.AnyValue(x)
+	}
+	if t := reflect.Indirect(v).Type(); t.PkgPath() != "" && r.secret(t.Name(), secretName) {
+		return slog.StringValue(masked) // a Password, an oauth2.Token, an http.Cookie
+	}
+	return r.walkKind(v, depth)
+}
+
+// inPlaceOf returns a value that is written in x's place: text for an error.
+func inPlaceOf(x any) any {
+	_, marshals := x.(json.Marshaler)
+	switch x := x.(type) {
+	case slog.LogValuer:
+		return x
+	case slog.Attr:
+		return slog.GroupValue(x)
+	case []slog.Attr:
+		return slog.GroupValue(x...)
+	case *time.Time:
+		return *x
+	case url.URL:
+		return x.String()
+	case *url.URL:
+		return x.String()
 	case []byte:
-		if len(own) > maxText || utf8.Valid(own) {
-			return r.walk(string(own), depth)
+		if len(x) > maxText || utf8.Valid(x) {
+			return string(x)
 		}
-		marshals = true
 	case error:
 		if !marshals {
-			return r.walk(own.Error(), depth)
+			return x.Error()
 		}
-	case json.Number:
-		marshals = true
 	}
-	t := reflect.Indirect(v).Type()
-	switch {
-	case t.PkgPath() != "" && r.secret(t.Name(), secretName): // a Password, an http.Cookie
-		return slog.StringValue(masked)
-	case marshals || isText:
+	return x
+}
+
+func (r *record) walkKind(v reflect.Value, depth int) slog.Value {
+	switch x := v.Interface().(type) {
+	case json.Marshaler, encoding.TextMarshaler:
 		return slog.AnyValue(x)
 	}
 	switch v.Kind() {
@@ -78,7 +89,7 @@ func (r *record) walk(x any, depth int) slog.Value {
 	case reflect.String:
 		return r.walk(v.String(), depth)
 	case reflect.Float32:
-		return slog.AnyValue(json.Number(fmt.Sprint(x)))
+		return slog.AnyValue(json.Number(fmt.Sprint(v.Interface())))
 	case reflect.Struct:
 		return groupOrEmpty(r.fields(v, depth))
 	case reflect.Map: // json.Marshal sorts the names
@@ -95,32 +106,13 @@ func (r *record) walk(x any, depth int) slog.Value {
 		}
 		return slog.AnyValue(list)
 	}
-	return slog.AnyValue(x)
-}
-
-// group has attributes as slog does: those of a group without a name beside the
-// others, and no empty group.
-func (r *record) group(attrs []slog.Attr, depth int) slog.Value {
-	var all []slog.Attr
-	for _, a := range attrs {
-		if a.Equal(slog.Attr{}) || r.secret(a.Key, weakName) || !r.hasRoom() {
-			continue
-		}
-		v := r.walk(a.Value, depth)
-		switch group := v.Kind() == slog.KindGroup; {
-		case group && a.Key == "":
-			all = append(all, v.Group()...)
-		case !group || len(v.Group()) > 0:
-			all = append(all, slog.Attr{Key: a.Key, Value: v})
-		}
-	}
-	return slog.GroupValue(all...)
+	return slog.AnyValue(v.Interface())
 }
 
 // fields returns a struct's own fields, then those of what it embeds: of equal
 // names, the first stays.
 func (r *record) fields(v reflect.Value, depth int) (own []slog.Attr) {
-	if depth > maxDepth {
+	if depth > maxDepth { // it embeds itself
 		panic(errValue)
 	}
 	var inner []slog.Attr
