@@ -3,6 +3,7 @@ package audit
 import (
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"maps"
 	"math"
@@ -22,8 +23,12 @@ const (
 	maxJSON  = 8 << 10   // of a JSON text that is decoded; a longer one is like any text
 	maxName  = 256       // bytes of a name in a record that is cut
 	minValue = 16        // bytes that every value may have in a record that is cut
+	maxDepth = 128       // steps into a value: one or two for an object, a list, a LogValuer
+	maxAsked = 10_000    // LogValuers that one record may ask
 	badValue = "!ERROR"
 )
+
+var errValue = errors.New("audit: value can't be encoded")
 
 // A record is what becomes of one call of Record: plain values, redacted, no
 // more than a line has room for. It is built before any lock is taken: the
@@ -35,8 +40,8 @@ type record struct {
 	raw       bool // redacted before
 	asked     int  // LogValuers
 	room      int  // bytes that the value at hand may still gather
-	inText    int  // JSON texts around the value at hand
-	hidden    int  // secrets in texts
+	inText    bool // the value at hand is in a JSON text
+	hidden    bool // a secret was found in it
 	buf       []byte
 }
 
@@ -55,11 +60,8 @@ func (r *record) free() {
 func newRecord(now time.Time, e Event, attrs []slog.Attr, raw bool) *record {
 	r := records.Get().(*record)
 	r.raw = raw
-	r.room = maxRoom
 	r.event = r.text(string(e))
-	o := object{attrs: r.attrs[:0], top: true}
-	r.add(&o, attrs, 0)
-	r.attrs = o.attrs
+	r.add(attrs)
 	if r.encode(now); len(r.buf) > softLine {
 		r.cut()
 	} else if !r.truncated {
@@ -74,65 +76,96 @@ func newRecord(now time.Time, e Event, attrs []slog.Attr, raw bool) *record {
 	return r
 }
 
-// An object is the members of a JSON object so far.
-type object struct {
-	attrs []slog.Attr
-	names map[string]struct{} // once there are many
-	top   bool                // it is the line, whose ts and event are the log's own
+// add adds the record's fields, redacted.
+func (r *record) add(attrs []slog.Attr) {
+	for _, a := range attrs {
+		if r.secret(a.Key, weakName) {
+			continue // before its method is called
+		}
+		if a.Value.Kind() == slog.KindString {
+			r.put(a.Key, slog.StringValue(r.text(a.Value.String())))
+			continue
+		}
+		v := r.value(a.Value)
+		group := v.Kind() == slog.KindGroup
+		switch {
+		case group && len(v.Group()) == 0, a.Equal(slog.Attr{}):
+		case group && a.Key == "":
+			for _, m := range v.Group() {
+				r.put(m.Key, m.Value)
+			}
+		default:
+			r.put(a.Key, v)
+		}
+	}
 }
 
-// value returns the object as a value. slog leaves out groups without members.
-func (o *object) value() slog.Value {
-	if len(o.attrs) == 0 {
+// value returns a value that is no string: as it is, or what its JSON says,
+// redacted. It is !ERROR where it can't be encoded, or a method of it panics.
+func (r *record) value(v slog.Value) (clean slog.Value) {
+	defer func() {
+		if recover() != nil {
+			clean = slog.StringValue(badValue)
+		}
+	}()
+	switch v.Kind() {
+	case slog.KindAny, slog.KindGroup, slog.KindLogValuer:
+		r.room = maxRoom
+		walked := r.walk(v, 0)
+		if walked.Kind() == slog.KindGroup && len(walked.Group()) == 0 {
+			return walked
+		}
+		return r.decode(appendValue(nil, walked))
+	}
+	_ = appendValue(r.buf, v) // panics for NaN, and for a time beyond RFC 3339
+	return v
+}
+
+// group has attributes as slog does: those of a group without a name beside the
+// others, and no empty group.
+func (r *record) group(attrs []slog.Attr, depth int) slog.Value {
+	var all []slog.Attr
+	for _, a := range attrs {
+		if a.Equal(slog.Attr{}) || r.secret(a.Key, weakName) || !r.hasRoom() {
+			continue
+		}
+		v := r.walk(a.Value, depth)
+		switch group := v.Kind() == slog.KindGroup; {
+		case group && a.Key == "":
+			all = append(all, v.Group()...)
+		case !group || len(v.Group()) > 0:
+			all = append(all, slog.Attr{Key: a.Key, Value: v})
+		}
+	}
+	return slog.GroupValue(all...)
+}
+
+// put adds a field, unless it is there already or a line has no room for more.
+func (r *record) put(name string, v slog.Value) {
+	if !isToken(name) {
+		name = string([]rune(r.text(name))) // U+FFFD for what is not UTF-8, as in a line
+	}
+	switch {
+	case len(r.attrs) > softLine/minValue:
+		r.truncated = true
+	case strings.EqualFold(name, "ts"), strings.EqualFold(name, "event"): // the log's own
+	case slices.ContainsFunc(r.attrs, func(a slog.Attr) bool { return a.Key == name }):
+	default:
+		r.attrs = append(r.attrs, slog.Attr{Key: name, Value: v})
+	}
+}
+
+func (r *record) hasRoom() bool {
+	r.truncated = r.truncated || r.room < 0
+	return r.room >= 0
+}
+
+// groupOrEmpty is a group, or an empty object: slog leaves out empty groups.
+func groupOrEmpty(members []slog.Attr) slog.Value {
+	if len(members) == 0 {
 		return slog.AnyValue(map[string]any{})
 	}
-	return slog.GroupValue(o.attrs...)
-}
-
-func (o *object) has(name string) bool {
-	const few = 16
-	if len(o.attrs) < few {
-		return slices.ContainsFunc(o.attrs, func(a slog.Attr) bool { return a.Key == name })
-	}
-	if o.names == nil {
-		o.names = map[string]struct{}{}
-		for _, a := range o.attrs {
-			o.names[a.Key] = struct{}{}
-		}
-	}
-	_, ok := o.names[name]
-	o.names[name] = struct{}{}
-	return ok
-}
-
-// text returns s without the secrets in it. Of a JSON text they go by their
-// names, as values do.
-func (r *record) text(s string) string {
-	clipped := len(s) > maxText
-	if clipped {
-		s, r.truncated = s[:maxText], true
-	}
-	r.room -= len(s)
-	if r.raw || isToken(s) { // as most are
-		return s
-	}
-	if len(s) <= maxJSON && strings.IndexByte("{[ \t\r\n", s[0]) >= 0 && json.Valid([]byte(s)) {
-		return r.jsonText(s)
-	}
-	clean := redactText(s, clipped)
-	if clean != s {
-		r.hidden++
-	}
-	return clean
-}
-
-func isToken(s string) bool {
-	for i := range len(s) {
-		if !inToken(s[i]) {
-			return false
-		}
-	}
-	return true
+	return slog.GroupValue(members...)
 }
 
 // plain returns v as encoding/json and slog's handlers write it in a list.
@@ -147,6 +180,9 @@ func plain(v slog.Value) any {
 	case slog.KindDuration:
 		return v.Duration().String()
 	case slog.KindTime:
+		if year := v.Time().UTC().Year(); year < 0 || year > 9999 { // RFC 3339
+			panic(errValue)
+		}
 		return string(appendTime(nil, v.Time()))
 	}
 	return v.Any()
@@ -217,56 +253,39 @@ func appendValue(b []byte, v slog.Value) []byte {
 	default: // a number, true, false or null
 		text, err := json.Marshal(x)
 		if err != nil {
-			return appendString(b, badValue)
+			panic(errValue)
 		}
 		return append(b, text...)
 	}
 }
 
-// appendString appends s as a JSON string.
+// appendString appends s as a JSON string. Escaped are control characters, and
+// those that make a line look like another: line ends, the bidi controls of
+// UAX #9 (CVE-2021-42574), the byte order mark.
 func appendString(b []byte, s string) []byte {
 	b = append(b, '"')
 	from := 0
-	for i := 0; i < len(s); {
-		if c := s[i]; c >= ' ' && c < 0x7f && c != '"' && c != '\\' {
-			i++
+	for i, r := range s {
+		if r >= ' ' && r < 0x7f && r != '"' && r != '\\' {
 			continue
 		}
-		r, size := utf8.DecodeRuneInString(s[i:])
-		if width(r, size) == size {
-			i += size
-			continue
-		}
-		b = append(b, s[from:i]...)
+		size := utf8.RuneLen(r)
 		switch {
 		case r == '"' || r == '\\':
-			b = append(b, '\\', byte(r))
-		case r == utf8.RuneError:
-			b = utf8.AppendRune(b, r)
-		default:
-			b = append(b, `\u`...)
+			b = append(append(b, s[from:i]...), '\\', byte(r))
+		case r < 0x20 || r >= 0x7f && r <= 0x9f || r == 0x2028 || r == 0x2029 ||
+			r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || r == 0xfeff:
+			b = append(append(b, s[from:i]...), `\u`...)
 			b = hex.AppendEncode(b, []byte{byte(r >> 8), byte(r)})
+		case r == utf8.RuneError && !strings.HasPrefix(s[i:], "\ufffd"):
+			b = utf8.AppendRune(append(b, s[from:i]...), r)
+			size = 1
+		default:
+			continue
 		}
-		i += size
-		from = i
+		from = i + size
 	}
 	return append(append(b, s[from:]...), '"')
-}
-
-// width is how many bytes of a line stand for r, of size bytes. Escaped are
-// control characters, and those that make a line look like another: line ends,
-// the bidi controls of UAX #9 (CVE-2021-42574), the byte order mark.
-func width(r rune, size int) int {
-	switch {
-	case r == '"' || r == '\\':
-		return 2
-	case r < 0x20 || r >= 0x7f && r <= 0x9f || r == 0x2028 || r == 0x2029 ||
-		r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || r == 0xfeff:
-		return len(`\u0000`)
-	case r == utf8.RuneError && size == 1:
-		return utf8.RuneLen(r)
-	}
-	return size
 }
 
 // cut cuts a record to what a line has room for: each value to an equal share.
@@ -301,13 +320,14 @@ func (r *record) cut() {
 
 // cutText returns the beginning of s that takes no more than room bytes of a line.
 func cutText(s string, room int) string {
-	room -= len(`""`)
-	for i := 0; i < len(s); {
-		r, size := utf8.DecodeRuneInString(s[i:])
-		if room -= width(r, size); room < 0 {
-			return s[:i]
-		}
-		i += size
+	text := appendString(nil, s)
+	if len(text) <= room {
+		return s
 	}
-	return s
+	for text = text[:room-1]; ; text = text[:len(text)-1] { // not amid an escape
+		var cut string
+		if utf8.Valid(text) && json.Unmarshal(append(text, '"'), &cut) == nil {
+			return cut
+		}
+	}
 }

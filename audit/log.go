@@ -226,7 +226,7 @@ func (l *Log) warn(what string, err error) {
 			close(done)
 		}()
 		slog.Default().LogAttrs(context.Background(), slog.LevelWarn, "audit: "+what,
-			slog.String("error", redactText(err.Error(), false)),
+			slog.String("error", redactText(err.Error())),
 			slog.Uint64("failed", l.failed.Load()))
 	}()
 	moment := time.NewTimer(100 * time.Millisecond)

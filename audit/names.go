@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"log/slog"
-	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -55,15 +54,18 @@ func wordKind(name string) int {
 		case r|0x20 >= 'a' && r|0x20 <= 'z':
 			at--
 			letters[at] = byte(r | 0x20)
-			if at == len(letters)-1 && strings.IndexByte("ntdyser", letters[at]) < 0 {
-				return plainName // no name in question ends like this
-			}
 		case unicode.IsLetter(r):
 			at--
 			letters[at] = '?'
 		}
 	}
 	word := letters[at:]
+	switch string(word[max(0, len(word)-3):]) {
+	case "ode", "ate", "ier", "ket", "ies", "pwd", "swd",
+		"ken", "ret", "ord", "key", "ens", "ets", "rds", "eys", "ion", "kie", "ase":
+	default:
+		return plainName // no name in question ends like this
+	}
 	if string(word) == "code" || string(word) == "state" {
 		return weakName
 	}
@@ -80,12 +82,55 @@ func wordKind(name string) int {
 	return plainName
 }
 
-// decode returns the JSON value that d reads next.
-func (r *record) decode(d *json.Decoder, depth int) slog.Value {
-	t, err := d.Token()
-	if depth++; err != nil || depth > maxDepth {
+// secret reports whether a name is at least of this kind.
+func (r *record) secret(name string, kind int) bool { return !r.raw && nameKind(name) >= kind }
+
+// text returns s without the secrets in it. Of a JSON text they go by their
+// names, as values do.
+func (r *record) text(s string) string {
+	const ends = "..@" // of a secret that reaches beyond what is looked at
+	clipped := len(s) > maxText
+	if clipped {
+		s, r.truncated = s[:maxText], true
+	}
+	switch {
+	case r.raw || !clipped && isToken(s): // as most are
+		return s
+	case clipped:
+		return strings.TrimSuffix(r.redact(s+ends), ends)
+	case len(s) <= maxJSON && strings.IndexByte("{[ \t\r\n", s[0]) >= 0 && json.Valid([]byte(s)):
+		return r.redactJSON(s)
+	}
+	return r.redact(s)
+}
+
+func (r *record) redact(s string) string {
+	clean := redactText(s)
+	r.hidden = r.hidden || clean != s
+	return clean
+}
+
+func isToken(s string) bool {
+	for i := range len(s) {
+		if !inToken(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// decode returns the value of a JSON text, which is valid, redacted.
+func (r *record) decode(text []byte) slog.Value {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	return r.decodeNext(d, 0)
+}
+
+func (r *record) decodeNext(d *json.Decoder, depth int) slog.Value {
+	if depth++; depth > maxDepth {
 		panic(errValue)
 	}
+	t, _ := d.Token()
 	switch t := t.(type) {
 	case json.Delim:
 		if t == '{' {
@@ -93,7 +138,7 @@ func (r *record) decode(d *json.Decoder, depth int) slog.Value {
 		}
 		list := []any{}
 		for d.More() {
-			list = append(list, plain(r.decode(d, depth)))
+			list = append(list, plain(r.decodeNext(d, depth)))
 		}
 		_, _ = d.Token()
 		return slog.AnyValue(list)
@@ -102,7 +147,7 @@ func (r *record) decode(d *json.Decoder, depth int) slog.Value {
 			return slog.Int64Value(n)
 		}
 		f, err := t.Float64()
-		if text := strconv.FormatFloat(f, 'g', -1, 64); err == nil && text == t.String() {
+		if text, _ := json.Marshal(f); err == nil && string(text) == t.String() {
 			return slog.Float64Value(f)
 		}
 	case string:
@@ -111,44 +156,42 @@ func (r *record) decode(d *json.Decoder, depth int) slog.Value {
 	return slog.AnyValue(t)
 }
 
+// decodeObject leaves secrets out. In a text, *** stands for them.
 func (r *record) decodeObject(d *json.Decoder, depth int) slog.Value {
-	var o object
+	var members []slog.Attr
+	seen := map[string]bool{}
 	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			panic(errValue)
-		}
-		var skipped json.RawMessage
-		if r.secret(name.(string), weakName) {
-			if d.Decode(&skipped) != nil {
-				panic(errValue)
+		t, _ := d.Token()
+		name, v := t.(string), r.decodeNext(d, depth)
+		if r.secret(name, weakName) {
+			if !r.inText {
+				continue
 			}
-			if r.inText > 0 {
-				o.attrs = append(o.attrs, slog.String(name.(string), masked))
-				r.hidden++
-			}
-			continue
+			r.hidden = true
+			v = slog.StringValue(masked)
 		}
-		r.put(&o, name.(string), r.decode(d, depth))
+		if name = r.text(name); !seen[name] {
+			seen[name] = true
+			members = append(members, slog.Attr{Key: name, Value: v})
+		}
 	}
 	_, _ = d.Token()
-	return o.value()
+	return groupOrEmpty(members)
 }
 
-// jsonText returns a JSON text with *** for its secrets.
-func (r *record) jsonText(s string) (text string) {
-	before := r.hidden
+// redactJSON returns a JSON text with *** for its secrets. A text without any
+// stays as it is.
+func (r *record) redactJSON(s string) (clean string) {
+	inText, hidden := r.inText, r.hidden
+	r.inText, r.hidden = true, false
 	defer func() {
 		if recover() != nil {
-			text = badValue
+			clean, r.hidden = badValue, true
 		}
-		r.inText--
+		r.inText, r.hidden = inText, r.hidden || hidden
 	}()
-	r.inText++
-	d := json.NewDecoder(strings.NewReader(s))
-	d.UseNumber()
-	v := r.decode(d, 0)
-	if r.hidden == before {
+	v := r.decode([]byte(s))
+	if !r.hidden {
 		return s
 	}
 	return string(appendValue(nil, v))

@@ -1,125 +1,123 @@
 package audit
 
 import (
-	"encoding/hex"
+	"fmt"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
 const masked = "***"
 
-// redactText returns s with *** for the secrets in it. Where s is clipped, so
-// is a secret that its end would show. One whose form is percent-encoded or
-// escaped as in JSON is found once that is undone, and s is returned like that.
-func redactText(s string, clipped bool) string {
-	m := masker{v: s, clipped: clipped}
-	s = m.masked()
+// redactText returns s with *** for the secrets in it. One whose form is
+// percent-encoded or escaped as in JSON is found once that is undone, and s is
+// returned like that.
+func redactText(s string) string {
+	s, _ = mask(s, false)
 	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '\\') < 0 {
 		return s
 	}
-	m = masker{v: undo(s), clipped: clipped, decoded: true}
-	if v := m.masked(); m.done > 0 {
-		return v
+	if plain, found := mask(undo().Replace(s), true); found {
+		return plain
 	}
 	return s
 }
 
-// A masker looks for secrets in v, from left to right. It looks at each byte
-// a bounded number of times: strangers choose what v is.
+// undo undoes one level of percent-encoding and of JSON's escapes. What would
+// end a value, but did not in the text, becomes a plus.
+var undo = sync.OnceValue(func() *strings.Replacer {
+	pairs := []string{`\\`, `\\`, `\"`, `"`, `\/`, `/`, `\n`, "\n", `\r`, "\n"}
+	for c := range 256 {
+		char := string([]byte{byte(c)})
+		if c <= ' ' || c == '&' {
+			char = "+"
+		}
+		for _, digits := range []string{"%x%x", "%x%X", "%X%x", "%X%X"} {
+			code := fmt.Sprintf(digits, c>>4, c&15)
+			pairs = append(pairs, "%"+code, char, `\u00`+code, char)
+		}
+	}
+	return strings.NewReplacer(pairs...)
+})
+
+// A masker looks for secrets in v, from left to right. A secret may begin
+// inside another and end after it. The masker looks at each byte a bounded
+// number of times: strangers choose what v is.
 type masker struct {
-	v                string
-	clipped, decoded bool
-	slash, sign      int    // the last slash; the first @ after a place asked about before
-	out              []byte // the result, up to done in v
-	done             int
+	v       string
+	decoded bool           // v was percent-encoded, or escaped
+	ends    map[string]int // the last result of end, by chars
+	skip    int            // no secret begins before
+	out     []byte         // the result, up to done in v
+	done    int
 }
 
-func (m *masker) masked() string {
-	for i := 0; i < len(m.v); i++ {
-		from, to := 0, 0
-		switch m.v[i] {
+func mask(s string, decoded bool) (clean string, found bool) {
+	m := masker{v: s, decoded: decoded}
+	for i := 0; i < len(s); i = max(i+1, m.skip) {
+		switch s[i] {
 		case '=', ':':
-			from, to = m.afterName(i)
-		case '.':
-			from, to = m.aroundDot(i)
+			m.afterName(i)
+		case '.', ' ', '+', '\t':
+			m.afterWord(i)
 		case '/':
-			from, to = m.afterSlash(i)
-		case ' ', '+', '\t':
-			from, to = m.afterBearer(i)
+			m.afterSlash(i)
 		case '"': // what net/url's errors show of a password that they take for a port
-			if strings.HasSuffix(m.v[:i], "invalid port ") {
-				from, to = m.inQuotes(i)
+			if strings.HasSuffix(s[:i], "invalid port ") {
+				m.inQuotes(i)
 			}
 		}
-		if from >= to || to <= m.done || m.v[from:to] == masked {
-			continue
-		}
-		if from > m.done || m.done == 0 { // one *** for what touches
-			m.out = append(append(m.out, m.v[m.done:from]...), masked...)
-		}
-		m.done = to
-		i = max(i, to-1)
 	}
 	if m.out == nil {
-		return m.v
+		return s, false
 	}
-	return string(append(m.out, m.v[m.done:]...))
+	return string(append(m.out, s[m.done:]...)), true
 }
 
-// undo undoes one level of percent-encoding and of JSON's escapes. What would
-// end a value, but did not in s, becomes a plus.
-func undo(s string) string {
-	b := make([]byte, 0, len(s))
-	for i := 0; i < len(s); i++ {
-		c, rest := s[i], s[i+1:]
-		digits, size := "", 0
-		switch {
-		case c == '%' && len(rest) >= 2:
-			digits, size = rest[:2], 2
-		case c == '\\' && len(rest) >= 5 && rest[:3] == "u00":
-			digits, size = rest[3:5], 5
-		case c == '\\' && rest != "" && strings.IndexByte(`"/nr`, rest[0]) < 0:
-			b = append(b, c) // what it escapes stays, too
-			c = rest[0]
-			i++
-		case c == '\\' && rest != "":
-			if c = rest[0]; c == 'n' || c == 'r' {
-				c = '\n'
-			}
-			i++
-		}
-		if code, err := hex.DecodeString(digits); err == nil && size > 0 {
-			if c = code[0]; c <= ' ' || c == '&' {
-				c = '+'
-			}
-			i += size
-		}
-		b = append(b, c)
+// hide masks a part of v. Parts that touch share one ***.
+func (m *masker) hide(from, to int) {
+	if from >= to || to <= m.done || m.v[from:to] == masked {
+		return
 	}
-	return string(b)
+	if from > m.done || m.done == 0 {
+		m.out = append(append(m.out, m.v[m.done:from]...), masked...)
+	}
+	m.done = to
 }
 
-// next returns the first place from i on that holds one of chars, or the end.
-func (m *masker) next(i int, chars string) int {
-	if n := strings.IndexAny(m.v[i:], chars); n >= 0 {
-		return i + n
+// hideAll masks all up to one of chars, or to the end.
+func (m *masker) hideAll(from int, chars string) {
+	m.skip = len(m.v)
+	if n := strings.IndexAny(m.v[from:], chars); n >= 0 {
+		m.skip = from + n
 	}
-	return len(m.v)
+	m.hide(from, m.skip)
 }
 
-// word returns the end of the word at i. White space ends it, a quote where
-// nothing of the word follows, and, as they were sent, these characters.
-func (m *masker) word(i int, also string) int {
-	for ; i < len(m.v); i++ {
-		switch c := m.v[i]; {
-		case c <= ' ' || c == 0x7f:
-			return i
-		case c == '"' && (i+1 == len(m.v) || strings.IndexByte(" \t\r\n,:;)]}>", m.v[i+1]) >= 0):
-			return i
-		case !m.decoded && strings.IndexByte(also, c) >= 0:
-			return i
+// hideWord masks a word. Of what was encoded, chars may be part of the word.
+func (m *masker) hideWord(from int, chars string) {
+	if m.decoded {
+		chars = ""
+	}
+	m.hide(from, m.end(from, chars))
+}
+
+// end returns the end of the word at i: white space, one of chars, or a quote
+// that nothing of the word follows.
+func (m *masker) end(i int, chars string) int {
+	if m.ends[chars] >= i {
+		return m.ends[chars]
+	}
+	for ; i < len(m.v) && m.v[i] > ' ' && strings.IndexByte(chars, m.v[i]) < 0; i++ {
+		rest := m.v[i+1:]
+		if m.v[i] == '"' && (rest == "" || strings.IndexByte(" \t\r\n,:;)]}>", rest[0]) >= 0) {
+			break
 		}
 	}
+	if m.ends == nil {
+		m.ends = map[string]int{}
+	}
+	m.ends[chars] = i
 	return i
 }
 
@@ -129,7 +127,7 @@ func inToken(c byte) bool {
 }
 
 // nameBefore returns the name that ends before i, its kind, and whether it is
-// in quotes. In a text, user.ticket is a ticket too, and map[Cookie a Cookie.
+// in quotes. In a text, user.ticket is a ticket too.
 func (m *masker) nameBefore(i int) (name string, kind int, quoted bool) {
 	before := strings.TrimRight(m.v[:i], " ")
 	if b := strings.TrimRight(before, `"'`); b != before {
@@ -141,58 +139,47 @@ func (m *masker) nameBefore(i int) (name string, kind int, quoted bool) {
 		start--
 	}
 	name = before[start:]
-	if open := strings.LastIndexByte(name, '['); open > strings.LastIndexByte(name, ']') {
-		name = name[open+1:]
-	}
-	kind = nameKind(name)
-	if dot := strings.LastIndexByte(name, '.'); dot >= 0 && kind == plainName {
-		kind = nameKind(name[dot:])
-	}
-	return name, kind, quoted
+	return name, max(nameKind(name), nameKind(name[strings.LastIndexByte(name, '.')+1:])), quoted
 }
 
-// afterName finds the value in a query (RFC 3986, 3.4), a form, a header line,
+// afterName masks the value in a query (RFC 3986, 3.4), a form, a header line,
 // a JSON text, and what %v prints of a map or a struct.
-func (m *masker) afterName(i int) (from, to int) {
+func (m *masker) afterName(i int) {
 	name, kind, quoted := m.nameBefore(i)
 	rest := strings.TrimLeft(m.v[i+1:], " \t")
-	from = len(m.v) - len(rest)
 	if kind == plainName || rest == "" {
-		return 0, 0
+		return
 	}
+	from := len(m.v) - len(rest)
 	tight := from == i+1
 	value := strings.TrimLeft(rest, `\`)
 	switch {
 	case value != "" && (value[0] == '"' || value[0] == '\''):
-		return m.inQuotes(len(m.v) - len(value))
+		m.inQuotes(len(m.v) - len(value))
 	case m.v[i] == '=':
-		return from, m.word(from, "&")
+		m.hideWord(from, "&")
 	case rest[0] == '[' && tight && !quoted: // as http.Header is printed
-		return from + 1, m.next(from, "]")
+		m.hideAll(from+1, "]")
 	case !quoted && kind == secretName && m.isHeader(i, name, rest):
-		return from, m.next(from, "\r\n")
+		m.hideAll(from, "\r\n")
 	case rest[0] == '{' || rest[0] == '[': // where it ends is not looked for
-		return from, len(m.v)
-	case quoted || tight:
-		return from, m.word(from, ",]})&")
+		m.hideAll(from, "")
+	case quoted || tight: // else "refresh token: connection refused"
+		m.hideWord(from, ",]})&")
 	}
-	return 0, 0 // "refresh token: connection refused"
 }
 
-// inQuotes finds what the quote at i and the next one like it enclose.
-func (m *masker) inQuotes(i int) (from, to int) {
+// inQuotes masks what the quote at i and the next one like it enclose.
+func (m *masker) inQuotes(i int) {
 	escapes := i - len(strings.TrimRight(m.v[:i], `\`))
-	for to, run := i+1, 0; to < len(m.v); to++ {
-		switch {
-		case m.v[to] == '\\':
-			run++
-			continue
-		case m.v[to] == m.v[i] && run <= escapes:
-			return i + 1, to - run
+	to, run := i+1, 0
+	for ; to < len(m.v) && (m.v[to] != m.v[i] || run > escapes); to++ {
+		if run++; m.v[to] != '\\' {
+			run = 0
 		}
-		run = 0
 	}
-	return i + 1, len(m.v)
+	m.skip = to
+	m.hide(i+1, to-run)
 }
 
 // isHeader reports whether the colon at i ends the name of a header: one at
@@ -200,40 +187,46 @@ func (m *masker) inQuotes(i int) (from, to int) {
 func (m *masker) isHeader(i int, name, value string) bool {
 	before := strings.TrimSuffix(strings.TrimRight(m.v[:i], " "), name)
 	before = strings.TrimRight(before, " ")
-	if before == "" || strings.IndexByte("\n\":", before[len(before)-1]) >= 0 ||
-		name[0] >= 'A' && name[0] <= 'Z' && m.v[i+1] == ' ' || strings.IndexByte(name, '-') >= 0 {
-		return true
-	}
-	name = strings.ToLower(name[max(0, len(name)-len("authorization")):])
-	cookie := strings.HasSuffix(name, "cookie") && strings.Contains(value[:min(len(value), 256)], "=")
-	return cookie || name == "authorization"
+	lower := strings.ToLower(name)
+	return before == "" || strings.IndexByte("\n\":", before[len(before)-1]) >= 0 ||
+		name[0] >= 'A' && name[0] <= 'Z' && m.v[i+1] == ' ' || strings.Contains(name, "-") ||
+		strings.HasSuffix(lower, "authorization") ||
+		strings.HasSuffix(lower, "cookie") && strings.Contains(value[:min(len(value), 256)], "=")
 }
 
-// aroundDot finds a ticket in a list of subprotocols, and a JWT (RFC 7519):
-// parts of base64url of which the first is a JSON object.
-func (m *masker) aroundDot(i int) (from, to int) {
+// afterWord masks a ticket in a list of subprotocols, the token of an
+// Authorization header (RFC 6750), and a JWT.
+func (m *masker) afterWord(i int) {
 	start := i
 	for start > 0 && inToken(m.v[start-1]) {
 		start--
 	}
-	if strings.EqualFold(m.v[start:i], "ticket") {
-		return i + 1, m.word(i+1, `,;&"'`)
+	switch word := m.v[start:i]; {
+	case m.v[i] != '.' && strings.EqualFold(word, "bearer"):
+		m.hideWord(len(m.v)-len(strings.TrimLeft(m.v[i:], " +\t")), `,;&"'`)
+	case m.v[i] == '.' && strings.EqualFold(word, "ticket"):
+		m.hideWord(i+1, `,;&"'`)
+	case m.v[i] == '.':
+		m.jwt(start, i)
 	}
-	for start < i && !beginsObject(m.v[start:i]) {
-		start++
+}
+
+// jwt masks parts of base64url of which the first, before i, is a JSON object
+// (RFC 7519).
+func (m *masker) jwt(start, i int) {
+	for ; start < i && !beginsObject(m.v[start:i]); start++ {
 	}
 	if start == i {
-		return 0, 0
+		return
 	}
-	parts := 0
-	for to = i; to < len(m.v) && m.v[to] == '.'; parts++ {
-		for to++; to < len(m.v) && inToken(m.v[to]); to++ {
-		}
+	to := i
+	for to < len(m.v) && (m.v[to] == '.' || inToken(m.v[to])) {
+		to++
 	}
-	if parts > 1 || beginsObject(m.v[i+1:]) || m.clipped && to == len(m.v) {
-		return start, to
+	m.skip = to
+	if strings.Count(m.v[i:to], ".") > 1 || beginsObject(m.v[i+1:]) {
+		m.hide(start, to)
 	}
-	return 0, 0
 }
 
 // beginsObject reports whether base64url stands for {" or { and white space.
@@ -242,52 +235,33 @@ func beginsObject(s string) bool {
 		s[1] == 'w' && strings.IndexByte("klmnopqr0123", s[2]) >= 0)
 }
 
-// afterSlash finds a URL's userinfo (RFC 3986, 3.2.1), and the segment of a
+// afterSlash masks a URL's userinfo (RFC 3986, 3.2.1), and the segment of a
 // path that follows one with a secret's name: /reset-password/…
-func (m *masker) afterSlash(i int) (from, to int) {
-	segment := m.v[m.slash:i]
-	m.slash = i
+func (m *masker) afterSlash(i int) {
 	if strings.HasPrefix(m.v[i:], "//") {
-		return m.userinfo(i + 2)
+		m.userinfo(i + 2)
+		return
 	}
-	if !strings.HasPrefix(segment, "/") || strings.ContainsAny(segment, " ,;:=&?") ||
-		nameKind(segment) != secretName {
-		return 0, 0
+	slash := strings.LastIndexByte(m.v[:i], '/')
+	if slash >= 0 && nameKind(m.v[slash:i]) == secretName &&
+		!strings.ContainsAny(m.v[slash:i], " ,;:=&?") {
+		m.hideWord(i+1, "/?#&")
 	}
-	return i + 1, m.word(i+1, "/?#&")
 }
 
-// userinfo finds what stands before the @ of the authority at i. A password
+// userinfo masks what stands before the @ of the authority at i. A password
 // with a / or # in it makes the authority end too early: where its port is no
 // number, the @ is looked for beyond.
-func (m *masker) userinfo(i int) (from, to int) {
-	end := m.next(i, "/?#\\ \t\r\n\"")
+func (m *masker) userinfo(i int) {
+	end := m.end(i, `/?#\`)
 	authority := m.v[i:end]
-	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
-		return i, i + at
-	}
-	if end == len(m.v) && m.clipped {
-		return i, end
-	}
+	at := strings.LastIndexByte(authority, '@')
 	_, port, ok := strings.Cut(authority[strings.LastIndexByte(authority, ']')+1:], ":")
-	if !ok || port != "" && strings.Trim(port, "0123456789") == "" {
-		return 0, 0
+	if at >= 0 {
+		m.hide(i, i+at)
+	} else if ok && (port == "" || strings.Trim(port, "0123456789") != "") {
+		if end = m.end(end, "@"); strings.HasPrefix(m.v[end:], "@") {
+			m.hide(i, end)
+		}
 	}
-	if m.sign < end {
-		m.sign = m.next(end, "@ \t\r\n\"")
-	}
-	if m.sign < len(m.v) && m.v[m.sign] == '@' || m.sign == len(m.v) && m.clipped {
-		return i, m.sign
-	}
-	return 0, 0
-}
-
-// afterBearer finds the token of an Authorization header (RFC 6750).
-func (m *masker) afterBearer(i int) (from, to int) {
-	start := i - len("bearer")
-	if start < 0 || !strings.EqualFold(m.v[start:i], "bearer") || start > 0 && inToken(m.v[start-1]) {
-		return 0, 0
-	}
-	from = len(m.v) - len(strings.TrimLeft(m.v[i:], " +\t"))
-	return from, m.word(from, `,;&"'`)
 }

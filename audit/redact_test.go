@@ -120,6 +120,12 @@ var secretsInside = []string{
 	`[{"a":[{"secret":{"x":"CANARY"}}]}]`, ` {"token" : {"x" : "CANARY"} } `, `{"a":"{\"token\":{\"x\":\"CANARY\"}}"}`,
 	`{"a":"x","url":"/ws?ticket=CANARY"}`, `err {"token":{"x":1,"y":"CANARY"}}`, `{"token":{"x":1,"y":"CANARY"}`,
 	`https:\/\/ann:CANARY@x`, `{"u":"https:\/\/ann:CANARY@x"}`, `"https:\/\/ann:CANARY@x\/y"`, "https:%2F%2Fann:CANARY@x",
+	// A word that is itself the beginning of a secret ends no other secret.
+	"bearer Bearer CANARY", "Bearer bearer CANARY", "Bearer+Bearer CANARY", "bearer authorization: CANARY CANARY",
+	"bearer Cookie:a=b; session=CANARY", `bearer token="x CANARY"`, "bearer password = 'x CANARY'", "Bearer x/token/ ticket=CANARY",
+	`ticket= token="x CANARY"`, "token= Bearer CANARY", "ticket= Cookie: a=b; c=CANARY", "secret=x;Cookie: a=b; c=CANARY",
+	"/token/Cookie: a=b; c=CANARY", "ticket.Cookie: a=b; c=CANARY", "token:Cookie: CANARY CANARY", "Bearer x,ticket.CANARY",
+
 	"Authorization: Basic CANARY", "authorization: CANARY CANARY", `{"Authorization":"Basic CANARY"}`, "X-Token:CANARY CANARY",
 }
 

@@ -57,6 +57,13 @@ var hostileRows = []struct {
 			`"l":["ticket=***","token=***"]}`},
 	{"A8", "100 MB", []slog.Attr{slog.String("v", strings.Repeat("x", 100<<20)), slog.Int("b", 1)},
 		""}, // below
+	{"A15", "times of a clock that steps back, in other zones",
+		[]slog.Attr{slog.Any("at", []time.Time{
+			time.Date(2026, 5, 27, 1, 12, 27, 123_999, time.FixedZone("east", 7200)),
+			time.Date(2026, 5, 26, 22, 12, 27, 0, time.FixedZone("west", -3600)),
+			time.Date(2026, 5, 26, 22, 59, 59, 0, time.UTC)})},
+		`{"at":["2026-05-26T23:12:27.000123+00:00","2026-05-26T23:12:27.000000+00:00",` +
+			`"2026-05-26T22:59:59.000000+00:00"]}`},
 	{"A16", "a path of secrets", []slog.Attr{slog.String("path", strings.Repeat("token:", 10_000))},
 		`{"path":"token:***"}`},
 	{"A17", "a JSON text", []slog.Attr{slog.String("v", `{"token":{"x":"S"},"a":1}`)},
