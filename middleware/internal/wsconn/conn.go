@@ -96,6 +96,10 @@ func (c *Conn) adopt(rw *bufio.ReadWriter) error {
 	}
 	rw.Writer.Reset(c)
 	n := rw.Reader.Buffered()
+	if n == 0 {
+		rw.Reader.Reset(c)
+		return nil
+	}
 	early, _ := rw.Reader.Peek(n)
 	rw.Reader.Reset(io.MultiReader(bytes.NewReader(bytes.Clone(early)), c))
 	c.in.Add(int64(n))
@@ -206,10 +210,12 @@ func (c *Conn) Close() error {
 		return c.Conn.Close()
 	}
 	c.reportFlushed.Do(c.callbacks.Flushed)
-	// crypto/tls waits up to 5 s for a peer that reads nothing.
-	limit := time.AfterFunc(time.Second, func() { _ = c.below().Close() })
+	if below := c.below(); below != c.Conn {
+		// crypto/tls waits up to 5 s for a peer that reads nothing.
+		limit := time.AfterFunc(time.Second, func() { _ = below.Close() })
+		defer limit.Stop()
+	}
 	err := c.Conn.Close()
-	limit.Stop()
 	c.report()
 	return err
 }
