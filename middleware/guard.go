@@ -208,7 +208,7 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 		return nil, rej
 	}
 	return g.sockets.admit(&candidate{
-		request: in.Request, grant: grant, session: session, ip: in.ip,
+		request: in.Request, session: session, ip: in.ip,
 		path:     cutField(in.URL.Path),
 		origin:   cutField(strings.Join(in.Header["Origin"], ", ")),
 		ticketID: in.ticketID, stream: stream, gaps: gaps,

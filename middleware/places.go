@@ -13,7 +13,6 @@ import (
 // candidate is a request whose ticket is consumed, and that asks for a place.
 type candidate struct {
 	request          *http.Request // for its context; no socket keeps it
-	grant            tickets.Grant
 	session          *Session
 	ip, path, origin string
 	ticketID         string
@@ -47,7 +46,7 @@ func (s *Sockets) admit(c *candidate) (*socket, *Rejection) {
 	if rej != nil {
 		return nil, rej
 	}
-	if err := s.stillValid(&c.grant); err != nil {
+	if err := s.stillValid(k.grant()); err != nil {
 		k.finish(k.link, noLine, causeRevoked)
 		return nil, rejectConsume(err)
 	}
@@ -71,8 +70,8 @@ func rejectClosed(cause *CloseError) *Rejection {
 
 // stillValid reports a revocation, or a stale revocation log, since the ticket
 // was consumed.
-func (s *Sockets) stillValid(grant *tickets.Grant) error {
-	if err := s.issuer.Revoked(*grant); err != nil {
+func (s *Sockets) stillValid(grant tickets.Grant) error {
+	if err := s.issuer.Revoked(grant); err != nil {
 		return err
 	}
 	if err := s.issuer.Health(); errors.Is(err, tickets.ErrStale) {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"math/rand/v2"
@@ -153,7 +152,7 @@ type link interface {
 
 func newSocket(s *Sockets, c *candidate, session *liveSession, userKey hash) *socket {
 	k := &socket{
-		sockets: s, id: fmt.Sprintf("%016x", rand.Uint64()),
+		sockets: s, id: strconv.FormatUint(rand.Uint64(), 16),
 		ip: c.ip, path: c.path, origin: c.origin, ticketID: c.ticketID, isStream: c.stream,
 		liveSession: session, userKey: userKey,
 	}
@@ -312,6 +311,6 @@ func (k *socket) grant() tickets.Grant {
 	session := k.session.Load()
 	return tickets.Grant{
 		SessionID: session.ID, Provider: session.Provider, UserID: session.UserID,
-		StartedAt: session.StartedAt,
+		StartedAt: session.StartedAt, SessionExpiresAt: session.ExpiresAt,
 	}
 }
