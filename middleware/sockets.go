@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/middleware/internal/wsconn"
@@ -159,20 +158,9 @@ func (s *Sockets) socketsOf(session, user hash) []*socket {
 }
 
 func closeBecause(reason string) *CloseError {
-	return &CloseError{Code: closeUnauthorized, Reason: cmp.Or(cutReason(reason), reasonSessionRevoked)}
-}
-
-// cutReason makes reason fit a close frame: valid UTF-8 of at most 123 bytes.
-func cutReason(reason string) string {
 	reason = strings.ToValidUTF8(reason, "\uFFFD")
-	if len(reason) <= wsconn.MaxReason {
-		return reason
-	}
-	n := wsconn.MaxReason
-	for !utf8.RuneStart(reason[n]) {
-		n--
-	}
-	return reason[:n]
+	reason = strings.ToValidUTF8(reason[:min(len(reason), wsconn.MaxReason)], "") // half a rune
+	return &CloseError{Code: closeUnauthorized, Reason: cmp.Or(reason, reasonSessionRevoked)}
 }
 
 // Extend moves the end of a session's sockets to until, for applications whose
