@@ -30,55 +30,54 @@ const (
 	reasonRecheck = "recheck" // of the audit line of a Restore that could not decide
 )
 
-// expiry is when the sockets of a session end, and when to call Restore for it.
-// Sockets.mu guards it.
-type expiry struct {
+// liveSession is a session that has sockets: when they end, and when to call Restore
+// for it. Sockets.mu guards it.
+type liveSession struct {
+	key       hash
+	sockets   []*socket          // with a place, in order of admission
 	timer     *time.Timer        // one, however many sockets there are; nil: nothing to wait for
 	wakeAt    time.Time          // when timer fires; zero: it does not
 	recheckAt time.Time          // zero: never
-	retryAt   time.Time          // after a gap, until Restore has decided; else zero
-	pause     time.Duration      // from retryAt to the next one
-	checking  bool               // in the queue, or Restore is running
+	pause     time.Duration      // after a gap, until Restore has decided; else zero
+	checking  bool               // Restore is running, or waits for others
 	cancel    context.CancelFunc // of the Restore that is running
 }
 
 // stop ends the timer and the recheck of a session whose last socket has gone.
-func (e *expiry) stop() {
-	if e.timer != nil {
-		e.timer.Stop()
+func (session *liveSession) stop() {
+	if session.timer != nil {
+		session.timer.Stop()
 	}
-	if e.cancel != nil {
-		e.cancel()
+	if session.cancel != nil {
+		session.cancel()
 	}
-}
-
-// backOff sets the next retry, and doubles the pause after it.
-func (e *expiry) backOff(now time.Time) {
-	e.retryAt = now.Add(e.pause)
-	e.pause = min(2*e.pause, maxRetry)
 }
 
 // passed reports whether t is set and not after now.
 func passed(t, now time.Time) bool { return !t.IsZero() && !now.Before(t) }
 
-// watch sets the session's timer for a socket that ends at t.
-func (s *Sockets) watch(session *group, t time.Time) {
-	if s.opts.Restore != nil && s.opts.RecheckEvery > 0 && session.recheckAt.IsZero() {
-		session.recheckAt = s.nextRecheck(time.Now())
-		s.wakeBy(session, session.recheckAt)
+// planRecheck sets when Restore is called next.
+func (s *Sockets) planRecheck(session *liveSession) {
+	session.recheckAt = time.Time{}
+	if s.opts.Restore == nil {
+		return
 	}
-	s.wakeBy(session, t)
-}
-
-// nextRecheck spreads the rechecks: sessions that came in together, as after a
-// restart, are not checked together for ever.
-func (s *Sockets) nextRecheck(now time.Time) time.Time {
-	every := s.opts.RecheckEvery
-	return now.Add(every/2 + rand.N(every/5*2+1))
+	now := time.Now()
+	if every := s.opts.RecheckEvery; every > 0 {
+		// Spread: sessions that came in together, as after a restart, are not checked
+		// together for ever.
+		session.recheckAt = now.Add(every/2 + rand.N(every/5*2+1))
+	}
+	if retryAt := now.Add(session.pause); session.pause > 0 &&
+		(session.recheckAt.IsZero() || retryAt.Before(session.recheckAt)) {
+		session.recheckAt = retryAt
+	}
+	session.pause = min(2*session.pause, maxRetry)
+	s.wakeBy(session, session.recheckAt)
 }
 
 // wakeBy sets the timer so that tick runs by t, which may be zero for never.
-func (s *Sockets) wakeBy(session *group, t time.Time) {
+func (s *Sockets) wakeBy(session *liveSession, t time.Time) {
 	if t.IsZero() || !session.wakeAt.IsZero() && !t.Before(session.wakeAt) {
 		return
 	}
@@ -92,7 +91,7 @@ func (s *Sockets) wakeBy(session *group, t time.Time) {
 }
 
 // tick does what is due in a session: a recheck, or the end of its sockets.
-func (s *Sockets) tick(session *group) {
+func (s *Sockets) tick(session *liveSession) {
 	now := time.Now()
 	s.mu.Lock()
 	if len(session.sockets) == 0 {
@@ -100,19 +99,14 @@ func (s *Sockets) tick(session *group) {
 		return
 	}
 	session.wakeAt = time.Time{}
-	due := false
-	if passed(session.recheckAt, now) {
-		due = true
-		session.recheckAt = s.nextRecheck(now)
+	due := passed(session.recheckAt, now)
+	if due {
+		s.planRecheck(session)
+	} else {
+		s.wakeBy(session, session.recheckAt)
 	}
-	s.wakeBy(session, session.recheckAt)
-	if passed(session.retryAt, now) {
-		due = true
-		session.backOff(now)
-	}
-	s.wakeBy(session, session.retryAt)
 	var expired []*socket
-	for k := range session.sockets {
+	for _, k := range session.sockets {
 		ends := k.session.Load().ExpiresAt
 		switch last := ends.Add(overdue); {
 		case !passed(ends, now):
@@ -125,11 +119,11 @@ func (s *Sockets) tick(session *group) {
 		}
 	}
 	if due {
-		s.enqueue(session)
+		s.startRecheck(session)
 	}
-	expired = s.moveToClosing(expired, causeExpired)
+	closing := s.moveToClosing(expired, causeExpired)
 	s.mu.Unlock()
-	s.startClosing(expired)
+	s.startClosing(closing)
 }
 
 // recheckAll calls Restore for every session, after a gap.
@@ -144,79 +138,51 @@ func (s *Sockets) recheckAll() {
 
 // scheduleRecheck calls Restore, with backoff, until it decides. A call in flight
 // may predate the gap, so it does not count.
-func (s *Sockets) scheduleRecheck(session *group) {
-	if s.opts.Restore == nil {
-		return
-	}
+func (s *Sockets) scheduleRecheck(session *liveSession) {
 	session.pause = minRetry
-	session.backOff(time.Now())
-	s.wakeBy(session, session.retryAt)
-	s.enqueue(session)
+	s.planRecheck(session)
+	s.startRecheck(session)
 }
 
-// enqueue adds a session to the queue, if it is not there.
-func (s *Sockets) enqueue(session *group) {
-	if session.checking || s.opts.Restore == nil {
+// startRecheck calls Restore for a session, unless that is under way.
+func (s *Sockets) startRecheck(session *liveSession) {
+	if !session.checking && s.opts.Restore != nil {
+		session.checking = true
+		go s.recheck(session)
+	}
+}
+
+// recheck calls Restore for a session, when fewer than maxRechecks run. A Restore
+// that never returns is one of them for ever.
+func (s *Sockets) recheck(session *liveSession) {
+	s.rechecks <- struct{}{}
+	defer func() { <-s.rechecks }()
+	s.mu.Lock()
+	if len(session.sockets) == 0 {
+		s.mu.Unlock()
 		return
 	}
-	session.checking = true
-	s.queue = append(s.queue, session)
-	if s.checkers < maxRechecks {
-		s.checkers++
-		go s.recheckQueued()
+	k := session.sockets[0]
+	c := &recheck{session: session, k: k, asked: *k.session.Load(), gaps: s.gaps}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(k.ctx), restoreWait)
+	session.cancel = cancel
+	s.mu.Unlock()
+	defer cancel()
+	// Restore is the application's: it may ignore its context.
+	stop := context.AfterFunc(ctx, func() { s.apply(c, nil, ctx.Err()) })
+	restored, err := s.restore(ctx, &c.asked)
+	if stop() {
+		s.apply(c, restored, err)
 	}
 }
 
-// recheckQueued rechecks sessions until the queue is empty. A Restore that never
-// returns occupies one of maxRechecks.
-func (s *Sockets) recheckQueued() {
-	for {
-		s.mu.Lock()
-		if len(s.queue) == 0 {
-			s.queue = nil
-			s.checkers--
-			s.mu.Unlock()
-			return
-		}
-		session := s.queue[0]
-		s.queue = s.queue[1:]
-		if len(session.sockets) == 0 {
-			session.checking = false
-			s.mu.Unlock()
-			continue
-		}
-		c := s.newRecheck(session)
-		s.mu.Unlock()
-		// Restore is the application's: it may ignore its context.
-		stop := context.AfterFunc(c.ctx, func() { s.apply(c, nil, c.ctx.Err()) })
-		restored, err := s.restore(c.ctx, &c.asked)
-		if stop() {
-			s.apply(c, restored, err)
-		}
-		c.cancel()
-	}
-}
-
-// recheck is one call of Restore for a session, with the session of any of its
-// sockets.
+// recheck is one call of Restore for a session, with the session of its oldest
+// socket.
 type recheck struct {
-	session  *group
-	k        *socket
-	asked    Session
-	afterGap bool
-	ctx      context.Context
-	cancel   context.CancelFunc
-}
-
-func (s *Sockets) newRecheck(session *group) *recheck {
-	c := &recheck{session: session, afterGap: !session.retryAt.IsZero()}
-	for c.k = range session.sockets {
-		break
-	}
-	c.asked = *c.k.session.Load()
-	c.ctx, c.cancel = context.WithTimeout(context.WithoutCancel(c.k.ctx), restoreWait)
-	session.retryAt, session.cancel = time.Time{}, c.cancel
-	return c
+	session *liveSession
+	k       *socket
+	asked   Session
+	gaps    uint64 // when the call began
 }
 
 // restore calls Restore and checks its result: a session that has not ended, of the
@@ -245,18 +211,17 @@ func (s *Sockets) restore(ctx context.Context, asked *Session) (restored *Sessio
 // apply updates or closes the sockets of a session after a recheck.
 func (s *Sockets) apply(c *recheck, restored *Session, err error) {
 	ended := errors.Is(err, ErrNoSession) || errors.Is(err, ErrSessionExpired)
-	undecided := err != nil && !ended
 	now := time.Now()
 	s.mu.Lock()
 	session := c.session
 	session.checking, session.cancel = false, nil
-	undecided = undecided && len(session.sockets) > 0
-	if undecided && c.afterGap && session.retryAt.IsZero() {
-		session.backOff(now)
-		s.wakeBy(session, session.retryAt)
+	undecided := err != nil && !ended && len(session.sockets) > 0
+	if err == nil && session.pause > 0 && c.gaps == s.gaps {
+		session.pause = 0
+		s.planRecheck(session)
 	}
 	var expired []*socket
-	for k := range session.sockets {
+	for _, k := range session.sockets {
 		if err == nil {
 			k.update(&c.asked, restored)
 		}
@@ -266,7 +231,7 @@ func (s *Sockets) apply(c *recheck, restored *Session, err error) {
 			s.wakeBy(session, ends)
 		}
 	}
-	expired = s.moveToClosing(expired, causeExpired)
+	closing := s.moveToClosing(expired, causeExpired)
 	s.mu.Unlock()
 	if undecided {
 		c.k.record(audit.SessionVerifyFailure,
@@ -275,7 +240,7 @@ func (s *Sockets) apply(c *recheck, restored *Session, err error) {
 			slog.String("ip", c.k.ip),
 			slog.String("path", c.k.path))
 	}
-	s.startClosing(expired)
+	s.startClosing(closing)
 }
 
 // update gives k the Value and the end that Restore returned. Data and StartedAt

@@ -140,15 +140,10 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 			rej.answer(w, r, g.opts.OnReject)
 			return
 		}
-		returned := false
-		defer func() {
-			if !returned {
-				k.handlerPanicked()
-			}
-			k.handlerReturned()
-		}()
+		panicked := true
+		defer func() { k.handlerReturned(panicked) }()
 		next.ServeHTTP(k.responseWriter(w), withoutTicket(k.ctx, r))
-		returned = true
+		panicked = false
 	})
 }
 
@@ -214,7 +209,7 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 		return nil, rej
 	}
 	return g.sockets.admit(&candidate{
-		request: in.Request, grant: grant, session: session, ip: in.ip,
+		request: in.Request, session: session, ip: in.ip,
 		path:     cutField(in.URL.Path),
 		origin:   cutField(strings.Join(in.Header["Origin"], ", ")),
 		ticketID: in.ticketID, stream: stream, gaps: gaps,
@@ -322,10 +317,9 @@ func (a *Admission) ResponseWriter(w http.ResponseWriter) http.ResponseWriter {
 // Release closes the socket (1011, "panic"), and panics again. Later calls do
 // nothing. A connection that was hijacked goes on until it is closed.
 func (a *Admission) Release() {
-	if v := recover(); v != nil {
-		a.socket.handlerPanicked()
-		a.socket.handlerReturned()
+	v := recover()
+	a.socket.handlerReturned(v != nil)
+	if v != nil {
 		panic(v)
 	}
-	a.socket.handlerReturned()
 }

@@ -3,32 +3,21 @@ package middleware
 import (
 	"crypto/rand"
 	"errors"
-	"maps"
 	"net/http"
 	"slices"
 
+	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
 // candidate is a request whose ticket is consumed, and that asks for a place.
 type candidate struct {
 	request          *http.Request // for its context; no socket keeps it
-	grant            tickets.Grant
 	session          *Session
 	ip, path, origin string
 	ticketID         string
 	stream           bool   // AdmitRequests: no upgrade
 	gaps             uint64 // what hasRoom returned
-}
-
-// group is the sockets of one session, or of one person, that hold a place.
-type group struct {
-	key     hash
-	limit   int // 0: none
-	sockets map[*socket]struct{}
-	open    int // of them
-	user    User
-	expiry  // of a session
 }
 
 // hasRoom returns a Rejection if nobody can be admitted now. It reserves nothing.
@@ -57,12 +46,12 @@ func (s *Sockets) admit(c *candidate) (*socket, *Rejection) {
 	if rej != nil {
 		return nil, rej
 	}
-	if err := s.stillValid(&c.grant); err != nil {
-		k.withdraw()
+	if err := s.stillValid(k.grant()); err != nil {
+		k.finish(k.link, noLine, causeRevoked)
 		return nil, rejectConsume(err)
 	}
 	if c.stream && !s.openStream(k) {
-		k.withdraw()
+		k.finish(k.link, noLine, causeRevoked)
 		return nil, rejectClosed(k.cause)
 	}
 	return k, nil
@@ -81,8 +70,8 @@ func rejectClosed(cause *CloseError) *Rejection {
 
 // stillValid reports a revocation, or a stale revocation log, since the ticket
 // was consumed.
-func (s *Sockets) stillValid(grant *tickets.Grant) error {
-	if err := s.issuer.Revoked(*grant); err != nil {
+func (s *Sockets) stillValid(grant tickets.Grant) error {
+	if err := s.issuer.Revoked(grant); err != nil {
 		return err
 	}
 	if err := s.issuer.Health(); errors.Is(err, tickets.ErrStale) {
@@ -93,64 +82,61 @@ func (s *Sockets) stillValid(grant *tickets.Grant) error {
 
 // reserve gives c a place, if its session and its person have one left.
 func (s *Sockets) reserve(c *candidate) (*socket, *Rejection) {
-	sessionKey := tickets.HashSession(c.session.ID)
-	if c.session.ID == "" { // a session of its own, that nobody can name
-		_, _ = rand.Read(sessionKey[:])
-	}
-	userKey := tickets.HashUser(c.session.Provider, c.session.UserID)
+	sessionKey := keyOf(c.session.ID, tickets.HashSession(c.session.ID))
+	userKey := keyOf(c.session.UserID, tickets.HashUser(c.session.Provider, c.session.UserID))
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	session, user := s.sessions[sessionKey], s.users[userKey]
 	if rej := s.full(); rej != nil {
 		return nil, rej
 	}
-	if !s.hasPlace(session) || !s.hasPlace(user) {
+	session := s.sessions[sessionKey]
+	if session == nil {
+		session = &liveSession{key: sessionKey}
+	}
+	if !s.hasPlace(session.sockets, s.opts.MaxPerSession) ||
+		!s.hasPlace(s.users[userKey], s.opts.MaxPerUser) {
 		return nil, reject(refusedTooMany, nil)
 	}
-	if session == nil {
-		session = newGroup(s.sessions, sessionKey, c.session, c.session.ID, s.opts.MaxPerSession)
-	}
-	if user == nil {
-		user = newGroup(s.users, userKey, c.session, c.session.UserID, s.opts.MaxPerUser)
-	}
-	s.sequence++
-	k := newSocket(s, c)
-	k.bySession, k.byUser, k.sequence = session, user, s.sequence
-	session.sockets[k], user.sockets[k] = struct{}{}, struct{}{}
+	k := newSocket(s, c, session, userKey)
+	s.sessions[sessionKey] = session
+	session.sockets = append(session.sockets, k)
+	s.users[userKey] = append(s.users[userKey], k)
 	s.unfinished[k] = struct{}{}
 	s.places++
-	s.watch(session, c.session.ExpiresAt)
+	s.wakeBy(session, c.session.ExpiresAt)
 	if s.gaps != c.gaps { // its session was not among those that were rechecked
 		s.scheduleRecheck(session)
+	} else if session.recheckAt.IsZero() {
+		s.planRecheck(session)
 	}
 	return k, nil
 }
 
-// newGroup adds an empty group. One without a name has no limit.
-func newGroup(groups map[hash]*group, key hash, c *Session, name string, limit int) *group {
+// keyOf returns key, or a random one where there is no name: nobody can name such
+// a session or person, and its sockets share no limit.
+func keyOf(name string, key hash) hash {
 	if name == "" {
-		limit = 0
+		_, _ = rand.Read(key[:])
 	}
-	groups[key] = &group{
-		key: key, limit: limit, sockets: make(map[*socket]struct{}),
-		user: User{c.Provider, c.UserID},
-	}
-	return groups[key]
+	return key
 }
 
-// hasPlace reports whether g is below its limit. Where the oldest is evicted, that
-// happens when the new socket opens: until then, only those that have not opened
-// must be below the limit.
-func (s *Sockets) hasPlace(g *group) bool {
-	if g == nil {
-		return true // the first
+// hasPlace reports whether sockets are below limit. Where the oldest is evicted,
+// that happens when the new socket opens: until then, only those that have not
+// opened must be below the limit.
+func (s *Sockets) hasPlace(sockets []*socket, limit int) bool {
+	if s.opts.EvictOldest && limit > 0 {
+		sockets = openOf(sockets, false)
 	}
-	n := len(g.sockets)
-	if s.opts.EvictOldest {
-		n -= g.open
-	}
-	return g.limit == 0 || n < g.limit
+	return limit == 0 || len(sockets) < limit
+}
+
+// openOf returns those sockets that are open, or those that are not.
+func openOf(sockets []*socket, open bool) []*socket {
+	return slices.DeleteFunc(slices.Clone(sockets), func(k *socket) bool {
+		return (k.state == stateOpen) != open
+	})
 }
 
 // release gives back k's place.
@@ -159,19 +145,22 @@ func (s *Sockets) release(k *socket, wasOpen bool) {
 	if wasOpen {
 		s.open--
 	}
-	for _, g := range []*group{k.bySession, k.byUser} {
-		delete(g.sockets, k)
-		if wasOpen {
-			g.open--
-		}
+	session := k.liveSession
+	session.sockets = without(session.sockets, k)
+	if len(session.sockets) == 0 {
+		delete(s.sessions, session.key)
+		session.stop()
 	}
-	if len(k.bySession.sockets) == 0 {
-		delete(s.sessions, k.bySession.key)
-		k.bySession.stop()
+	if left := without(s.users[k.userKey], k); len(left) > 0 {
+		s.users[k.userKey] = left
+	} else {
+		delete(s.users, k.userKey)
 	}
-	if len(k.byUser.sockets) == 0 {
-		delete(s.users, k.byUser.key)
-	}
+}
+
+func without(sockets []*socket, k *socket) []*socket {
+	i := slices.Index(sockets, k)
+	return slices.Delete(sockets, i, i+1)
 }
 
 // openStream opens a stream, which has its connection from the start. It reports
@@ -183,66 +172,27 @@ func (s *Sockets) openStream(k *socket) bool {
 	s.mu.Unlock()
 	s.startClosing(evicted)
 	if opened {
-		k.recordOpened()
+		k.record(audit.SocketOpened, k.facts()...)
 	}
 	return opened
 }
 
 // evictFor moves the oldest sockets to closing that are over a limit now that k is
 // open. The caller calls startClosing for them after unlocking.
-func (s *Sockets) evictFor(k *socket) (evicted []*socket) {
+func (s *Sockets) evictFor(k *socket) []link {
 	if !s.opts.EvictOldest || k.state != stateOpen {
 		return nil
 	}
-	for _, g := range []*group{k.bySession, k.byUser} {
-		for g.limit > 0 && g.open > g.limit {
-			evicted = append(evicted, s.moveToClosing([]*socket{g.oldest(k)}, causeEvicted)...)
-		}
-	}
-	return evicted
+	evicted := s.moveToClosing(oldest(k.liveSession.sockets, s.opts.MaxPerSession, k), causeEvicted)
+	ofUser := oldest(s.users[k.userKey], s.opts.MaxPerUser, k)
+	return append(evicted, s.moveToClosing(ofUser, causeEvicted)...)
 }
 
-// oldest returns the open socket that was admitted first, other than newest.
-func (g *group) oldest(newest *socket) *socket {
-	var oldest *socket
-	for k := range g.sockets {
-		if k != newest && k.state == stateOpen && (oldest == nil || k.sequence < oldest.sequence) {
-			oldest = k
-		}
+// oldest returns the open sockets that are over limit, without k.
+func oldest(sockets []*socket, limit int, k *socket) []*socket {
+	if limit == 0 {
+		return nil
 	}
-	return oldest
-}
-
-// ofSession returns the sockets of a session; ofUser, those of a person.
-func (s *Sockets) ofSession(key hash) []*socket { return s.list(s.sessions, key) }
-
-func (s *Sockets) ofUser(key hash) []*socket { return s.list(s.users, key) }
-
-func (s *Sockets) list(groups map[hash]*group, key hash) []*socket {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if g := groups[key]; g != nil {
-		return slices.Collect(maps.Keys(g.sockets))
-	}
-	return nil
-}
-
-// finished is called once for each socket that was admitted, when its last audit
-// line is written.
-func (s *Sockets) finished(k *socket) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.unfinished, k)
-	s.checkDrained()
-}
-
-func (s *Sockets) checkDrained() {
-	if !s.shut || len(s.unfinished) > 0 {
-		return
-	}
-	select {
-	case <-s.drained:
-	default:
-		close(s.drained)
-	}
+	others := without(openOf(sockets, true), k)
+	return others[:max(0, len(others)+1-limit)]
 }

@@ -1,9 +1,9 @@
 package middleware
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"math/rand/v2"
@@ -99,9 +99,9 @@ type socket struct {
 	link     link
 	cause    *CloseError // why Sockets closed it; nil: it did not
 	openedAt time.Time
-	sequence uint64
 
-	bySession, byUser *group
+	liveSession *liveSession
+	userKey     hash
 }
 
 // state is where a socket is in its life. It never goes back.
@@ -120,10 +120,10 @@ const (
 //	from      to       by
 //	admitted  open     hijacked; openStream
 //	admitted  closing  Sockets.close; hijacked then closes the connection
-//	admitted  closed   the handler returned without a hijack; withdraw
+//	admitted  closed   the handler returned without a hijack; admit
 //	open      closing  Sockets.close, evictFor; flushed, when the library closes
 //	open      closed   a stream's handler returned
-//	closing   closed   the connection is closed, or the handler returned; withdraw
+//	closing   closed   the connection is closed, or the handler returned; admit
 func (k *socket) move(to state) bool {
 	from := k.state
 	if to <= from {
@@ -134,8 +134,6 @@ func (k *socket) move(to state) bool {
 	case to == stateOpen:
 		k.openedAt = time.Now()
 		k.sockets.open++
-		k.bySession.open++
-		k.byUser.open++
 	case from < stateClosing:
 		k.sockets.release(k, from == stateOpen)
 	}
@@ -146,16 +144,17 @@ func (k *socket) move(to state) bool {
 // hijacked connection (webSocket), or a stream's response (stream). Sockets.mu is
 // not held, except for traffic.
 type link interface {
-	close(cause *CloseError, grace time.Duration) // begins to close
-	abort()                                       // closes at once: Shutdown is out of time
+	close() // begins to close, because of the socket's cause
+	abort() // closes at once: Shutdown is out of time
 	handlerReturned()
 	traffic() (in, out int64)
 }
 
-func newSocket(s *Sockets, c *candidate) *socket {
+func newSocket(s *Sockets, c *candidate, session *liveSession, userKey hash) *socket {
 	k := &socket{
-		sockets: s, id: fmt.Sprintf("%016x", rand.Uint64()),
+		sockets: s, id: strconv.FormatUint(rand.Uint64(), 16),
 		ip: c.ip, path: c.path, origin: c.origin, ticketID: c.ticketID, isStream: c.stream,
+		liveSession: session, userKey: userKey,
 	}
 	k.session.Store(c.session)
 	own := c.request.Context()
@@ -184,83 +183,84 @@ func (s *Sockets) close(ks []*socket, cause *CloseError) int {
 }
 
 // moveToClosing moves those of ks to closing that are admitted or open, and
-// returns them. Sockets.mu is held; the caller calls startClosing after unlocking.
-func (s *Sockets) moveToClosing(ks []*socket, cause *CloseError) []*socket {
-	closing := make([]*socket, 0, len(ks))
+// returns their links. Sockets.mu is held; the caller calls startClosing after
+// unlocking.
+func (s *Sockets) moveToClosing(ks []*socket, cause *CloseError) []link {
+	links := make([]link, 0, len(ks))
 	for _, k := range ks {
 		if k.move(stateClosing) {
 			own := *cause // it is the application's to keep
 			k.cause = &own
-			closing = append(closing, k)
+			links = append(links, k.link)
 		}
 	}
-	return closing
+	return links
 }
 
 // startClosing closes the links of sockets that have moved to closing.
-func (s *Sockets) startClosing(ks []*socket) {
-	for _, k := range ks {
-		s.mu.Lock()
-		l, grace := k.link, s.grace()
-		s.mu.Unlock()
-		l.close(k.cause, grace)
-		// Check after closing: Shutdown may have aborted before the close began.
-		s.mu.Lock()
-		abort := s.outOfTime
-		s.mu.Unlock()
+func (s *Sockets) startClosing(links []link) {
+	for _, l := range links {
+		l.close()
+	}
+	// Check after closing: Shutdown may have aborted before the close began.
+	s.mu.Lock()
+	abort := s.outOfTime
+	s.mu.Unlock()
+	for _, l := range links {
 		if abort {
 			l.abort()
 		}
 	}
 }
 
-func (s *Sockets) grace() time.Duration {
-	if s.outOfTime {
-		return 0
-	}
-	return s.opts.CloseGrace
-}
+// noLine is for a socket that was not admitted after all: the Rejection is recorded.
+const noLine audit.Event = ""
 
 // finish moves k to closed and writes its last audit line. It does nothing if l is
 // no longer the link of k, or k is closed already. own is the cause if Sockets did
 // not close k.
-func (k *socket) finish(l link, opened bool, own *CloseError) {
-	k.sockets.mu.Lock()
+func (k *socket) finish(l link, last audit.Event, own *CloseError) {
+	s := k.sockets
+	s.mu.Lock()
 	first := k.link == l && k.move(stateClosed)
-	cause := k.cause
-	k.sockets.mu.Unlock()
+	s.mu.Unlock()
 	if !first {
 		return
 	}
-	if cause == nil {
-		cause = own
-	}
-	k.cancel(cause)
-	if opened {
-		k.recordClosed(cause.Reason, own.Code)
-	} else {
-		k.recordUpgradeFailed()
-	}
-	k.sockets.finished(k)
-}
-
-// withdraw takes back an admission, without an audit line.
-func (k *socket) withdraw() {
 	if k.detach != nil {
 		k.detach()
 	}
-	k.sockets.mu.Lock()
-	k.move(stateClosed)
-	k.sockets.mu.Unlock()
-	k.cancel(causeRevoked)
-	k.sockets.finished(k)
+	cause := cmp.Or(k.cause, own)
+	k.cancel(cause)
+	switch last {
+	case audit.SocketClosed:
+		lived := max(0, time.Since(k.openedAt))
+		k.record(last, k.facts(
+			slog.String("reason", cause.Reason),
+			slog.Int("close_code", own.Code),
+			slog.Float64("seconds", math.Round(lived.Seconds()*1000)/1000))...)
+	case audit.UpgradeRefused:
+		k.record(last,
+			slog.String("reason", reasonUpgradeFailed),
+			slog.String("ip", k.ip),
+			slog.String("path", k.path),
+			slog.String("origin", k.origin))
+	}
+	s.mu.Lock()
+	delete(s.unfinished, k)
+	if s.shut && len(s.unfinished) == 0 {
+		close(s.drained)
+	}
+	s.mu.Unlock()
 }
 
 // handlerReturned is called when the handler has returned. A second call does
 // nothing.
-func (k *socket) handlerReturned() {
-	if k.detach != nil {
-		k.detach()
+func (k *socket) handlerReturned(panicked bool) {
+	// A stream whose client has gone is no fault of the handler: httputil.ReverseProxy
+	// panics to end it.
+	if panicked && !(k.isStream && k.ctx.Err() != nil) {
+		k.sockets.close([]*socket{k}, causePanic)
 	}
 	k.sockets.mu.Lock()
 	l := k.link
@@ -268,53 +268,24 @@ func (k *socket) handlerReturned() {
 	l.handlerReturned()
 }
 
-// handlerPanicked closes the socket after a panic. A stream whose client has gone
-// is no fault of the handler: httputil.ReverseProxy panics to end it.
-func (k *socket) handlerPanicked() {
-	if !k.isStream || k.ctx.Err() == nil {
-		k.sockets.close([]*socket{k}, causePanic)
-	}
-}
-
-func (k *socket) recordOpened() { k.record(audit.SocketOpened, k.facts()...) }
-
-func (k *socket) recordClosed(reason string, code int) {
-	k.sockets.mu.Lock()
-	lived := max(0, time.Since(k.openedAt))
-	k.sockets.mu.Unlock()
-	k.record(audit.SocketClosed, append(k.facts(),
-		slog.String("reason", reason),
-		slog.Int("close_code", code),
-		slog.Float64("seconds", math.Round(lived.Seconds()*1000)/1000))...)
-}
-
-// recordUpgradeFailed writes the last line of an upgrade without a 101.
-func (k *socket) recordUpgradeFailed() {
-	k.record(audit.UpgradeRefused,
-		slog.String("reason", reasonUpgradeFailed),
-		slog.String("ip", k.ip),
-		slog.String("path", k.path),
-		slog.String("origin", k.origin))
-}
-
 func (k *socket) record(e audit.Event, attrs ...slog.Attr) {
 	k.sockets.opts.Audit.Record(k.ctx, e, attrs...)
 }
 
-func (k *socket) facts() []slog.Attr {
+// facts returns what every line of k has, and more.
+func (k *socket) facts(more ...slog.Attr) []slog.Attr {
 	session := k.session.Load()
-	facts := []slog.Attr{
+	facts := append(make([]slog.Attr, 0, 7+len(more)),
 		slog.String("provider", session.Provider),
 		slog.String("user_id", session.UserID),
 		slog.String("ip", k.ip),
 		slog.String("path", k.path),
 		slog.String("ticket_id", k.ticketID),
-		slog.String("socket_id", k.id),
-	}
+		slog.String("socket_id", k.id))
 	if session.ID != "" {
-		facts = append(facts, slog.String("session", shortHex(k.bySession.key[:])))
+		facts = append(facts, slog.String("session", shortHex(k.liveSession.key[:])))
 	}
-	return facts
+	return append(facts, more...)
 }
 
 // info describes k. Sockets.mu is held.
@@ -330,7 +301,7 @@ func (k *socket) info() SocketInfo {
 		Stream: k.isStream,
 	}
 	if session.ID != "" {
-		info.Session = shortHex(k.bySession.key[:])
+		info.Session = shortHex(k.liveSession.key[:])
 	}
 	return info
 }
@@ -340,6 +311,6 @@ func (k *socket) grant() tickets.Grant {
 	session := k.session.Load()
 	return tickets.Grant{
 		SessionID: session.ID, Provider: session.Provider, UserID: session.UserID,
-		StartedAt: session.StartedAt,
+		StartedAt: session.StartedAt, SessionExpiresAt: session.ExpiresAt,
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/middleware/internal/wsconn"
@@ -32,19 +31,17 @@ type Sockets struct {
 	stopEvents func() // stops listening to the issuer
 
 	mu         sync.Mutex
-	sessions   map[hash]*group      // that have sockets with a place
-	users      map[hash]*group      // that have sockets with a place
+	sessions   map[hash]*liveSession
+	users      map[hash][]*socket   // with a place, in order of admission
 	places     int                  // taken: sockets admitted or open
 	open       int                  // sockets that are open
 	unfinished map[*socket]struct{} // whose last audit line is not written
-	sequence   uint64               // numbers sockets in the order of their admission
+	gaps       uint64               // found in the revocation log, so far
 	shut       bool                 // Shutdown has begun
 	outOfTime  bool                 // Shutdown's context has ended
 	drained    chan struct{}        // closed when shut and nothing is unfinished
 
-	gaps     uint64   // found in the revocation log, so far
-	queue    []*group // sessions to be rechecked
-	checkers int      // goroutines that recheck
+	rechecks chan struct{} // holds as many as run at the same time
 }
 
 // hash is the SHA-256 of a session's id or of a person's names: an id may be a
@@ -102,10 +99,11 @@ func NewSockets(issuer *tickets.Issuer, opts *SocketsOptions) (*Sockets, error) 
 	s := &Sockets{
 		issuer:     issuer,
 		opts:       o,
-		sessions:   make(map[hash]*group),
-		users:      make(map[hash]*group),
+		sessions:   make(map[hash]*liveSession),
+		users:      make(map[hash][]*socket),
 		unfinished: make(map[*socket]struct{}),
 		drained:    make(chan struct{}),
+		rechecks:   make(chan struct{}, maxRechecks),
 	}
 	stopRevocations, stopGaps := issuer.OnRevoke(s.revoked), issuer.OnGap(s.missed)
 	s.stopEvents = sync.OnceFunc(func() {
@@ -141,32 +139,28 @@ func (o *SocketsOptions) check(issuer *tickets.Issuer) error {
 // What does not fit into a close frame (123 bytes of UTF-8) is cut from reason;
 // "" is "session_revoked".
 func (s *Sockets) CloseSession(id, reason string) int {
-	return s.close(s.ofSession(tickets.HashSession(id)), closeBecause(reason))
+	return s.close(s.socketsOf(tickets.HashSession(id), hash{}), closeBecause(reason))
 }
 
 // CloseUser closes the sockets of a person, as CloseSession does of a session.
 func (s *Sockets) CloseUser(provider, userID, reason string) int {
-	if userID == "" {
-		return 0
+	return s.close(s.socketsOf(hash{}, tickets.HashUser(provider, userID)), closeBecause(reason))
+}
+
+// socketsOf returns the sockets of a session, or else of a person.
+func (s *Sockets) socketsOf(session, user hash) []*socket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if live := s.sessions[session]; live != nil {
+		return slices.Clone(live.sockets)
 	}
-	return s.close(s.ofUser(tickets.HashUser(provider, userID)), closeBecause(reason))
+	return slices.Clone(s.users[user])
 }
 
 func closeBecause(reason string) *CloseError {
-	return &CloseError{Code: closeUnauthorized, Reason: cmp.Or(cutReason(reason), reasonSessionRevoked)}
-}
-
-// cutReason makes reason fit a close frame: valid UTF-8 of at most 123 bytes.
-func cutReason(reason string) string {
 	reason = strings.ToValidUTF8(reason, "\uFFFD")
-	if len(reason) <= wsconn.MaxReason {
-		return reason
-	}
-	n := wsconn.MaxReason
-	for !utf8.RuneStart(reason[n]) {
-		n--
-	}
-	return reason[:n]
+	reason = strings.ToValidUTF8(reason[:min(len(reason), wsconn.MaxReason)], "") // half a rune
+	return &CloseError{Code: closeUnauthorized, Reason: cmp.Or(reason, reasonSessionRevoked)}
 }
 
 // Extend moves the end of a session's sockets to until, for applications whose
@@ -177,12 +171,12 @@ func cutReason(reason string) string {
 func (s *Sockets) Extend(sessionID string, until time.Time) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	session := s.sessions[tickets.HashSession(sessionID)]
-	if session == nil {
+	live := s.sessions[tickets.HashSession(sessionID)]
+	if live == nil {
 		return 0
 	}
 	n := 0
-	for k := range session.sockets {
+	for _, k := range live.sockets {
 		session := *k.session.Load()
 		if ends := session.ExpiresAt; !ends.IsZero() && (until.IsZero() || ends.Before(until)) {
 			session.ExpiresAt = until
@@ -237,10 +231,11 @@ type User struct{ Provider, UserID string }
 func (s *Sockets) Users() map[User]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	counts := make(map[User]int, len(s.users))
-	for _, g := range s.users {
-		if g.open > 0 {
-			counts[g.user] = g.open
+	counts := make(map[User]int)
+	for k := range s.unfinished {
+		if k.state == stateOpen {
+			session := k.session.Load()
+			counts[User{session.Provider, session.UserID}]++
 		}
 	}
 	return counts
@@ -255,21 +250,18 @@ func (s *Sockets) Users() map[User]int {
 func (s *Sockets) Shutdown(ctx context.Context) error {
 	s.stopEvents()
 	s.mu.Lock()
+	if !s.shut && len(s.unfinished) == 0 {
+		close(s.drained)
+	}
 	s.shut = true
-	s.checkDrained()
-	all := slices.Collect(maps.Keys(s.unfinished))
 	s.mu.Unlock()
-	s.close(all, causeGoingAway)
+	s.close(s.all(), causeGoingAway)
 	select {
 	case <-s.drained:
 		return nil
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
-	if len(s.unfinished) == 0 {
-		s.mu.Unlock()
-		return nil
-	}
 	s.outOfTime = true
 	var left []link
 	for k := range s.unfinished {
@@ -279,17 +271,22 @@ func (s *Sockets) Shutdown(ctx context.Context) error {
 	for _, l := range left {
 		l.abort()
 	}
+	if len(left) == 0 {
+		return nil
+	}
 	return ctx.Err()
+}
+
+// all returns the sockets that are not finished.
+func (s *Sockets) all() []*socket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.unfinished))
 }
 
 // revoked closes the sockets that r covers, and records the revocation.
 func (s *Sockets) revoked(r tickets.Revocation) {
-	var ks []*socket
-	if r.SessionHash != (hash{}) {
-		ks = s.ofSession(r.SessionHash)
-	} else {
-		ks = s.ofUser(r.UserHash)
-	}
+	ks := s.socketsOf(r.SessionHash, r.UserHash)
 	ks = slices.DeleteFunc(ks, func(k *socket) bool { return !r.Covers(k.grant()) })
 	if len(ks) > 0 && r.SessionHash == (hash{}) { // another node's revocation carries no names
 		session := ks[0].session.Load()
@@ -317,8 +314,5 @@ func (s *Sockets) missed(err error) {
 		s.recheckAll()
 		return
 	}
-	s.mu.Lock()
-	all := slices.Collect(maps.Keys(s.unfinished))
-	s.mu.Unlock()
-	s.close(all, causeStale)
+	s.close(s.all(), causeStale)
 }

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/ticketgate/ticketgate/audit"
 )
 
 // stream is the link of a plain request: its handler's context and response.
@@ -19,8 +21,8 @@ type stream struct {
 
 // close ends the handler's context, and makes its writes fail. There is no close
 // frame in HTTP.
-func (st *stream) close(cause *CloseError, _ time.Duration) {
-	st.k.cancel(cause)
+func (st *stream) close() {
+	st.k.cancel(st.k.cause)
 	st.mu.Lock()
 	st.closed = true
 	st.mu.Unlock()
@@ -67,7 +69,7 @@ func (st *stream) handlerReturned() {
 	st.mu.Lock()
 	st.w = nil
 	st.mu.Unlock()
-	st.k.finish(st, true, own)
+	st.k.finish(st, audit.SocketClosed, own)
 }
 
 func (st *stream) traffic() (in, out int64) { return 0, 0 }

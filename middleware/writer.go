@@ -31,13 +31,19 @@ func (k *socket) responseWriter(w http.ResponseWriter) http.ResponseWriter {
 
 // canHijack reports whether w, or what it wraps, says that it can be hijacked.
 func canHijack(w http.ResponseWriter) bool {
+	_, ok := find[http.Hijacker](w)
+	return ok
+}
+
+// find returns the first of w and what it wraps that is a T.
+func find[T any](w http.ResponseWriter) (found T, ok bool) {
 	for {
-		if _, ok := w.(http.Hijacker); ok {
-			return true
+		if found, ok = w.(T); ok {
+			return found, true
 		}
-		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return false
+		u, wraps := w.(interface{ Unwrap() http.ResponseWriter })
+		if !wraps {
+			return found, false
 		}
 		w = u.Unwrap()
 	}
@@ -62,16 +68,10 @@ func (w *socketWriter) WriteHeaderNow() {
 // CloseNotify is deprecated, but gin's ResponseWriter panics where what it wraps
 // has none, and httputil.ReverseProxy asks gin's.
 func (w *socketWriter) CloseNotify() <-chan bool {
-	for next := w.ResponseWriter; ; {
-		if c, ok := next.(interface{ CloseNotify() <-chan bool }); ok {
-			return c.CloseNotify()
-		}
-		u, ok := next.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return nil // never
-		}
-		next = u.Unwrap()
+	if c, ok := find[interface{ CloseNotify() <-chan bool }](w.ResponseWriter); ok {
+		return c.CloseNotify()
 	}
+	return nil // never
 }
 
 func (w *socketWriter) Write(p []byte) (int, error) {

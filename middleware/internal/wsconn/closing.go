@@ -109,7 +109,7 @@ func (c *Conn) sendCloseLocked(closing *closing) bool {
 // settle calls Flushed, and then lets the library's blocked calls return.
 func (c *Conn) settle(closing *closing) {
 	c.reportFlushed.Do(func() {
-		c.callbacks.Flushed()
+		c.owner.Flushed()
 		close(closing.settled)
 	})
 }
@@ -121,9 +121,9 @@ func (c *Conn) report() {
 	outcome := Outcome{Opened: c.opened, SentClose: c.sent.closed, Code: c.sent.closeCode()}
 	c.writing.Unlock()
 	if outcome.Opened {
-		c.reportOpened.Do(c.callbacks.Opened)
+		c.reportOpened.Do(c.owner.Opened)
 	}
-	c.callbacks.Closed(outcome)
+	c.owner.Closed(outcome)
 }
 
 // below is the connection that carries the bytes. Draining and closing use it: TLS

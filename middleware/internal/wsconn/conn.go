@@ -31,8 +31,8 @@ import (
 //
 // If the grace ends first, steps 3 to 5 happen at once.
 type Conn struct {
-	net.Conn  // the original
-	callbacks Callbacks
+	net.Conn // the original
+	owner    Owner
 
 	in, out  atomic.Int64
 	peerGone atomic.Bool
@@ -50,17 +50,17 @@ type Conn struct {
 	reportOpened, reportFlushed sync.Once
 }
 
-// Callbacks tell the owner of a [Conn] what happens to it. Each is called at
-// most once, without a lock held.
-type Callbacks struct {
+// An Owner learns what happens to its [Conn]. Each method is called at most once,
+// without a lock held.
+type Owner interface {
 	// Opened: the 101 is out. It returns before Closed is called.
-	Opened func()
+	Opened()
 	// Flushed: nothing more goes out. The close frame is on its way, or never
 	// will be, or the library has called Close.
-	Flushed func()
+	Flushed()
 	// Closed: the connection is closed. It is called once for every Conn that
 	// the library closes or CloseWith is called for.
-	Closed func(Outcome)
+	Closed(Outcome)
 }
 
 // Outcome describes a connection that is closed.
@@ -74,8 +74,8 @@ type Outcome struct {
 // resets it to go through the Conn, with what the client has sent already.
 // switched says that the 101 went out before the hijack; [Conn.Start] then reports
 // that the connection has opened. raw says that it is no WebSocket.
-func New(conn net.Conn, rw *bufio.ReadWriter, switched, raw bool, cb Callbacks) (*Conn, error) {
-	c := &Conn{Conn: conn, callbacks: cb, opened: switched || raw}
+func New(conn net.Conn, rw *bufio.ReadWriter, switched, raw bool, owner Owner) (*Conn, error) {
+	c := &Conn{Conn: conn, owner: owner, opened: switched || raw}
 	switch {
 	case raw:
 		c.sent.phase = phaseOther
@@ -96,6 +96,10 @@ func (c *Conn) adopt(rw *bufio.ReadWriter) error {
 	}
 	rw.Writer.Reset(c)
 	n := rw.Reader.Buffered()
+	if n == 0 {
+		rw.Reader.Reset(c)
+		return nil
+	}
 	early, _ := rw.Reader.Peek(n)
 	rw.Reader.Reset(io.MultiReader(bytes.NewReader(bytes.Clone(early)), c))
 	c.in.Add(int64(n))
@@ -109,7 +113,7 @@ func (c *Conn) Start() {
 	opened := c.opened
 	c.writing.Unlock()
 	if opened {
-		c.reportOpened.Do(c.callbacks.Opened)
+		c.reportOpened.Do(c.owner.Opened)
 	}
 }
 
@@ -157,7 +161,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	opened := c.opened
 	c.writing.Unlock()
 	if opened {
-		c.reportOpened.Do(c.callbacks.Opened)
+		c.reportOpened.Do(c.owner.Opened)
 	}
 	// Check after unlocking: closing may have started, and found the lock held.
 	if closing := c.closing.Load(); closing != nil {
@@ -205,11 +209,13 @@ func (c *Conn) Close() error {
 	if !first {
 		return c.Conn.Close()
 	}
-	c.reportFlushed.Do(c.callbacks.Flushed)
-	// crypto/tls waits up to 5 s for a peer that reads nothing.
-	limit := time.AfterFunc(time.Second, func() { _ = c.below().Close() })
+	c.reportFlushed.Do(c.owner.Flushed)
+	if below := c.below(); below != c.Conn {
+		// crypto/tls waits up to 5 s for a peer that reads nothing.
+		limit := time.AfterFunc(time.Second, func() { _ = below.Close() })
+		defer limit.Stop()
+	}
 	err := c.Conn.Close()
-	limit.Stop()
 	c.report()
 	return err
 }

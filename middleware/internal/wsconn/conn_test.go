@@ -45,6 +45,14 @@ func (o *owner) add(event string) {
 	o.events = append(o.events, event)
 }
 
+func (o *owner) Opened()  { o.add("opened") }
+func (o *owner) Flushed() { o.add("flushed") }
+
+func (o *owner) Closed(outcome wsconn.Outcome) {
+	o.add("closed")
+	o.closed <- outcome
+}
+
 func (o *owner) all() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -56,14 +64,7 @@ func open(t testing.TB, server net.Conn, switched, raw bool) (*wsconn.Conn, *own
 	t.Helper()
 	o := &owner{closed: make(chan wsconn.Outcome, 2)}
 	rw := bufio.NewReadWriter(bufio.NewReader(server), bufio.NewWriter(server))
-	c, err := wsconn.New(server, rw, switched, raw, wsconn.Callbacks{
-		Opened:  func() { o.add("opened") },
-		Flushed: func() { o.add("flushed") },
-		Closed: func(outcome wsconn.Outcome) {
-			o.add("closed")
-			o.closed <- outcome
-		},
-	})
+	c, err := wsconn.New(server, rw, switched, raw, o)
 	require.NoError(t, err)
 	c.Start()
 	return c, o
@@ -360,9 +361,7 @@ func TestNew_KeepsEarlyBytes(t *testing.T) {
 	rw := bufio.NewReadWriter(bufio.NewReader(server), bufio.NewWriter(server))
 	_, err := rw.Reader.Peek(5)
 	require.NoError(t, err)
-	nothing := func() {}
-	c, err := wsconn.New(server, rw, true, false,
-		wsconn.Callbacks{Opened: nothing, Flushed: nothing, Closed: func(wsconn.Outcome) {}})
+	c, err := wsconn.New(server, rw, true, false, &owner{closed: make(chan wsconn.Outcome, 1)})
 	require.NoError(t, err)
 	require.Equal(t, 5, rw.Reader.Buffered())
 	go func() { _, _ = io.WriteString(client, "late") }()

@@ -9,7 +9,9 @@ import "bytes"
 type frames struct {
 	phase phase
 
-	response []byte // in phaseResponse: its head, so far
+	// In phaseResponse.
+	status []byte // the first bytes of the head, up to the status code
+	blank  bool   // the line has no bytes so far, but for a carriage return
 
 	// The current frame, in phaseFrames.
 	op        uint8  // opcode
@@ -33,14 +35,17 @@ const (
 	phaseOther                 // in an HTTP answer that does not switch: there are no frames
 )
 
-const opClose = 8
+const (
+	opClose   = 8
+	statusEnd = len("HTTP/1.1 101")
+)
 
 // begin decides what the first byte begins. Some libraries write their HTTP
 // response through the connection that they have hijacked, others before. No
 // server frame begins with an H: it would be a fragmented control frame.
 func (f *frames) begin(first byte) {
 	if first == 'H' {
-		*f = frames{phase: phaseResponse, response: make([]byte, 0, 256)}
+		*f = frames{phase: phaseResponse, status: make([]byte, 0, statusEnd)}
 	} else {
 		f.phase = phaseFrames
 	}
@@ -67,11 +72,14 @@ func (f *frames) next(p []byte) int {
 	switch f.phase {
 	case phaseResponse:
 		for i, b := range p {
-			f.response = append(f.response, b)
-			if bytes.HasSuffix(f.response, []byte("\n\r\n")) || bytes.HasSuffix(f.response, []byte("\n\n")) {
+			if len(f.status) < statusEnd {
+				f.status = append(f.status, b)
+			}
+			if b == '\n' && f.blank {
 				f.endResponse()
 				return i + 1
 			}
+			f.blank = b == '\n' || b == '\r' && f.blank
 		}
 	case phaseFrames:
 		for rest := p; len(rest) > 0; {
@@ -86,7 +94,7 @@ func (f *frames) next(p []byte) int {
 
 // endResponse decides by its status what follows the head of a response.
 func (f *frames) endResponse() {
-	status := f.response[min(len(f.response), len("HTTP/1.1 ")):]
+	status := f.status[min(len(f.status), len("HTTP/1.1 ")):]
 	switch {
 	case bytes.HasPrefix(status, []byte("101")):
 		*f = frames{phase: phaseFrames}
