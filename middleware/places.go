@@ -46,36 +46,25 @@ func (s *Sockets) admit(c *candidate) (*socket, *Rejection) {
 	if rej != nil {
 		return nil, rej
 	}
-	if err := s.stillValid(k.grant()); err != nil {
-		k.finish(k.link, noLine, causeRevoked)
-		return nil, rejectConsume(err)
+	rej = s.checkRevoked(k)
+	if rej == nil && c.stream {
+		rej = s.openStream(k)
 	}
-	if c.stream && !s.openStream(k) {
+	if rej != nil {
 		k.finish(k.link, noLine, causeRevoked)
-		return nil, rejectClosed(k.cause)
+		return nil, rej
 	}
 	return k, nil
 }
 
-// rejectClosed returns the Rejection of a stream that was closed before it opened.
-func rejectClosed(cause *CloseError) *Rejection {
-	switch cause.Reason {
-	case reasonGoingAway:
-		return reject(refusedGoingAway, nil)
-	case codeUnavailable:
-		return rejectConsume(cause.Err)
-	}
-	return rejectConsume(tickets.ErrRevoked)
-}
-
-// stillValid reports a revocation, or a stale revocation log, since the ticket
+// checkRevoked asks for a revocation, or a stale revocation log, since the ticket
 // was consumed.
-func (s *Sockets) stillValid(grant tickets.Grant) error {
-	if err := s.issuer.Revoked(grant); err != nil {
-		return err
+func (s *Sockets) checkRevoked(k *socket) *Rejection {
+	if err := s.issuer.Revoked(k.grant()); err != nil {
+		return rejectConsume(err)
 	}
 	if err := s.issuer.Health(); errors.Is(err, tickets.ErrStale) {
-		return err
+		return rejectConsume(err)
 	}
 	return nil
 }
@@ -163,18 +152,24 @@ func without(sockets []*socket, k *socket) []*socket {
 	return slices.Delete(sockets, i, i+1)
 }
 
-// openStream opens a stream, which has its connection from the start. It reports
-// whether the stream was not closed before.
-func (s *Sockets) openStream(k *socket) bool {
+// openStream opens a stream, which has its connection from the start, or says why
+// it was closed before.
+func (s *Sockets) openStream(k *socket) *Rejection {
 	s.mu.Lock()
 	opened := k.move(stateOpen)
 	evicted := s.evictFor(k)
 	s.mu.Unlock()
 	s.startClosing(evicted)
-	if opened {
+	switch {
+	case opened:
 		k.record(audit.SocketOpened, k.facts()...)
+		return nil
+	case k.cause.Reason == reasonGoingAway:
+		return reject(refusedGoingAway, nil)
+	case k.cause.Reason == codeUnavailable:
+		return rejectConsume(k.cause.Err)
 	}
-	return opened
+	return rejectConsume(tickets.ErrRevoked)
 }
 
 // evictFor moves the oldest sockets to closing that are over a limit now that k is
