@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -263,6 +262,7 @@ func appendValue(b []byte, v slog.Value) []byte {
 // those that make a line look like another: line ends, the bidi controls of
 // UAX #9 (CVE-2021-42574), the byte order mark.
 func appendString(b []byte, s string) []byte {
+	const hex = "0123456789abcdef"
 	b = append(b, '"')
 	from := 0
 	for i, r := range s {
@@ -275,8 +275,8 @@ func appendString(b []byte, s string) []byte {
 			b = append(append(b, s[from:i]...), '\\', byte(r))
 		case r < 0x20 || r >= 0x7f && r <= 0x9f || r == 0x2028 || r == 0x2029 ||
 			r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || r == 0xfeff:
-			b = append(append(b, s[from:i]...), `\u`...)
-			b = hex.AppendEncode(b, []byte{byte(r >> 8), byte(r)})
+			b = append(append(b, s[from:i]...), '\\', 'u')
+			b = append(b, hex[r>>12&15], hex[r>>8&15], hex[r>>4&15], hex[r&15])
 		case r == utf8.RuneError && !strings.HasPrefix(s[i:], "\ufffd"):
 			b = utf8.AppendRune(append(b, s[from:i]...), r)
 			size = 1
@@ -302,12 +302,10 @@ func (r *record) cut() {
 		a := &r.attrs[i]
 		a.Key = cutText(a.Key, maxName)
 		start := len(r.buf)
-		if r.buf = appendValue(r.buf, a.Value); len(r.buf)-start > room {
-			text := string(r.buf[start:])
-			if a.Value.Kind() == slog.KindString {
-				text = a.Value.String()
-			}
-			a.Value = slog.StringValue(cutText(text, room))
+		if a.Value.Kind() == slog.KindString {
+			a.Value = slog.StringValue(cutText(a.Value.String(), room))
+		} else if r.buf = appendValue(r.buf, a.Value); len(r.buf)-start > room {
+			a.Value = slog.StringValue(cutText(string(r.buf[start:]), room))
 		}
 		r.buf = appendValue(appendString(r.buf[:start], a.Key), a.Value)
 		if left -= len(r.buf) - start + len(`:,`); left < 0 {
@@ -320,14 +318,12 @@ func (r *record) cut() {
 
 // cutText returns the beginning of s that takes no more than room bytes of a line.
 func cutText(s string, room int) string {
-	text := appendString(nil, s)
-	if len(text) <= room {
-		return s
-	}
-	for text = text[:room-1]; ; text = text[:len(text)-1] { // not amid an escape
-		var cut string
-		if utf8.Valid(text) && json.Unmarshal(append(text, '"'), &cut) == nil {
-			return cut
+	var written [8]byte
+	room -= len(`""`)
+	for i, r := range s {
+		if room -= len(appendString(written[:0], string(r))) - len(`""`); room < 0 {
+			return s[:i]
 		}
 	}
+	return s
 }

@@ -139,7 +139,11 @@ func (m *masker) nameBefore(i int) (name string, kind int, quoted bool) {
 		start--
 	}
 	name = before[start:]
-	return name, max(nameKind(name), nameKind(name[strings.LastIndexByte(name, '.')+1:])), quoted
+	kind = nameKind(name)
+	if dot := strings.LastIndexByte(name, '.'); dot >= 0 && kind == plainName {
+		kind = nameKind(name[dot:])
+	}
+	return name, kind, quoted
 }
 
 // afterName masks the value in a query (RFC 3986, 3.4), a form, a header line,
