@@ -188,7 +188,7 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 		return nil, rej
 	}
 	// 3. Origin allowed?
-	if _, allowed := g.origins.allow(in.Request); !allowed {
+	if !g.origins.allow(in.Request) {
 		return nil, reject(refusedOrigin, nil)
 	}
 	// 4. Exactly one ticket?
