@@ -196,14 +196,15 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 	if rej != nil {
 		return nil, rej
 	}
-	in.ticketID = ticketID(ticket)
+	key := ticket.Key()
+	in.ticketID = ticketID(key)
 	// 5. Room? Nothing is reserved yet.
 	gaps, rej := g.sockets.hasRoom()
 	if rej != nil {
 		return nil, rej
 	}
 	// 6. Consume the ticket.
-	grant, err := g.issuer.Consume(in.Context(), ticket)
+	grant, err := g.issuer.ConsumeKey(in.Context(), key)
 	if err != nil {
 		return nil, rejectConsume(err)
 	}

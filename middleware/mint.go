@@ -98,7 +98,7 @@ func (m *Mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		slog.String("provider", s.Provider),
 		slog.String("user_id", s.UserID),
 		slog.String("ip", clientIP(m.opts.ClientIP, r)),
-		slog.String("ticket_id", ticketID(ticket)),
+		slog.String("ticket_id", ticketID(ticket.Key())),
 		slog.String("endpoint", g.Endpoint),
 	}
 	if s.ID != "" {

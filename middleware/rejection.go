@@ -291,8 +291,8 @@ func cutField(s string) string {
 }
 
 // ticketID is what the audit calls a ticket.
-func ticketID(t tickets.Ticket) string {
-	id := t.Key().ID()
+func ticketID(k tickets.Key) string {
+	id := k.ID()
 	return shortHex(id[:])
 }
 

@@ -206,7 +206,18 @@ func (i *Issuer) lifetime(g *Grant, now time.Time) time.Duration {
 // Any other error means that there is no answer, and the client must not be admitted: the store
 // failed, the issuer is closed (ErrClosed), or it is not up to date with the revocations of other
 // nodes (ErrStale). The last two leave the ticket untouched.
-func (i *Issuer) Consume(ctx context.Context, t Ticket) (g Grant, err error) {
+func (i *Issuer) Consume(ctx context.Context, t Ticket) (Grant, error) {
+	id := t.id()
+	return i.consume(ctx, t, &id)
+}
+
+// ConsumeKey is Consume for a caller that has the ticket's Key already, for its audit log.
+func (i *Issuer) ConsumeKey(ctx context.Context, k Key) (Grant, error) {
+	return i.consume(ctx, k.ticket(), &k.id)
+}
+
+// consume is Consume. id is the SHA-256 of t.
+func (i *Issuer) consume(ctx context.Context, t Ticket, id *[32]byte) (g Grant, err error) {
 	if i.closed.Load() {
 		return Grant{}, fmt.Errorf("consume ticket: %w", ErrClosed)
 	}
@@ -220,10 +231,9 @@ func (i *Issuer) Consume(ctx context.Context, t Ticket) (g Grant, err error) {
 		}
 	}
 	if i.memory != nil {
-		id := t.id()
-		err = i.memory.take(&id, &g)
+		err = i.memory.take(id, &g)
 	} else {
-		g, err = i.store.Take(context.WithoutCancel(ctx), t.Key())
+		g, err = i.store.Take(context.WithoutCancel(ctx), t.key(*id))
 	}
 	if err != nil {
 		return Grant{}, refuse(t, err)
