@@ -68,8 +68,7 @@ type GuardOptions struct {
 	// Audit receives every refusal. Default: the one of Sockets; another one
 	// beside it is an error.
 	Audit *audit.Log
-	// ClientIP is the client's address for the audit; see [ForwardedFor].
-	// Default: the host of RemoteAddr.
+	// ClientIP is for the audit; see [ForwardedFor]. Default: the host of RemoteAddr.
 	ClientIP func(*http.Request) string
 	// OnReject answers in place of [Rejection.ServeHTTP]; see [RejectByClosing].
 	OnReject func(http.ResponseWriter, *http.Request, *Rejection)
@@ -147,7 +146,7 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 			}
 			k.handlerReturned()
 		}()
-		next.ServeHTTP(k.responseWriter(w), withoutTicket(r.WithContext(k.ctx)))
+		next.ServeHTTP(k.responseWriter(w), in.forHandler(k.ctx))
 		returned = true
 	})
 }
@@ -158,13 +157,14 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 // connection is closed with its session only if the WebSocket library is given
 // [Admission.ResponseWriter]. Admit ignores PassOthers.
 func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
-	k, rej := g.admit(readIncoming(r), nil)
+	in := readIncoming(r)
+	k, rej := g.admit(in, nil)
 	if rej != nil {
 		return nil, rej
 	}
 	return &Admission{
 		Session: k.session.Load(),
-		Request: withoutTicket(r.WithContext(k.ctx)),
+		Request: in.forHandler(k.ctx),
 		socket:  k,
 	}, nil
 }
@@ -282,12 +282,11 @@ func (g *Guard) checkGrant(in *incoming, grant *tickets.Grant) (*Session, *Rejec
 	if known.over() {
 		return nil, reject(refusedSessionOver, ErrSessionExpired)
 	}
-	session := *granted
-	session.Value = known.Value
+	granted.Value = known.Value
 	if !known.ExpiresAt.IsZero() { // else the ticket's end stands
-		session.ExpiresAt = known.ExpiresAt
+		granted.ExpiresAt = known.ExpiresAt
 	}
-	return &session, nil
+	return granted, nil
 }
 
 // restore calls Restore for a session whose ticket is consumed.

@@ -52,8 +52,7 @@ type MintOptions struct {
 	Origins []string
 	// Audit receives every ticket and every refusal. Default: slog.Default().
 	Audit *audit.Log
-	// ClientIP is the client's address for the audit; see [ForwardedFor].
-	// Default: the host of RemoteAddr.
+	// ClientIP is for the audit; see [ForwardedFor]. Default: the host of RemoteAddr.
 	ClientIP func(*http.Request) string
 	// OnReject answers in place of [Rejection.ServeHTTP].
 	OnReject func(http.ResponseWriter, *http.Request, *Rejection)
