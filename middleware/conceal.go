@@ -39,21 +39,17 @@ func ConcealTicket(next http.Handler) http.Handler {
 	})
 }
 
-// withoutTicket returns r as the handler behind a Guard gets it: with ctx, and
-// without a ticket, also in Sec-WebSocket-Protocol.
-func withoutTicket(ctx context.Context, r *http.Request) *http.Request {
-	r = r.WithContext(ctx)
+// forHandler returns the request as the handler behind a Guard gets it: with ctx, and
+// without the ticket, also in Sec-WebSocket-Protocol.
+func (in *incoming) forHandler(ctx context.Context) *http.Request {
+	r := in.WithContext(ctx)
 	stripTickets(r, true)
-	offered := listOf(r.Header[protocolHeader])
-	kept := slices.DeleteFunc(slices.Clone(offered), func(p string) bool {
-		return strings.HasPrefix(p, protocolPrefix)
-	})
-	if len(kept) == len(offered) {
+	if len(in.inProtocol) == 0 {
 		return r
 	}
 	r.Header = r.Header.Clone() // others may hold on to the original
-	if r.Header.Del(protocolHeader); len(kept) > 0 {
-		r.Header.Set(protocolHeader, strings.Join(kept, ", "))
+	if r.Header.Del(protocolHeader); len(in.protocols) > 0 {
+		r.Header.Set(protocolHeader, strings.Join(in.protocols, ", "))
 	}
 	return r
 }
@@ -109,18 +105,12 @@ func withQuery(path, query string) string {
 
 // stripQuery takes out ticket parameters, and leaves every other byte as it was.
 func stripQuery(query string, all bool) string {
-	if query == "" {
-		return ""
-	}
-	named := strings.Contains(strings.ToLower(unescapeTwice(query)), ticketParam)
-	if !named && !all {
+	named := all || strings.Contains(strings.ToLower(unescapeTwice(query)), ticketParam)
+	if query == "" || !named {
 		return query
 	}
 	if _, err := url.ParseQuery(query); err != nil {
 		return ""
-	}
-	if !named {
-		return query
 	}
 	var left []string
 	for pair := range strings.SplitSeq(query, "&") {

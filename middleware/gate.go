@@ -45,8 +45,7 @@ type GateOptions struct {
 	// Audit receives credentials that were presented and not accepted, or could
 	// not be checked. Default: slog.Default().
 	Audit *audit.Log
-	// ClientIP is the client's address for the audit; see [ForwardedFor].
-	// Default: the host of RemoteAddr.
+	// ClientIP is for the audit; see [ForwardedFor]. Default: the host of RemoteAddr.
 	ClientIP func(*http.Request) string
 	// OnReject answers in place of [Rejection.ServeHTTP].
 	OnReject func(http.ResponseWriter, *http.Request, *Rejection)

@@ -68,8 +68,7 @@ type GuardOptions struct {
 	// Audit receives every refusal. Default: the one of Sockets; another one
 	// beside it is an error.
 	Audit *audit.Log
-	// ClientIP is the client's address for the audit; see [ForwardedFor].
-	// Default: the host of RemoteAddr.
+	// ClientIP is for the audit; see [ForwardedFor]. Default: the host of RemoteAddr.
 	ClientIP func(*http.Request) string
 	// OnReject answers in place of [Rejection.ServeHTTP]; see [RejectByClosing].
 	OnReject func(http.ResponseWriter, *http.Request, *Rejection)
@@ -142,7 +141,7 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 		}
 		panicked := true
 		defer func() { k.handlerReturned(panicked) }()
-		next.ServeHTTP(k.responseWriter(w), withoutTicket(k.ctx, r))
+		next.ServeHTTP(k.responseWriter(w), in.forHandler(k.ctx))
 		panicked = false
 	})
 }
@@ -153,13 +152,14 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 // connection is closed with its session only if the WebSocket library is given
 // [Admission.ResponseWriter]. Admit ignores PassOthers.
 func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
-	k, rej := g.admit(readIncoming(r), nil)
+	in := readIncoming(r)
+	k, rej := g.admit(in, nil)
 	if rej != nil {
 		return nil, rej
 	}
 	return &Admission{
 		Session: k.session.Load(),
-		Request: withoutTicket(k.ctx, r),
+		Request: in.forHandler(k.ctx),
 		socket:  k,
 	}, nil
 }
@@ -183,7 +183,7 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 		return nil, rej
 	}
 	// 3. Origin allowed?
-	if _, allowed := g.origins.allow(in.Request); !allowed {
+	if !g.origins.allow(in.Request) {
 		return nil, reject(refusedOrigin, nil)
 	}
 	// 4. Exactly one ticket?
@@ -277,12 +277,11 @@ func (g *Guard) checkGrant(in *incoming, grant *tickets.Grant) (*Session, *Rejec
 	if known.over() {
 		return nil, reject(refusedSessionOver, ErrSessionExpired)
 	}
-	session := *granted
-	session.Value = known.Value
+	granted.Value = known.Value
 	if !known.ExpiresAt.IsZero() { // else the ticket's end stands
-		session.ExpiresAt = known.ExpiresAt
+		granted.ExpiresAt = known.ExpiresAt
 	}
-	return &session, nil
+	return granted, nil
 }
 
 // restore calls Restore for a session whose ticket is consumed.

@@ -11,7 +11,6 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -53,8 +52,7 @@ type MintOptions struct {
 	Origins []string
 	// Audit receives every ticket and every refusal. Default: slog.Default().
 	Audit *audit.Log
-	// ClientIP is the client's address for the audit; see [ForwardedFor].
-	// Default: the host of RemoteAddr.
+	// ClientIP is for the audit; see [ForwardedFor]. Default: the host of RemoteAddr.
 	ClientIP func(*http.Request) string
 	// OnReject answers in place of [Rejection.ServeHTTP].
 	OnReject func(http.ResponseWriter, *http.Request, *Rejection)
@@ -168,21 +166,21 @@ func rejectMint(err error) *Rejection {
 	return reject(refusedMintStore, err)
 }
 
-// sameSite checks Origin, and Sec-Fetch-Site as http.CrossOriginProtection does: a
-// page of another site may mint only where Origins names it.
+// sameSite checks Origin and Sec-Fetch-Site. A page of another site that Origins
+// names may mint; one of a sibling domain that claims the Host's own origin may not.
 func (m *Mint) sameSite(r *http.Request) bool {
-	origin, ok := m.origins.allow(r)
-	if !ok {
+	if !m.origins.allow(r) {
 		return false
 	}
-	switch site := r.Header["Sec-Fetch-Site"]; len(site) {
-	case 0:
-		return true
-	case 1:
-		named := origin != "" && m.origins.listed != nil
-		return named || slices.Contains([]string{"", "same-origin", "none"}, site[0])
+	site := r.Header["Sec-Fetch-Site"]
+	if len(site) != 1 {
+		return len(site) == 0
 	}
-	return false
+	switch site[0] {
+	case "", "same-origin", "none":
+		return true
+	}
+	return m.origins.listed != nil && len(r.Header["Origin"]) > 0
 }
 
 // readEndpoint reads the body of a request to mint.

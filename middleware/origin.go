@@ -42,30 +42,25 @@ func newOrigins(list []string, required bool) (*origins, error) {
 	return o, errors.Join(errs...)
 }
 
-// allow reports whether the page that sent r may do so, and returns its Origin in
-// canonical form. A request without an Origin comes from no browser's WebSocket
+// allow reports whether the page that sent r may do so. A request without an Origin comes from no browser's WebSocket
 // or cross-origin fetch: there the ticket or the session is the proof.
-func (o *origins) allow(r *http.Request) (origin string, ok bool) {
+func (o *origins) allow(r *http.Request) bool {
 	sent := r.Header["Origin"]
-	switch len(sent) {
-	case 0:
-		return "", !o.required
-	case 1:
-	default:
-		return "", false
+	if len(sent) != 1 {
+		return len(sent) == 0 && !o.required
 	}
 	origin, err := parseOrigin(sent[0])
 	if err != nil {
-		return "", false
+		return false
 	}
 	if o.listed != nil {
-		return origin, o.listed[origin]
+		return o.listed[origin]
 	}
 	scheme, host, _ := strings.Cut(origin, "://")
 	if r.TLS != nil && scheme != "https" {
-		return origin, false
+		return false
 	}
-	return origin, host == canonicalHost(r.Host, scheme)
+	return host == canonicalHost(r.Host, scheme)
 }
 
 // parseOrigin reads a serialized origin and returns it in canonical form:

@@ -61,7 +61,12 @@ func (p *publicRoutes) match(r *http.Request) bool {
 		return true
 	}
 	r = p.canonical(r)
-	return p.matchesPattern(r) && (oneSpelling(r.URL) || p.matchesPattern(withLiteralPath(r)))
+	if oneSpelling(r.URL) {
+		return p.matchesPattern(r)
+	}
+	literal := *r // as a router reads it that matches RawPath
+	literal.URL = &url.URL{Path: r.URL.RawPath}
+	return p.matchesPattern(r) && p.matchesPattern(&literal)
 }
 
 func (p *publicRoutes) matchesPattern(r *http.Request) bool {
@@ -75,13 +80,6 @@ func (p *publicRoutes) matchesPattern(r *http.Request) bool {
 // set, without decoding it. To them /st%61tic/admin is not under /static/.
 func oneSpelling(u *url.URL) bool {
 	return u.RawPath == "" || u.RawPath == u.Path
-}
-
-// withLiteralPath returns r as a router reads it that matches RawPath.
-func withLiteralPath(r *http.Request) *http.Request {
-	c := *r
-	c.URL = &url.URL{Path: r.URL.RawPath}
-	return &c
 }
 
 // canonical returns r with the Host as patterns write it, where they have any: in

@@ -31,9 +31,8 @@ type Rejection struct {
 	PageLoad   bool   // a person waits for a page: with a LoginURL, the answer is 302
 	BodyReason string // the body's "reason": whether there was a credential; "": absent
 
-	event   audit.Event // "": not recorded
-	gone    bool        // the client has gone: nobody reads more than the status
-	closing bool        // the connection is closed behind the answer
+	why     refusal // its row in the table
+	closing bool    // the connection is closed behind the answer
 }
 
 // Close codes: RFC 6455 section 7.4.1, IANA's registry (1013: try again later),
@@ -121,7 +120,7 @@ const retryAfter = 2 * time.Second
 func reject(why refusal, err error) *Rejection {
 	rej := &Rejection{
 		Status: why.status, Code: why.code, Reason: why.reason, CloseCode: why.closeCode,
-		Err: err, event: why.event, gone: why == refusedClientGone,
+		Err: err, why: why,
 	}
 	switch why.status {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
@@ -169,8 +168,9 @@ func (rej *Rejection) answer(
 	w http.ResponseWriter, r *http.Request,
 	onReject func(http.ResponseWriter, *http.Request, *Rejection),
 ) {
-	if onReject == nil || rej.gone {
-		onReject = func(w http.ResponseWriter, r *http.Request, rej *Rejection) { rej.ServeHTTP(w, r) }
+	if onReject == nil || rej.why == refusedClientGone {
+		rej.ServeHTTP(w, r)
+		return
 	}
 	if rej.closing {
 		w.Header().Set("Connection", "close")
@@ -192,7 +192,7 @@ func (rej *Rejection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Set("Connection", "close")
 	}
 	h.Set("Cache-Control", "no-store")
-	if rej.gone { // or half gone, and still reading: an empty answer would be 200
+	if rej.why == refusedClientGone { // it may still read: an empty answer would be 200
 		w.WriteHeader(status)
 		return
 	}
@@ -239,29 +239,30 @@ func (rej *Rejection) requireUpgrade(h http.Header, r *http.Request) {
 // record writes the one audit line of a refusal. ticketID is "" and who is nil
 // where they are not known.
 func (rej *Rejection) record(l *audit.Log, r *http.Request, ip, ticketID string, who *Session) {
-	if rej.event == "" {
+	event := rej.why.event
+	if event == "" {
 		return
 	}
+	minting := event == audit.MintRefused
 	var attrs []slog.Attr
 	add := func(name, value string) { attrs = append(attrs, slog.String(name, value)) }
-	if who != nil && rej.event == audit.SessionVerifyFailure {
+	if who != nil && event == audit.SessionVerifyFailure {
 		add("provider", who.Provider)
 	}
 	add("reason", rej.Reason)
 	add("ip", ip)
 	add("path", cutField(r.URL.Path))
-	if ticketID != "" && rej.event == audit.TicketRejected {
+	if ticketID != "" && event == audit.TicketRejected {
 		add("ticket_id", ticketID)
 	}
-	minting := rej.event == audit.MintRefused
-	if who != nil && (minting || rej.event == audit.TicketRejected) {
+	if who != nil && (minting || event == audit.TicketRejected) {
 		add("provider", who.Provider)
 		add("user_id", who.UserID)
 		if minting && who.ID != "" {
 			add("session", shortSessionID(who.ID))
 		}
 	}
-	if origin := r.Header["Origin"]; origin != nil && (minting || rej.event == audit.UpgradeRefused) {
+	if origin := r.Header["Origin"]; origin != nil && (minting || event == audit.UpgradeRefused) {
 		add("origin", cutField(strings.Join(origin, ", ")))
 	}
 	// What went wrong underneath is for the operator; that a ticket is used or a
@@ -272,7 +273,7 @@ func (rej *Rejection) record(l *audit.Log, r *http.Request, ip, ticketID string,
 			add("error", rej.Err.Error())
 		}
 	}
-	l.Record(r.Context(), rej.event, attrs...)
+	l.Record(r.Context(), event, attrs...)
 }
 
 // maxField bounds what a stranger's path and Origin take of a line: it bounds

@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"encoding/base64"
+	"iter"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -52,7 +53,7 @@ func readIncoming(r *http.Request) *incoming {
 	if in.longProtocols = len(strings.Join(offered, "")) > maxQuery; in.longProtocols {
 		offered = nil // a stranger's list of a megabyte costs a hundred to split
 	}
-	for _, p := range listOf(offered) {
+	for p := range elements(offered) {
 		if value, ok := strings.CutPrefix(p, protocolPrefix); ok {
 			in.inProtocol = append(in.inProtocol, value)
 		} else {
@@ -159,7 +160,7 @@ func isExtendedConnect(r *http.Request) bool {
 // HTTP/2, and one ticket would be a tunnel to every path.
 func isWebSocketOnly(h http.Header) bool {
 	_, h2c := h["Http2-Settings"] // RFC 7540 section 3.2.1
-	return !h2c && len(h["Upgrade"]) == 1 && len(listOf(h["Upgrade"])) == 1
+	return !h2c && len(h["Upgrade"]) == 1 && len(slices.Collect(elements(h["Upgrade"]))) == 1
 }
 
 // hasKey reports whether there is one Sec-WebSocket-Key, of 16 bytes.
@@ -178,29 +179,26 @@ func isOne(lines []string, want string) bool {
 // hasToken reports whether a list that may stretch over several lines has
 // token in it, in any case.
 func hasToken(lines []string, token string) bool {
-	for _, line := range lines {
-		for more := true; more; {
-			var t string
-			if t, line, more = strings.Cut(line, ","); strings.EqualFold(textproto.TrimString(t), token) {
-				return true
-			}
+	for t := range elements(lines) {
+		if strings.EqualFold(t, token) {
+			return true
 		}
 	}
 	return false
 }
 
-// listOf returns the elements of a list that may stretch over several lines
+// elements yields the elements of a list that may stretch over several lines
 // (RFC 9110 section 5.6.1).
-func listOf(lines []string) []string {
-	var list []string
-	for _, line := range lines {
-		for t := range strings.SplitSeq(line, ",") {
-			if t = textproto.TrimString(t); t != "" {
-				list = append(list, t)
+func elements(lines []string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, line := range lines {
+			for t := range strings.SplitSeq(line, ",") {
+				if t = textproto.TrimString(t); t != "" && !yield(t) {
+					return
+				}
 			}
 		}
 	}
-	return list
 }
 
 // sentQueryKey finds the query as the client sent it; a pointer, for a context

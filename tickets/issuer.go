@@ -3,7 +3,6 @@ package tickets
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"reflect"
@@ -208,18 +207,17 @@ func (i *Issuer) lifetime(g *Grant, now time.Time) time.Duration {
 // failed, the issuer is closed (ErrClosed), or it is not up to date with the revocations of other
 // nodes (ErrStale). The last two leave the ticket untouched.
 func (i *Issuer) Consume(ctx context.Context, t Ticket) (Grant, error) {
-	return i.consume(ctx, t, t.id())
+	id := t.id()
+	return i.consume(ctx, t, &id)
 }
 
-// ConsumeKey is Consume for a caller that has the ticket's key already.
+// ConsumeKey is Consume for a caller that has the ticket's Key already, for its audit log.
 func (i *Issuer) ConsumeKey(ctx context.Context, k Key) (Grant, error) {
-	if k.text == nil { // the zero Key
-		return Grant{}, refuse("", ErrUnknown)
-	}
-	return i.consume(ctx, Ticket(k.text()), k.id)
+	return i.consume(ctx, k.ticket(), &k.id)
 }
 
-func (i *Issuer) consume(ctx context.Context, t Ticket, id [sha256.Size]byte) (g Grant, err error) {
+// consume is Consume. id is the SHA-256 of t.
+func (i *Issuer) consume(ctx context.Context, t Ticket, id *[32]byte) (g Grant, err error) {
 	if i.closed.Load() {
 		return Grant{}, fmt.Errorf("consume ticket: %w", ErrClosed)
 	}
@@ -233,9 +231,9 @@ func (i *Issuer) consume(ctx context.Context, t Ticket, id [sha256.Size]byte) (g
 		}
 	}
 	if i.memory != nil {
-		err = i.memory.take(&id, &g)
+		err = i.memory.take(id, &g)
 	} else {
-		g, err = i.store.Take(context.WithoutCancel(ctx), Key{id, func() string { return string(t) }})
+		g, err = i.store.Take(context.WithoutCancel(ctx), t.key(*id))
 	}
 	if err != nil {
 		return Grant{}, refuse(t, err)

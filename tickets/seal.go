@@ -63,12 +63,12 @@ func (k Key) Open(b []byte) (Grant, error) {
 }
 
 func (k Key) aead() (cipher.AEAD, error) {
-	if k.text == nil || k.text() == "" {
+	if k.ticket() == "" {
 		return nil, errors.New("the key is of no ticket")
 	}
 	// Only the second half of HKDF: a ticket encodes 256 random bits, which need no extraction
 	// (RFC 5869, section 3.3).
-	derived, err := hkdf.Expand(sha256.New, []byte(k.text()), sealPurpose, sealKeySize)
+	derived, err := hkdf.Expand(sha256.New, []byte(k.ticket()), sealPurpose, sealKeySize)
 	if err != nil {
 		return nil, err
 	}

@@ -56,29 +56,24 @@ func newTicket() Ticket {
 
 var strictBase64 = base64.RawURLEncoding.Strict()
 
-// wellFormed reports whether t has the form of a ticket: 43 characters of base64url, of which the
-// last one ends in two zero bits (RFC 4648, section 3.5).
+// wellFormed reports whether t, of 43 characters, has the form of a ticket: base64url, whose last
+// character ends in two zero bits (RFC 4648, section 3.5).
 func (t Ticket) wellFormed() bool {
-	var text [textSize]byte
-	copy(text[:], t)
 	var secret [secretSize]byte
-	n, err := strictBase64.Decode(secret[:], text[:]) // which skips newlines
-	return len(t) == textSize && n == secretSize && err == nil
+	n, err := strictBase64.Decode(secret[:], append(make([]byte, 0, textSize), t...))
+	return n == secretSize && err == nil // Decode skips newlines
 }
 
 // Key returns what a store receives instead of the ticket.
-func (t Ticket) Key() Key {
-	return Key{id: t.id(), text: func() string { return string(t) }}
+func (t Ticket) Key() Key { return t.key(t.id()) }
+
+func (t Ticket) key(id [sha256.Size]byte) Key {
+	return Key{id: id, text: func() string { return string(t) }}
 }
 
 // id returns the SHA-256 of t's characters. A copy on the stack saves an allocation.
 func (t Ticket) id() [sha256.Size]byte {
-	if len(t) != textSize {
-		return sha256.Sum256([]byte(t))
-	}
-	var text [textSize]byte
-	copy(text[:], t)
-	return sha256.Sum256(text[:])
+	return sha256.Sum256(append(make([]byte, 0, textSize), t...))
 }
 
 // String returns "[ticket]".
@@ -126,6 +121,14 @@ type Key struct {
 	// string because fmt prints unexported fields of a struct by reflection, without the methods
 	// below: of a function it prints an address.
 	text func() string
+}
+
+// ticket returns the ticket of k, or "" for the zero Key.
+func (k Key) ticket() Ticket {
+	if k.text == nil {
+		return ""
+	}
+	return Ticket(k.text())
 }
 
 // ID returns the SHA-256 of the ticket's characters. A store keeps nothing else of the ticket.
