@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -61,7 +62,7 @@ func CookieSessions(
 	name string, lookup func(ctx context.Context, value string) (*Session, error),
 ) Authenticator {
 	c := &credentialSessions{kind: "CookieSessions", lookup: lookup}
-	c.find = func(r *http.Request) (string, bool, bool) { return cookieValue(r, name) }
+	c.find = func(r *http.Request) (string, error) { return cookieValue(r, name) }
 	if (&http.Cookie{Name: name, Value: "v"}).Valid() != nil {
 		c.fault = fmt.Errorf("cookie name %q: it must be a token (RFC 6265 section 4.1.1)", name)
 	}
@@ -77,10 +78,11 @@ func BearerSessions(
 	return &credentialSessions{kind: "BearerSessions", find: bearerToken, lookup: lookup}
 }
 
-// credentialSessions finds one opaque value in a request and looks it up.
+// credentialSessions finds one opaque value in a request and looks it up. find
+// returns ErrNoSession for none, and ErrSessionExpired for a malformed one.
 type credentialSessions struct {
 	kind   string
-	find   func(r *http.Request) (value string, presented, wellFormed bool)
+	find   func(r *http.Request) (string, error)
 	lookup func(ctx context.Context, value string) (*Session, error)
 	fault  error
 }
@@ -88,12 +90,9 @@ type credentialSessions struct {
 func (c *credentialSessions) Authenticate(
 	_ http.ResponseWriter, r *http.Request,
 ) (*Session, error) {
-	value, presented, wellFormed := c.find(r)
-	if !presented {
-		return nil, ErrNoSession
-	}
-	if !wellFormed {
-		return nil, ErrSessionExpired
+	value, err := c.find(r)
+	if err != nil {
+		return nil, err
 	}
 	s, err := c.lookup(r.Context(), value)
 	if err == nil && s == nil || err != nil && errors.Is(err, ErrNoSession) {
@@ -139,7 +138,7 @@ func (c *credentialSessions) misconfigured() error {
 // One that cannot decide does not stop the others, but if none of them
 // recognises the request, then it was not decided.
 func FirstOf(as ...Authenticator) Authenticator {
-	return firstOf(append([]Authenticator(nil), as...))
+	return firstOf(slices.Clone(as))
 }
 
 type firstOf []Authenticator
@@ -217,14 +216,15 @@ const maxCookies = 3000
 // cookieValue finds the one value of the cookie called name. It reads what
 // http.Request.CookiesNamed does, tells a malformed value from none, and makes no
 // garbage: every request behind a Gate passes here.
-func cookieValue(r *http.Request, name string) (value string, presented, wellFormed bool) {
+func cookieValue(r *http.Request, name string) (value string, err error) {
 	lines := r.Header["Cookie"]
 	total := 0
 	for _, line := range lines {
 		if total += strings.Count(line, ";") + 1; total > maxCookies {
-			return "", false, false
+			return "", ErrNoSession
 		}
 	}
+	presented := false
 	for _, line := range lines {
 		for more := true; more; {
 			var pair string
@@ -234,7 +234,7 @@ func cookieValue(r *http.Request, name string) (value string, presented, wellFor
 				continue
 			}
 			if presented && v != value {
-				return "", true, false
+				return "", ErrSessionExpired
 			}
 			value, presented = v, true
 		}
@@ -244,25 +244,30 @@ func cookieValue(r *http.Request, name string) (value string, presented, wellFor
 	}
 	for i := range len(value) {
 		if c := value[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
-			return "", true, false
+			return "", ErrSessionExpired
 		}
 	}
-	// An empty cookie is one that a sign-out has cleared: nothing was presented.
-	return value, value != "", true
+	if value == "" { // also a cookie that a sign-out has cleared
+		return "", ErrNoSession
+	}
+	return value, nil
 }
 
-func bearerToken(r *http.Request) (token string, presented, wellFormed bool) {
+func bearerToken(r *http.Request) (string, error) {
 	lines := r.Header["Authorization"]
-	if len(lines) != 1 {
-		return "", len(lines) > 1, false
+	if len(lines) > 1 {
+		return "", ErrSessionExpired
 	}
-	scheme, token, _ := strings.Cut(lines[0], " ")
+	scheme, token, _ := strings.Cut(strings.Join(lines, ""), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
-		return "", false, false
+		return "", ErrNoSession
 	}
 	token = strings.TrimLeft(token, " ")
 	body := strings.TrimRight(token, "=")
-	return token, true, body != "" && !strings.ContainsFunc(body, func(c rune) bool {
+	if body == "" || strings.ContainsFunc(body, func(c rune) bool {
 		return isNotBase64URL(c) && !strings.ContainsRune(".~+/", c)
-	})
+	}) {
+		return "", ErrSessionExpired
+	}
+	return token, nil
 }

@@ -132,19 +132,19 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 
 // reject returns the Rejection for an error of authenticate.
 func (g *Gate) reject(r *http.Request, err error) *Rejection {
+	why := refusedUndecided
 	switch {
 	case errors.Is(err, ErrSessionExpired):
-		return g.toSignIn(r, reject(refusedSession, err))
+		why = refusedSession
 	case errors.Is(err, ErrNoSession):
-		return g.toSignIn(r, reject(refusedNoSession, err))
+		why = refusedNoSession
 	case r.Context().Err() == context.Canceled:
-		return reject(refusedClientGone, err)
+		why = refusedClientGone
 	}
-	return reject(refusedUndecided, err)
-}
-
-// toSignIn adds the way to sign in.
-func (g *Gate) toSignIn(r *http.Request, rej *Rejection) *Rejection {
+	rej := reject(why, err)
+	if why.status != http.StatusUnauthorized {
+		return rej
+	}
 	rej.PageLoad = g.isPageLoad(r)
 	if g.login != nil {
 		rej.LoginURL = g.loginURL(r)

@@ -3,7 +3,6 @@ package middleware
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -84,16 +83,14 @@ func parseOrigin(s string) (string, error) {
 	if strings.ContainsFunc(host, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
 		return "", fmt.Errorf("%s; a host outside ASCII is sent in its xn-- form", form)
 	}
-	if _, port, err := net.SplitHostPort(u.Host); err == nil && !isPort(port) {
-		return "", errors.New(form)
+	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
+		// As browsers write it: a number without leading zeros.
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 || port[0] == '0' {
+			return "", errors.New(form)
+		}
 	}
 	return scheme + "://" + canonicalHost(u.Host, scheme), nil
-}
-
-// isPort reports whether s is a port as browsers write it.
-func isPort(s string) bool {
-	n, err := strconv.ParseUint(s, 10, 16)
-	return err == nil && strconv.FormatUint(n, 10) == s && n > 0
 }
 
 // canonicalHost lowers a host and leaves out the scheme's default port, as
