@@ -44,7 +44,7 @@ func Example() {
 	defer closeHere()
 	there, closeThere := open()
 	defer closeThere()
-	for there.Health() != nil { // it refuses tickets until it has read the log
+	for here.Health() != nil || there.Health() != nil { // until they have read the log
 		time.Sleep(time.Millisecond)
 	}
 
