@@ -74,8 +74,11 @@ func TestConnectSends(t *testing.T) {
 	page := a.ticketgate()
 	page.Expect("net::ERR_")
 	thrown := `(() => { try { return String(kept.send('x')) } catch (e) { return e.name } })()`
+	asked := make(chan struct{})
+	a.atMint(func(http.ResponseWriter, *http.Request) bool { <-asked; return false })
 	keep(page, "/ws", "onopen: () => kept.send('from onopen')")
 	assert.Equal(t, "InvalidStateError", page.String(thrown), "while it mints")
+	close(asked)
 	page.Wait(`said.length === 2`)
 	page.Eval(`kept.send(new Blob(['binary'])), kept.send('text')`, nil)
 	page.Wait(`said.length === 4`)

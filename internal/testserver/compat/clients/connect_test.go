@@ -114,7 +114,10 @@ func TestConnectSignsInAgain(t *testing.T) {
 	minted := a.lines.count("ws_ticket_minted")
 	a.signOut("ada")
 	page.WaitPath("/login?next=%2F%3Froom%3D7")
-	assert.Equal(t, 1, a.lines.count("ws_closed", "session_revoked", "4401"))
+	// The page sees the close frame; the line is written when the connection is closed.
+	eventually(t, "the line of the close", func() bool {
+		return a.lines.count("ws_closed", "session_revoked", "4401") == 1
+	})
 	assert.Equal(t, minted, a.lines.count("ws_ticket_minted"))
 	assert.Zero(t, a.lines.count("session_verify_failure"), "it did not ask for another ticket")
 	page.Type("input[name=user]", "ada")

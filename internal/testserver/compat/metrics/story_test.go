@@ -70,6 +70,8 @@ func watch(t *testing.T) *watched {
 			&otelaudit.Options{MeterProvider: provider}),
 	})
 	require.NoError(t, err)
+	// It refuses tickets until it has read the log.
+	require.Eventually(t, func() bool { return app.Issuer().Health() == nil }, patience, time.Millisecond)
 
 	server := httptest.NewServer(app.Handler())
 	target := httptest.NewServer(promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
