@@ -251,12 +251,13 @@ var postgresFaults = []postgresFault{
 	}},
 	{"every connection is taken", false, false, func(p *standby) {
 		pool := newPostgresPool(p.t, p.primary.Addr, "pool_max_conns=1")
-		store, err := pgstore.New(
-			context.Background(),
-			pool,
-			&pgstore.Options{Timeout: 10 * time.Millisecond},
-		)
-		p.ok(err)
+		store := opened(p.t, func() (tickets.Store, error) {
+			return pgstore.New(
+				context.Background(),
+				pool,
+				&pgstore.Options{Timeout: 10 * time.Millisecond},
+			)
+		})
 		end := every(
 			5*time.Millisecond,
 			func() { pool.Exec(context.Background(), "SELECT pg_sleep(0.05)") },

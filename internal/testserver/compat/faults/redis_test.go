@@ -251,12 +251,13 @@ var redisFaults = []struct {
 	{"every connection is taken", false, func(p *pair) {
 		narrow := redis.NewClient(&redis.Options{Addr: p.primary.Addr, PoolSize: 1})
 		defer narrow.Close()
-		store, err := redisstore.New(
-			context.Background(),
-			narrow,
-			&redisstore.Options{Timeout: 10 * time.Millisecond},
-		)
-		p.ok(err)
+		store := opened(p.t, func() (tickets.Store, error) {
+			return redisstore.New(
+				context.Background(),
+				narrow,
+				&redisstore.Options{Timeout: 10 * time.Millisecond},
+			)
+		})
 		end := p.every(5*time.Millisecond, func() {
 			narrow.BLPop(context.Background(), 50*time.Millisecond, "nothing")
 		})
