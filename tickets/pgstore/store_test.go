@@ -236,8 +236,15 @@ func TestTake_RefusesRowsThatCameBack(t *testing.T) {
 			require.NoError(t, s.Start())
 		},
 		"after a backend was killed": func(t *testing.T, s *servers.Postgres, _ string) {
-			_, err := s.Do("COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'")
+			other, err := newPool(t, s.URL("postgres")).Acquire(t.Context())
+			require.NoError(t, err)
+			defer other.Release()
+			_, err = s.Do("COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'")
 			require.Error(t, err)
+			require.Eventually(t, func() bool { // until the server has seen that, all goes on
+				_, err := other.Exec(t.Context(), "SELECT 1")
+				return err != nil
+			}, patience, time.Millisecond)
 			require.NoError(t,
 				s.Await(patience, func() error { _, err := s.Do("SELECT 1"); return err }))
 		},
