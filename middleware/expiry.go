@@ -64,8 +64,8 @@ func (s *Sockets) planRecheck(session *liveSession) {
 	}
 	now := time.Now()
 	if every := s.opts.RecheckEvery; every > 0 {
-		// Spread: sessions that came in together, as after a restart, are not checked
-		// together for ever.
+		// Random, so that sessions that came in together, as after a restart, are
+		// checked at different times.
 		session.recheckAt = now.Add(every/2 + rand.N(every/5*2+1))
 	}
 	if retryAt := now.Add(session.pause); session.pause > 0 &&
@@ -153,7 +153,7 @@ func (s *Sockets) startRecheck(session *liveSession) {
 }
 
 // recheck calls Restore for a session, when fewer than maxRechecks run. A Restore
-// that never returns is one of them for ever.
+// that never returns occupies one of them.
 func (s *Sockets) recheck(session *liveSession) {
 	s.rechecks <- struct{}{}
 	defer func() { <-s.rechecks }()

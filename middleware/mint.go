@@ -166,8 +166,8 @@ func rejectMint(err error) *Rejection {
 	return reject(refusedMintStore, err)
 }
 
-// sameSite checks Origin and Sec-Fetch-Site. A page of another site that Origins
-// names may mint; one of a sibling domain that claims the Host's own origin may not.
+// sameSite checks Origin and Sec-Fetch-Site. A page of another site may mint only if
+// Origins names it.
 func (m *Mint) sameSite(r *http.Request) bool {
 	if !m.origins.allow(r) {
 		return false

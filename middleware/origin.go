@@ -41,8 +41,9 @@ func newOrigins(list []string, required bool) (*origins, error) {
 	return o, errors.Join(errs...)
 }
 
-// allow reports whether the page that sent r may do so. A request without an Origin comes from no browser's WebSocket
-// or cross-origin fetch: there the ticket or the session is the proof.
+// allow reports whether the page that sent r may do so. A request without an Origin
+// comes from no browser's WebSocket or cross-origin fetch: there the ticket or the
+// session is the proof.
 func (o *origins) allow(r *http.Request) bool {
 	sent := r.Header["Origin"]
 	if len(sent) != 1 {

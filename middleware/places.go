@@ -102,8 +102,8 @@ func (s *Sockets) reserve(c *candidate) (*socket, *Rejection) {
 	return k, nil
 }
 
-// keyOf returns key, or a random one where there is no name: nobody can name such
-// a session or person, and its sockets share no limit.
+// keyOf returns key, or a random one if name is empty: sockets without a name share
+// no limit.
 func keyOf(name string, key hash) hash {
 	if name == "" {
 		_, _ = rand.Read(key[:])
@@ -183,7 +183,7 @@ func (s *Sockets) evictFor(k *socket) []link {
 	return append(evicted, s.moveToClosing(ofUser, causeEvicted)...)
 }
 
-// oldest returns the open sockets that are over limit, without k.
+// oldest returns the open sockets to evict, so that k and the others are within limit.
 func oldest(sockets []*socket, limit int, k *socket) []*socket {
 	if limit == 0 {
 		return nil

@@ -213,7 +213,7 @@ func (s *Sockets) startClosing(links []link) {
 	}
 }
 
-// noLine is for a socket that was not admitted after all: the Rejection is recorded.
+// noLine is the last line of a socket that was not admitted: its Rejection is recorded.
 const noLine audit.Event = ""
 
 // finish moves k to closed and writes its last audit line. It does nothing if l is
