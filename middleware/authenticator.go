@@ -61,12 +61,12 @@ func contextSession(_ http.ResponseWriter, r *http.Request) (*Session, error) {
 func CookieSessions(
 	name string, lookup func(ctx context.Context, value string) (*Session, error),
 ) Authenticator {
-	c := &credentialSessions{kind: "CookieSessions", lookup: lookup}
-	c.find = func(r *http.Request) (string, error) { return cookieValue(r, name) }
+	var fault error
 	if (&http.Cookie{Name: name, Value: "v"}).Valid() != nil {
-		c.fault = fmt.Errorf("cookie name %q: it must be a token (RFC 6265 section 4.1.1)", name)
+		fault = fmt.Errorf("cookie name %q: it must be a token (RFC 6265 section 4.1.1)", name)
 	}
-	return c
+	find := func(r *http.Request) (string, error) { return cookieValue(r, name) }
+	return lookupSessions("CookieSessions", fault, find, lookup)
 }
 
 // BearerSessions authenticates by `Authorization: Bearer <token>` (RFC 6750).
@@ -75,30 +75,39 @@ func CookieSessions(
 func BearerSessions(
 	lookup func(ctx context.Context, token string) (*Session, error),
 ) Authenticator {
-	return &credentialSessions{kind: "BearerSessions", find: bearerToken, lookup: lookup}
+	return lookupSessions("BearerSessions", nil, bearerToken, lookup)
 }
 
-// credentialSessions finds one opaque value in a request and looks it up. find
-// returns ErrNoSession for none, and ErrSessionExpired for a malformed one.
-type credentialSessions struct {
-	kind   string
-	find   func(r *http.Request) (string, error)
-	lookup func(ctx context.Context, value string) (*Session, error)
-	fault  error
+// readyMade is an Authenticator of this package. fault is what is wrong with its
+// configuration: its constructor has no error to return, so NewGate does.
+type readyMade struct {
+	AuthenticatorFunc
+	fault error
 }
 
-func (c *credentialSessions) Authenticate(
-	_ http.ResponseWriter, r *http.Request,
-) (*Session, error) {
-	value, err := c.find(r)
-	if err != nil {
-		return nil, err
+// lookupSessions finds one opaque value in a request and looks it up. find returns
+// ErrNoSession for none, and ErrSessionExpired for a malformed one.
+func lookupSessions(
+	kind string, fault error, find func(r *http.Request) (string, error),
+	lookup func(ctx context.Context, value string) (*Session, error),
+) Authenticator {
+	if lookup == nil {
+		fault = errors.Join(fault, errors.New("lookup is nil: pass what finds a session by its credential"))
 	}
-	s, err := c.lookup(r.Context(), value)
-	if err == nil && s == nil || err != nil && errors.Is(err, ErrNoSession) {
-		return nil, ErrSessionExpired // it was presented, and is not known
+	if fault != nil {
+		fault = fmt.Errorf("%s: %w", kind, fault)
 	}
-	return s, withoutCredential(err, value)
+	return readyMade{func(_ http.ResponseWriter, r *http.Request) (*Session, error) {
+		value, err := find(r)
+		if err != nil {
+			return nil, err
+		}
+		s, err := lookup(r.Context(), value)
+		if err == nil && s == nil || errors.Is(err, ErrNoSession) {
+			return nil, ErrSessionExpired // it was presented, and is not known
+		}
+		return s, withoutCredential(err, value)
+	}, fault}
 }
 
 // withoutCredential keeps a credential out of the audit: the error of an HTTP
@@ -123,68 +132,49 @@ type scrubbedError struct {
 func (e *scrubbedError) Error() string { return e.text }
 func (e *scrubbedError) Unwrap() error { return e.err }
 
-func (c *credentialSessions) misconfigured() error {
-	err := c.fault
-	if c.lookup == nil {
-		err = errors.Join(err, errors.New("lookup is nil: pass what finds a session by its credential"))
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", c.kind, err)
-	}
-	return nil
-}
-
 // FirstOf calls each of as in turn; the first that recognises the request wins.
 // One that cannot decide does not stop the others, but if none of them
 // recognises the request, then it was not decided.
 func FirstOf(as ...Authenticator) Authenticator {
-	return firstOf(slices.Clone(as))
-}
-
-type firstOf []Authenticator
-
-func (f firstOf) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, error) {
-	answer := ErrNoSession
-	var undecided []error
-	for _, a := range f {
-		s, err := authenticate(a, w, r)
-		switch {
-		case err == nil:
-			return s, nil
-		case errors.Is(err, ErrSessionExpired):
-			answer = err
-		case !errors.Is(err, ErrNoSession):
-			undecided = append(undecided, err)
-		}
+	as = slices.Clone(as)
+	var faults []error
+	if len(as) == 0 {
+		faults = append(faults, errors.New("FirstOf: no Authenticator given: pass at least one"))
 	}
-	if undecided != nil {
-		return nil, errors.Join(undecided...)
-	}
-	return nil, answer
-}
-
-func (f firstOf) misconfigured() error {
-	if len(f) == 0 {
-		return errors.New("FirstOf: no Authenticator given: pass at least one")
-	}
-	var errs []error
-	for i, a := range f {
+	for i, a := range as {
 		if err := misconfigured(a); err != nil {
-			errs = append(errs, fmt.Errorf("FirstOf[%d]: %w", i, err))
+			faults = append(faults, fmt.Errorf("FirstOf[%d]: %w", i, err))
 		}
 	}
-	return errors.Join(errs...)
+	return readyMade{func(w http.ResponseWriter, r *http.Request) (*Session, error) {
+		answer := ErrNoSession
+		var undecided []error
+		for _, a := range as {
+			s, err := authenticate(a, w, r)
+			switch {
+			case err == nil:
+				return s, nil
+			case errors.Is(err, ErrSessionExpired):
+				answer = err
+			case !errors.Is(err, ErrNoSession):
+				undecided = append(undecided, err)
+			}
+		}
+		if undecided != nil {
+			return nil, errors.Join(undecided...)
+		}
+		return nil, answer
+	}, errors.Join(faults...)}
 }
 
 // misconfigured returns what is wrong with an Authenticator, so far as it shows at
-// construction: the ready-made ones have no error to return themselves.
+// construction.
 func misconfigured(a Authenticator) error {
-	if a == nil {
-		return errors.New("the Authenticator is nil: pass CookieSessions, BearerSessions or your own")
-	}
 	switch a := a.(type) {
-	case interface{ misconfigured() error }:
-		return a.misconfigured()
+	case nil:
+		return errors.New("the Authenticator is nil: pass CookieSessions, BearerSessions or your own")
+	case readyMade:
+		return a.fault
 	case AuthenticatorFunc:
 		if a == nil {
 			return errors.New("the AuthenticatorFunc is nil: pass a function")

@@ -22,7 +22,7 @@ const rejectLinger = time.Second
 // HTTP all the same.
 func RejectByClosing(w http.ResponseWriter, r *http.Request, rej *Rejection) {
 	in := readIncoming(r)
-	if rej.CloseCode == 0 || in.checkUpgrade() != nil || in.checkHandshake() != nil {
+	if rej.CloseCode == 0 || in.check(false, false) != nil {
 		rej.ServeHTTP(w, r)
 		return
 	}

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -54,35 +53,27 @@ func (in *incoming) forHandler(ctx context.Context) *http.Request {
 	return r
 }
 
-// stripTickets takes the tickets out of the URLs of r, and reports whether there were
-// any. What r shares with other requests stays as it is. With all, every ticket
-// parameter goes; without, those that look like one of ours.
+// stripTickets takes the tickets out of the URLs of r, and reports whether there were any. What r
+// shares with other requests stays as it is. With all, every ticket parameter goes; without,
+// those that look like one of ours.
 func stripTickets(r *http.Request, all bool) (changed bool) {
-	sent := r.URL.RawQuery
-	query := stripQuery(sent, all)
-	uri := r.RequestURI
-	if path, same := strings.CutSuffix(uri, "?"+sent); !same || strings.Contains(path, "?") {
-		uri = stripURI(uri, all)
-	} else if query != sent {
-		uri = withQuery(path, query)
-	}
-	if query != sent || uri != r.RequestURI {
+	query, uri := stripQuery(r.URL.RawQuery, all), stripURI(r.RequestURI, all)
+	if query != r.URL.RawQuery || uri != r.RequestURI {
 		changed = true
 		u := *r.URL
 		u.RawQuery, u.ForceQuery = query, false
 		r.URL, r.RequestURI = &u, uri
 	}
-	var referers []string
+	cloned := false
 	for i, line := range r.Header["Referer"] {
 		if stripped := stripURI(line, all); stripped != line {
-			if referers == nil {
-				r.Header = r.Header.Clone()
-				referers = r.Header["Referer"]
+			if !cloned {
+				r.Header, cloned = r.Header.Clone(), true
 			}
-			referers[i] = stripped
+			r.Header["Referer"][i] = stripped
 		}
 	}
-	if changed = changed || referers != nil; changed {
+	if changed = changed || cloned; changed {
 		r.Form = nil // an outer ParseForm kept the ticket: parse anew
 	}
 	return changed
@@ -90,23 +81,23 @@ func stripTickets(r *http.Request, all bool) (changed bool) {
 
 func stripURI(uri string, all bool) string {
 	path, query, _ := strings.Cut(uri, "?")
-	if stripped := stripQuery(query, all); stripped != query {
-		return withQuery(path, stripped)
-	}
-	return uri
-}
-
-func withQuery(path, query string) string {
-	if query == "" {
+	stripped := stripQuery(query, all)
+	switch stripped {
+	case query:
+		return uri
+	case "":
 		return path
 	}
-	return path + "?" + query
+	return path + "?" + stripped
 }
 
 // stripQuery takes out ticket parameters, and leaves every other byte as it was.
 func stripQuery(query string, all bool) string {
-	named := all || strings.Contains(strings.ToLower(unescapeTwice(query)), ticketParam)
-	if query == "" || !named {
+	found := all && query != ""
+	for pair := range strings.SplitSeq(query, "&") {
+		found = found || holdsTicket(pair, all)
+	}
+	if !found {
 		return query
 	}
 	if _, err := url.ParseQuery(query); err != nil {
@@ -127,37 +118,22 @@ func stripQuery(query string, all bool) string {
 	return strings.Join(left, "&")
 }
 
-// holdsTicket reports whether a pair is a ticket's, or looks like one: 43
-// characters of base64url under a name that contains ticket, in any case. With
-// all, whatever is called ticket is one.
+// holdsTicket reports whether a pair is a ticket's, or looks like one: 43 characters of base64url
+// under a name that contains ticket, in any case. A broken escape may hide the name. With all,
+// whatever is called ticket is one.
 func holdsTicket(pair string, all bool) bool {
-	if name, _, _ := strings.Cut(pair, "="); all && unescapeValid(name) == ticketParam {
+	name, _, _ := strings.Cut(pair, "=")
+	if name, err := url.QueryUnescape(name); all && err == nil && name == ticketParam {
 		return true
 	}
-	_, rest, named := strings.Cut(strings.ToLower(unescapeTwice(pair)), ticketParam)
+	decoded, err := url.QueryUnescape(pair)
+	if err != nil {
+		return slices.ContainsFunc(strings.FieldsFunc(pair, isNotBase64URL), looksMinted)
+	}
+	if again, err := url.QueryUnescape(decoded); err == nil { // a URL in a URL
+		decoded = again
+	}
+	_, rest, named := strings.Cut(strings.ToLower(decoded), ticketParam)
 	_, value, _ := strings.Cut(rest, "=")
 	return named && slices.ContainsFunc(strings.FieldsFunc(value, isNotBase64URL), looksMinted)
-}
-
-// unescapeTwice decodes a URL in a URL, too.
-func unescapeTwice(s string) string { return unescapeValid(unescapeValid(s)) }
-
-// unescapeValid decodes what is a valid escape and keeps what is not, so that
-// no broken escape elsewhere in a query hides a parameter's name.
-func unescapeValid(s string) string {
-	if strings.IndexByte(s, '%') < 0 {
-		return s
-	}
-	b := make([]byte, 0, len(s))
-	for i := 0; i < len(s); i++ {
-		if s[i] == '%' && i+2 < len(s) {
-			if v, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
-				b = append(b, byte(v))
-				i += 2
-				continue
-			}
-		}
-		b = append(b, s[i])
-	}
-	return string(b)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/ticketgate/ticketgate/audit"
@@ -62,18 +63,20 @@ func (s *Sockets) planRecheck(session *liveSession) {
 	if s.opts.Restore == nil {
 		return
 	}
-	now := time.Now()
+	var wait time.Duration
 	if every := s.opts.RecheckEvery; every > 0 {
 		// Random, so that sessions that came in together, as after a restart, are
 		// checked at different times.
-		session.recheckAt = now.Add(every/2 + rand.N(every/5*2+1))
+		wait = every/2 + rand.N(every/5*2+1)
 	}
-	if retryAt := now.Add(session.pause); session.pause > 0 &&
-		(session.recheckAt.IsZero() || retryAt.Before(session.recheckAt)) {
-		session.recheckAt = retryAt
+	if pause := session.pause; pause > 0 && (wait == 0 || pause < wait) {
+		wait = pause
 	}
 	session.pause = min(2*session.pause, maxRetry)
-	s.wakeBy(session, session.recheckAt)
+	if wait > 0 {
+		session.recheckAt = time.Now().Add(wait)
+		s.wakeBy(session, session.recheckAt)
+	}
 }
 
 // wakeBy sets the timer so that tick runs by t, which may be zero for never.
@@ -92,38 +95,48 @@ func (s *Sockets) wakeBy(session *liveSession, t time.Time) {
 
 // tick does what is due in a session: a recheck, or the end of its sockets.
 func (s *Sockets) tick(session *liveSession) {
-	now := time.Now()
 	s.mu.Lock()
 	if len(session.sockets) == 0 {
 		s.mu.Unlock()
 		return
 	}
 	session.wakeAt = time.Time{}
-	due := passed(session.recheckAt, now)
-	if due {
+	recheck := passed(session.recheckAt, time.Now())
+	if recheck {
 		s.planRecheck(session)
 	} else {
 		s.wakeBy(session, session.recheckAt)
 	}
-	var expired []*socket
-	for _, k := range session.sockets {
-		ends := k.session.Load().ExpiresAt
-		switch last := ends.Add(overdue); {
-		case !passed(ends, now):
-			s.wakeBy(session, ends)
-		case s.opts.Restore != nil && now.Before(last):
-			due = true
-			s.wakeBy(session, last)
-		default:
-			expired = append(expired, k)
-		}
+	var wait time.Duration // for what Restore decides about an end
+	if s.opts.Restore != nil {
+		wait = overdue
 	}
-	if due {
+	expired, ended := s.expired(session, wait)
+	if recheck || ended {
 		s.startRecheck(session)
 	}
 	closing := s.moveToClosing(expired, causeExpired)
 	s.mu.Unlock()
 	s.startClosing(closing)
+}
+
+// expired returns the sockets of a session that ended at least wait ago, and reports
+// whether any others have ended. It sets the timer for what is not due.
+func (s *Sockets) expired(session *liveSession, wait time.Duration) (ks []*socket, ended bool) {
+	now := time.Now()
+	for _, k := range session.sockets {
+		ends := k.session.Load().ExpiresAt
+		switch last := ends.Add(wait); {
+		case !passed(ends, now):
+			s.wakeBy(session, ends)
+		case now.Before(last):
+			ended = true
+			s.wakeBy(session, last)
+		default:
+			ks = append(ks, k)
+		}
+	}
+	return ks, ended
 }
 
 // recheckAll calls Restore for every session, after a gap.
@@ -211,7 +224,6 @@ func (s *Sockets) restore(ctx context.Context, asked *Session) (restored *Sessio
 // apply updates or closes the sockets of a session after a recheck.
 func (s *Sockets) apply(c *recheck, restored *Session, err error) {
 	ended := errors.Is(err, ErrNoSession) || errors.Is(err, ErrSessionExpired)
-	now := time.Now()
 	s.mu.Lock()
 	session := c.session
 	session.checking, session.cancel = false, nil
@@ -220,16 +232,14 @@ func (s *Sockets) apply(c *recheck, restored *Session, err error) {
 		session.pause = 0
 		s.planRecheck(session)
 	}
-	var expired []*socket
-	for _, k := range session.sockets {
-		if err == nil {
+	if err == nil {
+		for _, k := range session.sockets {
 			k.update(&c.asked, restored)
 		}
-		if ends := k.session.Load().ExpiresAt; ended || passed(ends, now) {
-			expired = append(expired, k)
-		} else {
-			s.wakeBy(session, ends)
-		}
+	}
+	expired, _ := s.expired(session, 0)
+	if ended {
+		expired = slices.Clone(session.sockets)
 	}
 	closing := s.moveToClosing(expired, causeExpired)
 	s.mu.Unlock()

@@ -92,7 +92,8 @@ func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *
 	if r.Method == http.MethodConnect && !isExtendedConnect(r) {
 		// Nothing behind a gate is a proxy, and ServeMux does not clean the paths
 		// of CONNECT.
-		rej = rejectMethod(refusedConnect, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+		rej = reject(refusedConnect, nil)
+		rej.Allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 	} else {
 		var err error
 		if s, err = authenticate(g.sessions, w, r); err == nil {

@@ -179,8 +179,11 @@ func (g *Guard) admit(in *incoming, w http.ResponseWriter) (*socket, *Rejection)
 func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection) {
 	// 1. A WebSocket upgrade, or a stream? 2. Well-formed?
 	stream := g.isStream(in)
-	if rej := g.checkRequest(in, stream, w); rej != nil {
+	if rej := in.check(stream, g.opts.RequireProtocol); rej != nil {
 		return nil, rej
+	}
+	if w != nil && !stream && !canHijack(w) {
+		return nil, reject(refusedNotHijackable, nil)
 	}
 	// 3. Origin allowed?
 	if !g.origins.allow(in.Request) {
@@ -208,12 +211,14 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 	if rej != nil {
 		return nil, rej
 	}
-	return g.sockets.admit(&candidate{
-		request: in.Request, session: session, ip: in.ip,
+	k := &socket{
+		ip:       in.ip,
 		path:     cutField(in.URL.Path),
 		origin:   cutField(strings.Join(in.Header["Origin"], ", ")),
-		ticketID: in.ticketID, stream: stream, gaps: gaps,
-	})
+		ticketID: in.ticketID,
+		isStream: stream,
+	}
+	return k, g.sockets.admit(k, in.Request, session, gaps)
 }
 
 // isStream reports whether in is a plain request with a ticket, which
@@ -227,26 +232,6 @@ func (g *Guard) isStream(in *incoming) bool {
 		return slices.ContainsFunc(in.inQuery, looksMinted)
 	}
 	return len(in.inQuery) > 0 || in.queryErr != nil
-}
-
-// checkRequest applies steps 1 and 2.
-func (g *Guard) checkRequest(in *incoming, stream bool, w http.ResponseWriter) *Rejection {
-	if stream {
-		return in.checkQueryAndBody()
-	}
-	if rej := in.checkUpgrade(); rej != nil {
-		return rej
-	}
-	if g.opts.RequireProtocol && len(in.inQuery) > 0 {
-		return reject(refusedQueryTicket, nil)
-	}
-	if rej := in.checkHandshake(); rej != nil {
-		return rej
-	}
-	if w != nil && !canHijack(w) {
-		return reject(refusedNotHijackable, nil)
-	}
-	return nil
 }
 
 // checkGrant checks endpoint, outer session, Restore and end, and returns the

@@ -119,7 +119,7 @@ func (m *Mint) mint(
 ) (t tickets.Ticket, g tickets.Grant, _ *Rejection) {
 	switch {
 	case r.Method != http.MethodPost:
-		return "", g, rejectMethod(refusedMintMethod, http.MethodPost)
+		return "", g, reject(refusedMintMethod, nil)
 	case !m.sameSite(r):
 		return "", g, reject(refusedMintOrigin, nil)
 	case s == nil:
@@ -218,20 +218,27 @@ func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
 // parseMintBody returns the endpoint that a body names, as a clean, decoded path,
 // or "".
 func parseMintBody(body []byte) (string, error) {
-	var asked *struct { // nil after null
-		Endpoint oneString `json:"endpoint"`
-	}
 	// A misspelt field would make a ticket for any path out of one for a single
-	// path: refuse what is not understood.
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&asked); err != nil {
-		return "", err
+	// path: accept {} and {"endpoint": "a string"}, and nothing else.
+	var tokens []json.Token
+	for d := json.NewDecoder(bytes.NewReader(body)); ; {
+		token, err := d.Token()
+		if err == io.EOF {
+			break
+		} else if err != nil {
+			return "", err
+		}
+		tokens = append(tokens, token)
 	}
-	if asked == nil || d.Decode(&struct{}{}) != io.EOF {
-		return "", errors.New("want one JSON object")
+	var endpoint string
+	object := len(tokens) > 0 && tokens[0] == json.Delim('{')
+	ok := object && len(tokens) == 2
+	if object && len(tokens) == 4 && tokens[1] == "endpoint" {
+		endpoint, ok = tokens[2].(string)
 	}
-	endpoint := asked.Endpoint.value
+	if !ok {
+		return "", errors.New("want one JSON object, with no member but endpoint, a string")
+	}
 	if endpoint == "" {
 		return "", nil
 	}
@@ -243,20 +250,4 @@ func parseMintBody(body []byte) (string, error) {
 		return "", errors.New("endpoint: want a clean path")
 	}
 	return u.Path, nil
-}
-
-// oneString is a JSON member that is a string and occurs once. Without it, null
-// and the second of two members change what the first one asks for.
-type oneString struct {
-	value string
-	set   bool
-}
-
-// UnmarshalJSON is called for null, too.
-func (s *oneString) UnmarshalJSON(text []byte) error {
-	if s.set || text[0] != '"' {
-		return errors.New("not one string")
-	}
-	s.set = true
-	return json.Unmarshal(text, &s.value)
 }

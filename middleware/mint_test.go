@@ -141,6 +141,7 @@ func TestMint(t *testing.T) {
 		bad("list", "", post(`["/a"]`)),
 		bad("string", "", post(`"/a"`)),
 		bad("endpoint is a number", "", post(`{"endpoint":1}`)),
+		bad("an array", "RFC 8259 5", post(`["endpoint","/a"]`)),
 		bad("misspelt, which would be good anywhere", "", post(`{"endpiont":"/a"}`)),
 		bad("null", "HOSTILE M16: a ticket for any path", post("null")),
 		bad("null between spaces", "HOSTILE M16: a ticket for any path", post(" null\n")),

@@ -10,18 +10,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// candidate is a request whose ticket is consumed, and that asks for a place.
-type candidate struct {
-	request          *http.Request // for its context; no socket keeps it
-	session          *Session
-	ip, path, origin string
-	ticketID         string
-	stream           bool   // AdmitRequests: no upgrade
-	gaps             uint64 // what hasRoom returned
-}
-
 // hasRoom returns a Rejection if nobody can be admitted now. It reserves nothing.
-// gaps goes into the candidate.
+// gaps is for admit.
 func (s *Sockets) hasRoom() (gaps uint64, rej *Rejection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -38,23 +28,21 @@ func (s *Sockets) full() *Rejection {
 	return nil
 }
 
-// admit reserves a place for c, or says why there is none. It asks about
-// revocations only when the place is reserved: one that comes later finds the
-// socket here.
-func (s *Sockets) admit(c *candidate) (*socket, *Rejection) {
-	k, rej := s.reserve(c)
-	if rej != nil {
-		return nil, rej
+// admit reserves a place for k, or says why there is none. It asks about revocations
+// only when the place is reserved: one that comes later finds the socket here. gaps is
+// what hasRoom returned.
+func (s *Sockets) admit(k *socket, r *http.Request, session *Session, gaps uint64) *Rejection {
+	if rej := s.reserve(k, r, session, gaps); rej != nil {
+		return rej
 	}
-	rej = s.checkRevoked(k)
-	if rej == nil && c.stream {
+	rej := s.checkRevoked(k)
+	if rej == nil && k.isStream {
 		rej = s.openStream(k)
 	}
 	if rej != nil {
 		k.finish(k.link, noLine, causeRevoked)
-		return nil, rej
 	}
-	return k, nil
+	return rej
 }
 
 // checkRevoked asks for a revocation, or a stale revocation log, since the ticket
@@ -69,37 +57,38 @@ func (s *Sockets) checkRevoked(k *socket) *Rejection {
 	return nil
 }
 
-// reserve gives c a place, if its session and its person have one left.
-func (s *Sockets) reserve(c *candidate) (*socket, *Rejection) {
-	sessionKey := keyOf(c.session.ID, tickets.HashSession(c.session.ID))
-	userKey := keyOf(c.session.UserID, tickets.HashUser(c.session.Provider, c.session.UserID))
+// reserve gives k a place, if its session and its person have one left.
+func (s *Sockets) reserve(k *socket, r *http.Request, session *Session, gaps uint64) *Rejection {
+	sessionKey := keyOf(session.ID, tickets.HashSession(session.ID))
+	k.userKey = keyOf(session.UserID, tickets.HashUser(session.Provider, session.UserID))
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if rej := s.full(); rej != nil {
-		return nil, rej
+		return rej
 	}
-	session := s.sessions[sessionKey]
-	if session == nil {
-		session = &liveSession{key: sessionKey}
+	live := s.sessions[sessionKey]
+	if live == nil {
+		live = &liveSession{key: sessionKey}
 	}
-	if !s.hasPlace(session.sockets, s.opts.MaxPerSession) ||
-		!s.hasPlace(s.users[userKey], s.opts.MaxPerUser) {
-		return nil, reject(refusedTooMany, nil)
+	if !s.hasPlace(live.sockets, s.opts.MaxPerSession) ||
+		!s.hasPlace(s.users[k.userKey], s.opts.MaxPerUser) {
+		return reject(refusedTooMany, nil)
 	}
-	k := newSocket(s, c, session, userKey)
-	s.sessions[sessionKey] = session
-	session.sockets = append(session.sockets, k)
-	s.users[userKey] = append(s.users[userKey], k)
+	k.init(s, r, session)
+	k.liveSession = live
+	s.sessions[sessionKey] = live
+	live.sockets = append(live.sockets, k)
+	s.users[k.userKey] = append(s.users[k.userKey], k)
 	s.unfinished[k] = struct{}{}
 	s.places++
-	s.wakeBy(session, c.session.ExpiresAt)
-	if s.gaps != c.gaps { // its session was not among those that were rechecked
-		s.scheduleRecheck(session)
-	} else if session.recheckAt.IsZero() {
-		s.planRecheck(session)
+	s.wakeBy(live, session.ExpiresAt)
+	if s.gaps != gaps { // its session was not among those that were rechecked
+		s.scheduleRecheck(live)
+	} else if live.recheckAt.IsZero() {
+		s.planRecheck(live)
 	}
-	return k, nil
+	return nil
 }
 
 // keyOf returns key, or a random one if name is empty: sockets without a name share
@@ -129,11 +118,8 @@ func openOf(sockets []*socket, open bool) []*socket {
 }
 
 // release gives back k's place.
-func (s *Sockets) release(k *socket, wasOpen bool) {
+func (s *Sockets) release(k *socket) {
 	s.places--
-	if wasOpen {
-		s.open--
-	}
 	session := k.liveSession
 	session.sockets = without(session.sockets, k)
 	if len(session.sockets) == 0 {
@@ -174,7 +160,7 @@ func (s *Sockets) openStream(k *socket) *Rejection {
 
 // evictFor moves the oldest sockets to closing that are over a limit now that k is
 // open. The caller calls startClosing for them after unlocking.
-func (s *Sockets) evictFor(k *socket) []link {
+func (s *Sockets) evictFor(k *socket) []*socket {
 	if !s.opts.EvictOldest || k.state != stateOpen {
 		return nil
 	}

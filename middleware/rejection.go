@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/tickets"
@@ -132,13 +131,12 @@ func reject(why refusal, err error) *Rejection {
 	case codeSessionExpired:
 		rej.BodyReason = reasonInvalid
 	}
-	return rej
-}
-
-// rejectMethod returns the Rejection of a row whose status is 405.
-func rejectMethod(why refusal, allow string) *Rejection {
-	rej := reject(why, nil)
-	rej.Allow = allow
+	switch why {
+	case refusedMintMethod:
+		rej.Allow = http.MethodPost
+	case refusedMethod:
+		rej.Allow = http.MethodGet
+	}
 	return rej
 }
 
@@ -284,11 +282,7 @@ func cutField(s string) string {
 	if len(s) <= maxField {
 		return s
 	}
-	n := maxField
-	for n > maxField-utf8.UTFMax && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
+	return strings.ToValidUTF8(s[:maxField], "") // the last rune may be cut
 }
 
 // ticketID is what the audit calls a ticket.

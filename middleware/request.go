@@ -63,42 +63,26 @@ func readIncoming(r *http.Request) *incoming {
 	return in
 }
 
-// checkUpgrade rejects what is no WebSocket upgrade (RFC 6455 section 4.2.1, items
-// 3 and 4).
-func (in *incoming) checkUpgrade() *Rejection {
+// check rejects what is no well-formed WebSocket upgrade (RFC 6455 section 4.2.1), or no
+// well-formed stream.
+func (in *incoming) check(stream, requireProtocol bool) *Rejection {
+	h := in.Header
 	switch {
+	case stream:
 	case isExtendedConnect(in.Request):
 		return reject(refusedHTTP2, nil)
-	case !hasToken(in.Header["Connection"], "upgrade"), !hasToken(in.Header["Upgrade"], "websocket"):
+	case !hasToken(h["Connection"], "upgrade"), !hasToken(h["Upgrade"], "websocket"):
 		return reject(refusedNotUpgrade, nil)
-	}
-	return nil
-}
-
-// checkHandshake rejects an upgrade that is not well-formed.
-func (in *incoming) checkHandshake() *Rejection {
-	switch {
+	case requireProtocol && len(in.inQuery) > 0:
+		return reject(refusedQueryTicket, nil)
 	case in.Method != http.MethodGet:
-		return rejectMethod(refusedMethod, http.MethodGet)
+		return reject(refusedMethod, nil)
 	case !in.ProtoAtLeast(1, 1): // RFC 9110 section 7.8: HTTP/1.0 cannot upgrade
 		return reject(refusedHTTPVersion, nil)
-	case !isOne(in.Header["Sec-Websocket-Version"], "13"):
+	case one(h["Sec-Websocket-Version"]) != "13":
 		return reject(refusedVersion, nil)
 	}
-	if rej := in.checkQueryAndBody(); rej != nil {
-		return rej
-	}
-	switch {
-	case in.longProtocols, !hasKey(in.Header["Sec-Websocket-Key"]):
-		return reject(refusedKey, nil)
-	case !isWebSocketOnly(in.Header):
-		return reject(refusedOtherUpgrade, nil)
-	}
-	return nil
-}
-
-// checkQueryAndBody applies to upgrades and to streams.
-func (in *incoming) checkQueryAndBody() *Rejection {
+	key, notBase64 := base64.StdEncoding.DecodeString(one(h["Sec-Websocket-Key"]))
 	switch {
 	case len(in.query) > maxQuery:
 		return reject(refusedLongQuery, nil)
@@ -106,6 +90,12 @@ func (in *incoming) checkQueryAndBody() *Rejection {
 		return reject(refusedQuery, nil)
 	case in.ContentLength != 0, len(in.TransferEncoding) > 0:
 		return reject(refusedBody, nil)
+	case stream:
+		return nil
+	case in.longProtocols, notBase64 != nil, len(key) != 16:
+		return reject(refusedKey, nil)
+	case !isWebSocketOnly(h):
+		return reject(refusedOtherUpgrade, nil)
 	}
 	return nil
 }
@@ -163,17 +153,12 @@ func isWebSocketOnly(h http.Header) bool {
 	return !h2c && len(h["Upgrade"]) == 1 && len(slices.Collect(elements(h["Upgrade"]))) == 1
 }
 
-// hasKey reports whether there is one Sec-WebSocket-Key, of 16 bytes.
-func hasKey(lines []string) bool {
+// one returns the value of a field that has one line, or "".
+func one(lines []string) string {
 	if len(lines) != 1 {
-		return false
+		return ""
 	}
-	key, err := base64.StdEncoding.DecodeString(textproto.TrimString(lines[0]))
-	return err == nil && len(key) == 16
-}
-
-func isOne(lines []string, want string) bool {
-	return len(lines) == 1 && textproto.TrimString(lines[0]) == want
+	return textproto.TrimString(lines[0])
 }
 
 // hasToken reports whether a list that may stretch over several lines has

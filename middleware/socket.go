@@ -133,16 +133,15 @@ func (k *socket) move(to state) bool {
 	switch {
 	case to == stateOpen:
 		k.openedAt = time.Now()
-		k.sockets.open++
 	case from < stateClosing:
-		k.sockets.release(k, from == stateOpen)
+		k.sockets.release(k)
 	}
 	return true
 }
 
 // A link is the thing to close: a request that is not hijacked yet (upgrade), a
 // hijacked connection (webSocket), or a stream's response (stream). Sockets.mu is
-// not held, except for traffic.
+// not held.
 type link interface {
 	close() // begins to close, because of the socket's cause
 	abort() // closes at once: Shutdown is out of time
@@ -150,26 +149,28 @@ type link interface {
 	traffic() (in, out int64)
 }
 
-func newSocket(s *Sockets, c *candidate, session *liveSession, userKey hash) *socket {
-	k := &socket{
-		sockets: s, id: strconv.FormatUint(rand.Uint64(), 16),
-		ip: c.ip, path: c.path, origin: c.origin, ticketID: c.ticketID, isStream: c.stream,
-		liveSession: session, userKey: userKey,
-	}
-	k.session.Store(c.session)
-	own := c.request.Context()
+// init gives k its context and its link.
+func (k *socket) init(s *Sockets, r *http.Request, session *Session) {
+	k.sockets, k.id = s, strconv.FormatUint(rand.Uint64(), 16)
+	k.session.Store(session)
+	own := r.Context()
 	ctx := own
-	if !c.stream {
+	if !k.isStream {
 		ctx = context.WithoutCancel(own)
 	}
 	k.ctx, k.cancel = context.WithCancelCause(context.WithValue(ctx, sessionKey{}, &k.session))
-	if c.stream {
-		k.link = &stream{k: k, http1: c.request.ProtoMajor == 1}
-		return k
+	if k.isStream {
+		k.link = &stream{k: k, http1: r.ProtoMajor == 1}
+	} else {
+		k.link = upgrade{k}
+		k.detach = context.AfterFunc(own, func() { k.cancel(context.Cause(own)) })
 	}
-	k.link = upgrade{k}
-	k.detach = context.AfterFunc(own, func() { k.cancel(context.Cause(own)) })
-	return k
+}
+
+func (k *socket) currentLink() link {
+	k.sockets.mu.Lock()
+	defer k.sockets.mu.Unlock()
+	return k.link
 }
 
 // close begins to close those of ks that are admitted or open, and returns how
@@ -183,32 +184,27 @@ func (s *Sockets) close(ks []*socket, cause *CloseError) int {
 }
 
 // moveToClosing moves those of ks to closing that are admitted or open, and
-// returns their links. Sockets.mu is held; the caller calls startClosing after
-// unlocking.
-func (s *Sockets) moveToClosing(ks []*socket, cause *CloseError) []link {
-	links := make([]link, 0, len(ks))
+// returns them. Sockets.mu is held; the caller calls startClosing after unlocking.
+func (s *Sockets) moveToClosing(ks []*socket, cause *CloseError) (closing []*socket) {
 	for _, k := range ks {
 		if k.move(stateClosing) {
 			own := *cause // it is the application's to keep
 			k.cause = &own
-			links = append(links, k.link)
+			closing = append(closing, k)
 		}
 	}
-	return links
+	return closing
 }
 
 // startClosing closes the links of sockets that have moved to closing.
-func (s *Sockets) startClosing(links []link) {
-	for _, l := range links {
-		l.close()
+func (s *Sockets) startClosing(ks []*socket) {
+	for _, k := range ks {
+		k.currentLink().close()
 	}
 	// Check after closing: Shutdown may have aborted before the close began.
-	s.mu.Lock()
-	abort := s.outOfTime
-	s.mu.Unlock()
-	for _, l := range links {
-		if abort {
-			l.abort()
+	if s.outOfTime.Load() {
+		for _, k := range ks {
+			k.currentLink().abort()
 		}
 	}
 }
@@ -262,10 +258,7 @@ func (k *socket) handlerReturned(panicked bool) {
 	if panicked && !(k.isStream && k.ctx.Err() != nil) {
 		k.sockets.close([]*socket{k}, causePanic)
 	}
-	k.sockets.mu.Lock()
-	l := k.link
-	k.sockets.mu.Unlock()
-	l.handlerReturned()
+	k.currentLink().handlerReturned()
 }
 
 func (k *socket) record(e audit.Event, attrs ...slog.Attr) {
@@ -288,10 +281,9 @@ func (k *socket) facts(more ...slog.Attr) []slog.Attr {
 	return append(facts, more...)
 }
 
-// info describes k. Sockets.mu is held.
 func (k *socket) info() SocketInfo {
 	session := k.session.Load()
-	in, out := k.link.traffic()
+	in, out := k.currentLink().traffic()
 	info := SocketInfo{
 		ID:       k.id,
 		Provider: session.Provider, UserID: session.UserID,

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ticketgate/ticketgate/audit"
@@ -34,14 +35,13 @@ type Sockets struct {
 	sessions   map[hash]*liveSession
 	users      map[hash][]*socket   // with a place, in order of admission
 	places     int                  // taken: sockets admitted or open
-	open       int                  // sockets that are open
 	unfinished map[*socket]struct{} // whose last audit line is not written
 	gaps       uint64               // found in the revocation log, so far
 	shut       bool                 // Shutdown has begun
-	outOfTime  bool                 // Shutdown's context has ended
 	drained    chan struct{}        // closed when shut and nothing is unfinished
 
-	rechecks chan struct{} // holds as many as run at the same time
+	outOfTime atomic.Bool   // Shutdown's context has ended
+	rechecks  chan struct{} // holds as many as run at the same time
 }
 
 // hash is the SHA-256 of a session's id or of a person's names: an id may be a
@@ -204,24 +204,23 @@ type SocketInfo struct {
 // All returns the sockets that are live when it is called, oldest first: the
 // loop's body may close them.
 func (s *Sockets) All() iter.Seq[SocketInfo] {
-	s.mu.Lock()
-	infos := make([]SocketInfo, 0, s.open)
-	for k := range s.unfinished {
-		if k.state == stateOpen {
-			infos = append(infos, k.info())
-		}
+	infos := make([]SocketInfo, 0)
+	for _, k := range s.live() {
+		infos = append(infos, k.info())
 	}
-	s.mu.Unlock()
 	slices.SortFunc(infos, func(a, b SocketInfo) int { return a.OpenedAt.Compare(b.OpenedAt) })
 	return slices.Values(infos)
 }
 
-// Len returns how many sockets are live.
-func (s *Sockets) Len() int {
+// live returns the sockets that are open.
+func (s *Sockets) live() []*socket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.open
+	return openOf(slices.Collect(maps.Keys(s.unfinished)), true)
 }
+
+// Len returns how many sockets are live.
+func (s *Sockets) Len() int { return len(s.live()) }
 
 // User names a person: the same UserID of two providers is two people.
 type User struct{ Provider, UserID string }
@@ -229,14 +228,10 @@ type User struct{ Provider, UserID string }
 // Users returns how many live sockets each person has. Sessions without a UserID
 // are counted under their Provider alone.
 func (s *Sockets) Users() map[User]int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	counts := make(map[User]int)
-	for k := range s.unfinished {
-		if k.state == stateOpen {
-			session := k.session.Load()
-			counts[User{session.Provider, session.UserID}]++
-		}
+	for _, k := range s.live() {
+		session := k.session.Load()
+		counts[User{session.Provider, session.UserID}]++
 	}
 	return counts
 }
@@ -261,15 +256,10 @@ func (s *Sockets) Shutdown(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
-	s.mu.Lock()
-	s.outOfTime = true
-	var left []link
-	for k := range s.unfinished {
-		left = append(left, k.link)
-	}
-	s.mu.Unlock()
-	for _, l := range left {
-		l.abort()
+	s.outOfTime.Store(true)
+	left := s.all()
+	for _, k := range left {
+		k.currentLink().abort()
 	}
 	if len(left) == 0 {
 		return nil

@@ -106,7 +106,7 @@ func (k *socket) hijacked(conn net.Conn, rw *bufio.ReadWriter, switched bool) (n
 	}
 	closing := s.evictFor(k)
 	if k.cause != nil { // Sockets closed it before the hijack
-		closing = append(closing, ws)
+		closing = append(closing, k)
 	}
 	s.mu.Unlock()
 	if k.detach != nil {

@@ -18,10 +18,7 @@ type socketWriter struct {
 
 // responseWriter returns what the handler must be given in place of w.
 func (k *socket) responseWriter(w http.ResponseWriter) http.ResponseWriter {
-	k.sockets.mu.Lock()
-	st, isStream := k.link.(*stream)
-	k.sockets.mu.Unlock()
-	if isStream {
+	if st, isStream := k.currentLink().(*stream); isStream {
 		st.use(w)
 	} else if !canHijack(w) {
 		return w // the WebSocket library finds out while it can still answer 501
