@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/textproto"
-	"strings"
 	"time"
 )
 
@@ -64,10 +63,6 @@ func closingHandshake(in *incoming, rej *Rejection) []byte {
 	return append(b, reason...)
 }
 
-// isToken reports whether s is a token (RFC 9110 section 5.6.2), and so cannot
-// break out of a header.
-func isToken(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(c rune) bool {
-		return c <= ' ' || c >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c)
-	})
-}
+// isToken reports whether s is a token (RFC 9110 section 5.6.2), as the name of a cookie
+// is, and so cannot break out of a header.
+func isToken(s string) bool { return (&http.Cookie{Name: s}).Valid() == nil }

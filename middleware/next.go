@@ -3,6 +3,7 @@ package middleware
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -42,20 +43,14 @@ func Next(r *http.Request) string {
 // segments, also escaped ones; what depends on any of that is not local.
 func isLocal(s string) bool {
 	if len(s) > maxNext || !strings.HasPrefix(s, "/") || strings.HasPrefix(s, "//") ||
-		strings.HasSuffix(s, " ") || !utf8.ValidString(s) {
-		return false
-	}
-	if strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f || c == '\\' }) {
+		strings.HasSuffix(s, " ") || !utf8.ValidString(s) ||
+		strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f || c == '\\' }) {
 		return false
 	}
 	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "" || u.Host != "" || u.Opaque != "" {
+	if err != nil {
 		return false
 	}
-	for segment := range strings.SplitSeq(u.Path, "/") {
-		if segment == "." || segment == ".." {
-			return false
-		}
-	}
-	return true
+	segments := strings.Split(u.Path, "/")
+	return !slices.Contains(segments, ".") && !slices.Contains(segments, "..")
 }

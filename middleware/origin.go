@@ -25,12 +25,11 @@ func newOrigins(list []string, required bool) (*origins, error) {
 	var errs []error
 	for _, s := range list {
 		canonical, err := parseOrigin(s)
-		switch {
-		case err != nil:
+		if err == nil && canonical != s {
+			err = fmt.Errorf("browsers send %q: write that", canonical)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("in Origins: %q: %w", s, err))
-			continue
-		case canonical != s:
-			errs = append(errs, fmt.Errorf("in Origins: %q: browsers send %q: write that", s, canonical))
 			continue
 		}
 		if o.listed == nil {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -112,41 +113,22 @@ func isCleanPath(p string) bool {
 	if p == "" || p[0] != '/' || !utf8.ValidString(p) { // overlong forms of / and . are invalid
 		return false
 	}
-	for _, c := range p {
-		if c == '\\' || unicode.IsControl(c) {
-			return false
-		}
+	if strings.ContainsFunc(p, func(c rune) bool { return c == '\\' || unicode.IsControl(c) }) {
+		return false
 	}
 	if clean := path.Clean(p); p != clean && p != clean+"/" {
 		return false
 	}
 	// To some, "..;x" is a dot segment with a parameter (RFC 3986 section 3.3).
 	for segment := range strings.SplitSeq(p[1:], "/") {
-		switch name, _, found := strings.Cut(segment, ";"); name {
-		case "", ".", "..":
-			if found {
-				return false
-			}
-		}
-	}
-	return !escapesSeparator(p)
-}
-
-// escapesSeparator reports whether p has an escaped dot, slash or backslash,
-// however often it is escaped: somebody behind may decode it once more.
-func escapesSeparator(p string) bool {
-	for {
-		_, rest, found := strings.Cut(p, "%")
-		if !found {
+		name, _, found := strings.Cut(segment, ";")
+		if found && strings.Trim(name, ".") == "" {
 			return false
 		}
-		p = rest
-		for strings.HasPrefix(rest, "25") { // an escaped %
-			rest = rest[2:]
-		}
-		switch strings.ToLower(rest[:min(2, len(rest))]) {
-		case "2e", "2f", "5c":
-			return true
-		}
 	}
+	return !escapedSeparator.MatchString(p)
 }
+
+// escapedSeparator matches an escaped dot, slash or backslash, however often it is
+// escaped: somebody behind may decode it once more.
+var escapedSeparator = regexp.MustCompile(`(?i)%(25)*(2e|2f|5c)`)
