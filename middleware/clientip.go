@@ -40,15 +40,15 @@ func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
 		addr = addr.Unmap().WithZone("") // no prefix contains an address with a zone
 		// Each proxy appends, and may do so in a line of its own: walk from the end,
 		// and no further than the first address that is not trusted.
-		for _, line := range slices.Backward(r.Header["X-Forwarded-For"]) {
-			for more := true; more && isTrusted(addr); {
-				comma := strings.LastIndexByte(line, ',')
-				if addr, err = parseHop(textproto.TrimString(line[comma+1:])); err != nil {
-					return ""
-				}
-				more = comma >= 0
-				line = line[:max(0, comma)]
+		lines := r.Header["X-Forwarded-For"]
+		list := strings.Join(lines, ",")
+		for more := len(lines) > 0; more && isTrusted(addr); {
+			comma := strings.LastIndexByte(list, ',')
+			if addr, err = parseHop(textproto.TrimString(list[comma+1:])); err != nil {
+				return ""
 			}
+			more = comma >= 0
+			list = list[:max(0, comma)]
 		}
 		return addr.String()
 	}

@@ -139,16 +139,6 @@ func (s *Sockets) expired(session *liveSession, wait time.Duration) (ks []*socke
 	return ks, ended
 }
 
-// recheckAll calls Restore for every session, after a gap.
-func (s *Sockets) recheckAll() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.gaps++
-	for _, session := range s.sessions {
-		s.scheduleRecheck(session)
-	}
-}
-
 // scheduleRecheck calls Restore, with backoff, until it decides. A call in flight
 // may predate the gap, so it does not count.
 func (s *Sockets) scheduleRecheck(session *liveSession) {

@@ -104,9 +104,7 @@ func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *
 		}
 		rej = g.reject(r, err)
 	}
-	if mentionsUpgrade(r) {
-		rej.closeConnection(r)
-	}
+	rej.closing = mentionsUpgrade(r) && r.ProtoMajor == 1
 	rej.record(g.opts.Audit, r, clientIP(g.opts.ClientIP, r), "", s)
 	return nil, rej
 }

@@ -169,7 +169,9 @@ func (g *Guard) admit(in *incoming, w http.ResponseWriter) (*socket, *Rejection)
 	in.ip = clientIP(g.opts.ClientIP, in.Request)
 	k, rej := g.decide(in, w)
 	if rej != nil {
-		rej.closeConnection(in.Request)
+		// A proxy may forward what comes behind an upgrade without waiting for the 101, and
+		// nothing of that may be served.
+		rej.closing = in.ProtoMajor == 1
 		rej.record(g.opts.Audit, in.Request, in.ip, in.ticketID, in.session)
 	}
 	return k, rej
@@ -254,9 +256,16 @@ func (g *Guard) checkGrant(in *incoming, grant *tickets.Grant) (*Session, *Rejec
 		known = outer // it may have a Value, and a later end
 	}
 	if g.sockets.opts.Restore != nil {
-		var rej *Rejection
-		if known, rej = g.restore(in.Context(), known); rej != nil {
-			return nil, rej
+		// The ticket is consumed: go on if the client disconnects.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(in.Context()), restoreWait)
+		defer cancel()
+		var err error
+		known, err = g.sockets.restore(ctx, known)
+		switch {
+		case errors.Is(err, ErrNoSession), errors.Is(err, ErrSessionExpired):
+			return nil, reject(refusedSessionOver, err)
+		case err != nil:
+			return nil, reject(refusedNotRestored, err)
 		}
 	}
 	if known.over() {
@@ -267,21 +276,6 @@ func (g *Guard) checkGrant(in *incoming, grant *tickets.Grant) (*Session, *Rejec
 		granted.ExpiresAt = known.ExpiresAt
 	}
 	return granted, nil
-}
-
-// restore calls Restore for a session whose ticket is consumed.
-func (g *Guard) restore(ctx context.Context, s *Session) (*Session, *Rejection) {
-	// The ticket is consumed: go on if the client disconnects.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restoreWait)
-	defer cancel()
-	restored, err := g.sockets.restore(ctx, s)
-	switch {
-	case errors.Is(err, ErrNoSession), errors.Is(err, ErrSessionExpired):
-		return nil, reject(refusedSessionOver, err)
-	case err != nil:
-		return nil, reject(refusedNotRestored, err)
-	}
-	return restored, nil
 }
 
 // Admission is a request that may come in.

@@ -31,7 +31,7 @@ type Rejection struct {
 	BodyReason string // the body's "reason": whether there was a credential; "": absent
 
 	why     refusal // its row in the table
-	closing bool    // the connection is closed behind the answer
+	closing bool    // the answer is the last one on its connection
 }
 
 // Close codes: RFC 6455 section 7.4.1, IANA's registry (1013: try again later),
@@ -155,11 +155,6 @@ func rejectConsume(err error) *Rejection {
 	}
 	return reject(refusedStore, err)
 }
-
-// closeConnection makes the answer the last one on the connection of r, which resembles an
-// upgrade: a proxy may forward what comes behind one without waiting for the 101,
-// and nothing of that may be served. HTTP/2 has no such connections.
-func (rej *Rejection) closeConnection(r *http.Request) { rej.closing = r.ProtoMajor == 1 }
 
 // answer calls onReject, or ServeHTTP where there is none.
 func (rej *Rejection) answer(

@@ -45,7 +45,10 @@ type incoming struct {
 }
 
 func readIncoming(r *http.Request) *incoming {
-	in := &incoming{Request: r, query: sentQuery(r)}
+	in := &incoming{Request: r, query: r.URL.RawQuery}
+	if q, ok := r.Context().Value(sentQueryKey{}).(*string); ok {
+		in.query = *q
+	}
 	var values url.Values
 	values, in.queryErr = url.ParseQuery(in.query)
 	in.inQuery = values[ticketParam]
@@ -82,6 +85,7 @@ func (in *incoming) check(stream, requireProtocol bool) *Rejection {
 	case one(h["Sec-Websocket-Version"]) != "13":
 		return reject(refusedVersion, nil)
 	}
+	_, h2c := h["Http2-Settings"] // RFC 7540 section 3.2.1
 	key, notBase64 := base64.StdEncoding.DecodeString(one(h["Sec-Websocket-Key"]))
 	switch {
 	case len(in.query) > maxQuery:
@@ -94,7 +98,9 @@ func (in *incoming) check(stream, requireProtocol bool) *Rejection {
 		return nil
 	case in.longProtocols, notBase64 != nil, len(key) != 16:
 		return reject(refusedKey, nil)
-	case !isWebSocketOnly(h):
+	case h2c, len(h["Upgrade"]) != 1, len(slices.Collect(elements(h["Upgrade"]))) != 1:
+		// A handler that speaks h2c as well would take an "Upgrade: websocket, h2c" for
+		// HTTP/2, and one ticket would be a tunnel to every path.
 		return reject(refusedOtherUpgrade, nil)
 	}
 	return nil
@@ -145,14 +151,6 @@ func isExtendedConnect(r *http.Request) bool {
 	return r.Method == http.MethodConnect && len(r.Header[":protocol"]) > 0
 }
 
-// isWebSocketOnly reports whether a WebSocket is all that an upgrade asks for. A
-// handler that speaks h2c as well would take an "Upgrade: websocket, h2c" for
-// HTTP/2, and one ticket would be a tunnel to every path.
-func isWebSocketOnly(h http.Header) bool {
-	_, h2c := h["Http2-Settings"] // RFC 7540 section 3.2.1
-	return !h2c && len(h["Upgrade"]) == 1 && len(slices.Collect(elements(h["Upgrade"]))) == 1
-}
-
 // one returns the value of a field that has one line, or "".
 func one(lines []string) string {
 	if len(lines) != 1 {
@@ -186,17 +184,9 @@ func elements(lines []string) iter.Seq[string] {
 	}
 }
 
-// sentQueryKey finds the query as the client sent it; a pointer, for a context
+// sentQueryKey finds the query as it was before ConcealTicket; a pointer, for a context
 // prints the strings that it carries.
 type sentQueryKey struct{}
-
-// sentQuery returns the query as it was before ConcealTicket.
-func sentQuery(r *http.Request) string {
-	if q, ok := r.Context().Value(sentQueryKey{}).(*string); ok {
-		return *q
-	}
-	return r.URL.RawQuery
-}
 
 // sentPath returns the path that the client asked for, whatever the handlers in
 // between have made of URL.Path. It returns "", which is no endpoint and no

@@ -300,9 +300,14 @@ func (s *Sockets) revoked(r tickets.Revocation) {
 // Restore decides about each session; without a Restore the sockets stay. ErrStale
 // closes all sockets.
 func (s *Sockets) missed(err error) {
-	if !errors.Is(err, tickets.ErrStale) {
-		s.recheckAll()
+	if errors.Is(err, tickets.ErrStale) {
+		s.close(s.all(), causeStale)
 		return
 	}
-	s.close(s.all(), causeStale)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gaps++
+	for _, session := range s.sessions {
+		s.scheduleRecheck(session)
+	}
 }
