@@ -93,7 +93,6 @@ func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *
 		// Nothing behind a gate is a proxy, and ServeMux does not clean the paths
 		// of CONNECT.
 		rej = reject(refusedConnect, nil)
-		rej.Allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 	} else {
 		var err error
 		if s, err = authenticate(g.sessions, w, r); err == nil {

@@ -30,8 +30,8 @@ type Rejection struct {
 	PageLoad   bool   // a person waits for a page: with a LoginURL, the answer is 302
 	BodyReason string // the body's "reason": whether there was a credential; "": absent
 
-	why     refusal // its row in the table
-	closing bool    // the answer is the last one on its connection
+	why     *refusal // its row in the table
+	closing bool     // the answer is the last one on its connection
 }
 
 // Close codes: RFC 6455 section 7.4.1, IANA's registry (1013: try again later),
@@ -67,48 +67,48 @@ type refusal struct {
 // The table of all that a Gate, a Mint, and a Guard with its Sockets refuse. Having
 // no session is everyday life: every page's first request.
 var (
-	refusedNoSession     = refusal{401, codeUnauthenticated, 4401, "", reasonNoSession}
-	refusedSession       = refusal{401, codeSessionExpired, 4401, audit.SessionVerifyFailure, reasonInvalid}
-	refusedUndecided     = refusal{503, codeUnavailable, 1013, audit.SessionVerifyFailure, "unavailable"}
-	refusedClientGone    = refusal{503, codeUnavailable, 1013, "", "unavailable"}
-	refusedConnect       = refusal{405, "method_not_allowed", 0, audit.UpgradeRefused, "method"}
-	refusedMintMethod    = refusal{405, "method_not_allowed", 0, audit.MintRefused, "method"}
-	refusedMintOrigin    = refusal{403, "forbidden", 4403, audit.MintRefused, "origin"}
-	refusedMintNoSession = refusal{401, codeUnauthenticated, 4401, audit.MintRefused, "session"}
-	refusedMintBody      = refusal{400, "bad_request", 0, audit.MintRefused, "body"}
-	refusedMintTooLarge  = refusal{413, "too_large", 0, audit.MintRefused, "body"}
-	refusedMintType      = refusal{415, "unsupported_media_type", 0, audit.MintRefused, "body"}
-	refusedMintEndpoint  = refusal{403, "forbidden", 4403, audit.MintRefused, "endpoint"}
-	refusedMintExpired   = refusal{401, codeSessionExpired, 4401, audit.MintRefused, "session"}
-	refusedMintRevoked   = refusal{401, codeSessionExpired, 4401, audit.MintRefused, "revoked"}
-	refusedMintTooMany   = refusal{429, "too_many", 4429, audit.MintRefused, "too_many"}
-	refusedMintStore     = refusal{503, codeUnavailable, 1013, audit.MintRefused, "store"}
-	refusedNotUpgrade    = refusal{426, "upgrade_required", 0, audit.UpgradeRefused, "not_upgrade"}
-	refusedHTTP2         = refusal{501, "not_implemented", 0, audit.UpgradeRefused, "not_upgrade"}
-	refusedQueryTicket   = refusal{400, "bad_request", 0, audit.UpgradeRefused, "query_ticket"}
-	refusedMethod        = refusal{405, "method_not_allowed", 0, audit.UpgradeRefused, "method"}
-	refusedHTTPVersion   = refusal{505, "http_version_not_supported", 0, audit.UpgradeRefused, reasonVersion}
-	refusedVersion       = refusal{426, "upgrade_required", 0, audit.UpgradeRefused, reasonVersion}
-	refusedLongQuery     = refusal{414, "uri_too_long", 0, audit.UpgradeRefused, "query"}
-	refusedQuery         = refusal{400, "bad_request", 0, audit.UpgradeRefused, "query"}
-	refusedBody          = refusal{400, "bad_request", 0, audit.UpgradeRefused, "body"}
-	refusedKey           = refusal{400, "bad_request", 0, audit.UpgradeRefused, "key"}
-	refusedOtherUpgrade  = refusal{400, "bad_request", 0, audit.UpgradeRefused, "not_upgrade"}
-	refusedNotHijackable = refusal{501, "not_implemented", 0, audit.UpgradeRefused, "not_hijackable"}
-	refusedOrigin        = refusal{403, "forbidden", 4403, audit.UpgradeRefused, "origin"}
-	refusedNoTicket      = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "no_ticket"}
-	refusedTwoTickets    = refusal{400, "bad_request", 0, audit.TicketRejected, "two_tickets"}
-	refusedUnknown       = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "unknown"}
-	refusedUsed          = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "used"}
-	refusedExpired       = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "expired"}
-	refusedRevoked       = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "revoked"}
-	refusedStore         = refusal{503, codeUnavailable, 1013, audit.TicketRejected, "store"}
-	refusedEndpoint      = refusal{403, "forbidden", 4403, audit.TicketRejected, "endpoint"}
-	refusedOtherSession  = refusal{403, "forbidden", 4403, audit.TicketRejected, "session"}
-	refusedSessionOver   = refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "session"}
-	refusedNotRestored   = refusal{503, codeUnavailable, 1013, audit.TicketRejected, "session"}
-	refusedTooMany       = refusal{429, "too_many", 4429, audit.UpgradeRefused, "too_many"}
-	refusedGoingAway     = refusal{503, codeUnavailable, 1001, audit.UpgradeRefused, reasonGoingAway}
+	refusedNoSession     = &refusal{401, codeUnauthenticated, 4401, "", reasonNoSession}
+	refusedSession       = &refusal{401, codeSessionExpired, 4401, audit.SessionVerifyFailure, reasonInvalid}
+	refusedUndecided     = &refusal{503, codeUnavailable, 1013, audit.SessionVerifyFailure, "unavailable"}
+	refusedClientGone    = &refusal{503, codeUnavailable, 1013, "", "unavailable"}
+	refusedConnect       = &refusal{405, "method_not_allowed", 0, audit.UpgradeRefused, "method"}
+	refusedMintMethod    = &refusal{405, "method_not_allowed", 0, audit.MintRefused, "method"}
+	refusedMintOrigin    = &refusal{403, "forbidden", 4403, audit.MintRefused, "origin"}
+	refusedMintNoSession = &refusal{401, codeUnauthenticated, 4401, audit.MintRefused, "session"}
+	refusedMintBody      = &refusal{400, "bad_request", 0, audit.MintRefused, "body"}
+	refusedMintTooLarge  = &refusal{413, "too_large", 0, audit.MintRefused, "body"}
+	refusedMintType      = &refusal{415, "unsupported_media_type", 0, audit.MintRefused, "body"}
+	refusedMintEndpoint  = &refusal{403, "forbidden", 4403, audit.MintRefused, "endpoint"}
+	refusedMintExpired   = &refusal{401, codeSessionExpired, 4401, audit.MintRefused, "session"}
+	refusedMintRevoked   = &refusal{401, codeSessionExpired, 4401, audit.MintRefused, "revoked"}
+	refusedMintTooMany   = &refusal{429, "too_many", 4429, audit.MintRefused, "too_many"}
+	refusedMintStore     = &refusal{503, codeUnavailable, 1013, audit.MintRefused, "store"}
+	refusedNotUpgrade    = &refusal{426, "upgrade_required", 0, audit.UpgradeRefused, "not_upgrade"}
+	refusedHTTP2         = &refusal{501, "not_implemented", 0, audit.UpgradeRefused, "not_upgrade"}
+	refusedQueryTicket   = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "query_ticket"}
+	refusedMethod        = &refusal{405, "method_not_allowed", 0, audit.UpgradeRefused, "method"}
+	refusedHTTPVersion   = &refusal{505, "http_version_not_supported", 0, audit.UpgradeRefused, reasonVersion}
+	refusedVersion       = &refusal{426, "upgrade_required", 0, audit.UpgradeRefused, reasonVersion}
+	refusedLongQuery     = &refusal{414, "uri_too_long", 0, audit.UpgradeRefused, "query"}
+	refusedQuery         = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "query"}
+	refusedBody          = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "body"}
+	refusedKey           = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "key"}
+	refusedOtherUpgrade  = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "not_upgrade"}
+	refusedNotHijackable = &refusal{501, "not_implemented", 0, audit.UpgradeRefused, "not_hijackable"}
+	refusedOrigin        = &refusal{403, "forbidden", 4403, audit.UpgradeRefused, "origin"}
+	refusedNoTicket      = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "no_ticket"}
+	refusedTwoTickets    = &refusal{400, "bad_request", 0, audit.TicketRejected, "two_tickets"}
+	refusedUnknown       = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "unknown"}
+	refusedUsed          = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "used"}
+	refusedExpired       = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "expired"}
+	refusedRevoked       = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "revoked"}
+	refusedStore         = &refusal{503, codeUnavailable, 1013, audit.TicketRejected, "store"}
+	refusedEndpoint      = &refusal{403, "forbidden", 4403, audit.TicketRejected, "endpoint"}
+	refusedOtherSession  = &refusal{403, "forbidden", 4403, audit.TicketRejected, "session"}
+	refusedSessionOver   = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "session"}
+	refusedNotRestored   = &refusal{503, codeUnavailable, 1013, audit.TicketRejected, "session"}
+	refusedTooMany       = &refusal{429, "too_many", 4429, audit.UpgradeRefused, "too_many"}
+	refusedGoingAway     = &refusal{503, codeUnavailable, 1001, audit.UpgradeRefused, reasonGoingAway}
 )
 
 // retryAfter is how long a client is asked to wait: long enough not to add to the
@@ -116,7 +116,7 @@ var (
 const retryAfter = 2 * time.Second
 
 // reject returns the Rejection of a row. err is for the audit, or nil.
-func reject(why refusal, err error) *Rejection {
+func reject(why *refusal, err error) *Rejection {
 	rej := &Rejection{
 		Status: why.status, Code: why.code, Reason: why.reason, CloseCode: why.closeCode,
 		Err: err, why: why,
@@ -132,6 +132,8 @@ func reject(why refusal, err error) *Rejection {
 		rej.BodyReason = reasonInvalid
 	}
 	switch why {
+	case refusedConnect:
+		rej.Allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 	case refusedMintMethod:
 		rej.Allow = http.MethodPost
 	case refusedMethod:

@@ -32,8 +32,8 @@ func refusals(t *testing.T) map[string]refusal {
 				switch value := spec.Values[0].(type) {
 				case *ast.BasicLit:
 					literals[prefix+spec.Names[0].Name] = value.Value
-				case *ast.CompositeLit:
-					rows[spec.Names[0].Name] = value.Elts
+				case *ast.UnaryExpr: // &refusal{…}
+					rows[spec.Names[0].Name] = value.X.(*ast.CompositeLit).Elts
 				}
 			}
 			return true
@@ -55,8 +55,8 @@ func refusals(t *testing.T) map[string]refusal {
 		num := func(i int) int { n, err := strconv.Atoi(text(fields[i])); require.NoError(t, err); return n }
 		table[name] = refusal{num(0), str(1), num(2), audit.Event(str(3)), str(4)}
 	}
-	require.Equal(t, refusedGoingAway, table["refusedGoingAway"])
-	require.Equal(t, refusedNoSession, table["refusedNoSession"])
+	require.Equal(t, *refusedGoingAway, table["refusedGoingAway"])
+	require.Equal(t, *refusedNoSession, table["refusedNoSession"])
 	return table
 }
 
@@ -94,13 +94,13 @@ func TestRefusals_RowsAreConsistent(t *testing.T) {
 		assert.NotEmpty(t, http.StatusText(row.status), name)
 		assert.NotEmpty(t, row.code, name)
 		assert.NotEmpty(t, row.reason, name)
-		if row != refusedGoingAway {
+		if row != *refusedGoingAway {
 			assert.Equal(t, closeCodes[row.status], row.closeCode, name)
 		}
 		if row.event == audit.TicketRejected && row.status == 401 {
 			assert.Equal(t, "ticket_rejected", row.code, "the client must not learn what is wrong with a ticket")
 		}
-		rej := reject(row, nil)
+		rej := reject(&row, nil)
 		assert.Equal(t, row.status == 429 || row.status == 503, rej.RetryAfter > 0, name)
 	}
 }
