@@ -14,18 +14,14 @@ type stream struct {
 	k     *socket
 	http1 bool
 
-	mu     sync.Mutex
-	w      http.ResponseWriter // nil until it is known, and when the handler has returned
-	closed bool                // close was called
+	mu sync.Mutex
+	w  http.ResponseWriter // nil until it is known, and when the handler has returned
 }
 
 // close ends the handler's context, and makes its writes fail. There is no close
 // frame in HTTP.
 func (st *stream) close() {
 	st.k.cancel(st.k.cause)
-	st.mu.Lock()
-	st.closed = true
-	st.mu.Unlock()
 	st.stopWrites()
 }
 
@@ -36,9 +32,8 @@ func (st *stream) abort() {}
 func (st *stream) use(w http.ResponseWriter) {
 	st.mu.Lock()
 	st.w = w
-	closed := st.closed
 	st.mu.Unlock()
-	if closed {
+	if st.k.ctx.Err() != nil { // close was called before
 		st.stopWrites()
 	}
 }
