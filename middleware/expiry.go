@@ -237,8 +237,8 @@ func (s *Sockets) apply(c *recheck, restored *Session, err error) {
 		c.k.record(audit.SessionVerifyFailure,
 			slog.String("provider", c.asked.Provider),
 			slog.String("reason", reasonRecheck),
-			slog.String("ip", c.k.ip),
-			slog.String("path", c.k.path))
+			slog.String("ip", c.k.IP),
+			slog.String("path", c.k.Path))
 	}
 	s.startClosing(closing)
 }

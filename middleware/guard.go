@@ -213,13 +213,8 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 	if rej != nil {
 		return nil, rej
 	}
-	k := &socket{
-		ip:       in.ip,
-		path:     cutField(in.URL.Path),
-		origin:   cutField(strings.Join(in.Header["Origin"], ", ")),
-		ticketID: in.ticketID,
-		isStream: stream,
-	}
+	k := &socket{origin: cutField(strings.Join(in.Header["Origin"], ", "))}
+	k.IP, k.Path, k.TicketID, k.Stream = in.ip, cutField(in.URL.Path), in.ticketID, stream
 	return k, g.sockets.admit(k, in.Request, session, gaps)
 }
 

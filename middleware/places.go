@@ -36,7 +36,7 @@ func (s *Sockets) admit(k *socket, r *http.Request, session *Session, gaps uint6
 		return rej
 	}
 	rej := s.checkRevoked(k)
-	if rej == nil && k.isStream {
+	if rej == nil && k.Stream {
 		rej = s.openStream(k)
 	}
 	if rej != nil {
@@ -75,8 +75,8 @@ func (s *Sockets) reserve(k *socket, r *http.Request, session *Session, gaps uin
 		!s.hasPlace(s.users[k.userKey], s.opts.MaxPerUser) {
 		return reject(refusedTooMany, nil)
 	}
-	k.init(s, r, session)
 	k.liveSession = live
+	k.init(s, r, session)
 	s.sessions[sessionKey] = live
 	live.sockets = append(live.sockets, k)
 	s.users[k.userKey] = append(s.users[k.userKey], k)

@@ -78,13 +78,11 @@ var (
 // socket is one request that was admitted. It is a WebSocket, or a stream: a
 // plain request that AdmitRequests admits, which is live while its handler runs.
 type socket struct {
-	sockets          *Sockets
-	id               string
-	ip, path, origin string
-	ticketID         string
-	isStream         bool
-	session          atomic.Pointer[Session] // changes under Sockets.mu
-	written          atomic.Int64            // bytes that went through the ResponseWriter
+	SocketInfo // but for EndsAt and the bytes; Sockets.mu guards OpenedAt
+	sockets    *Sockets
+	origin     string
+	session    atomic.Pointer[Session] // changes under Sockets.mu
+	written    atomic.Int64            // bytes that went through the ResponseWriter
 
 	// The context of the handler's request. It carries the values of the request's
 	// own context, outlives the handler, and ends with the connection: net/http
@@ -95,10 +93,9 @@ type socket struct {
 	detach func() bool // stops the request's own context from ending ctx
 
 	// Sockets.mu guards the rest.
-	state    state
-	link     link
-	cause    *CloseError // why Sockets closed it; nil: it did not
-	openedAt time.Time
+	state state
+	link  link
+	cause *CloseError // why Sockets closed it; nil: it did not
 
 	liveSession *liveSession
 	userKey     hash
@@ -132,7 +129,7 @@ func (k *socket) move(to state) bool {
 	k.state = to
 	switch {
 	case to == stateOpen:
-		k.openedAt = time.Now()
+		k.OpenedAt = time.Now()
 	case from < stateClosing:
 		k.sockets.release(k)
 	}
@@ -151,15 +148,19 @@ type link interface {
 
 // init gives k its context and its link.
 func (k *socket) init(s *Sockets, r *http.Request, session *Session) {
-	k.sockets, k.id = s, strconv.FormatUint(rand.Uint64(), 16)
+	k.sockets, k.ID = s, strconv.FormatUint(rand.Uint64(), 16)
+	k.Provider, k.UserID = session.Provider, session.UserID
+	if session.ID != "" {
+		k.Session = shortHex(k.liveSession.key[:])
+	}
 	k.session.Store(session)
 	own := r.Context()
 	ctx := own
-	if !k.isStream {
+	if !k.Stream {
 		ctx = context.WithoutCancel(own)
 	}
 	k.ctx, k.cancel = context.WithCancelCause(context.WithValue(ctx, sessionKey{}, &k.session))
-	if k.isStream {
+	if k.Stream {
 		k.link = &stream{k: k, http1: r.ProtoMajor == 1}
 	} else {
 		k.link = upgrade{k}
@@ -230,7 +231,7 @@ func (k *socket) finish(l link, last audit.Event, own *CloseError) {
 	k.cancel(cause)
 	switch last {
 	case audit.SocketClosed:
-		lived := max(0, time.Since(k.openedAt))
+		lived := max(0, time.Since(k.OpenedAt))
 		k.record(last, k.facts(
 			slog.String("reason", cause.Reason),
 			slog.Int("close_code", own.Code),
@@ -238,8 +239,8 @@ func (k *socket) finish(l link, last audit.Event, own *CloseError) {
 	case audit.UpgradeRefused:
 		k.record(last,
 			slog.String("reason", reasonUpgradeFailed),
-			slog.String("ip", k.ip),
-			slog.String("path", k.path),
+			slog.String("ip", k.IP),
+			slog.String("path", k.Path),
 			slog.String("origin", k.origin))
 	}
 	s.mu.Lock()
@@ -255,7 +256,7 @@ func (k *socket) finish(l link, last audit.Event, own *CloseError) {
 func (k *socket) handlerReturned(panicked bool) {
 	// A stream whose client has gone is no fault of the handler: httputil.ReverseProxy
 	// panics to end it.
-	if panicked && !(k.isStream && k.ctx.Err() != nil) {
+	if panicked && !(k.Stream && k.ctx.Err() != nil) {
 		k.sockets.close([]*socket{k}, causePanic)
 	}
 	k.currentLink().handlerReturned()
@@ -267,34 +268,24 @@ func (k *socket) record(e audit.Event, attrs ...slog.Attr) {
 
 // facts returns what every line of k has, and more.
 func (k *socket) facts(more ...slog.Attr) []slog.Attr {
-	session := k.session.Load()
 	facts := append(make([]slog.Attr, 0, 7+len(more)),
-		slog.String("provider", session.Provider),
-		slog.String("user_id", session.UserID),
-		slog.String("ip", k.ip),
-		slog.String("path", k.path),
-		slog.String("ticket_id", k.ticketID),
-		slog.String("socket_id", k.id))
-	if session.ID != "" {
-		facts = append(facts, slog.String("session", shortHex(k.liveSession.key[:])))
+		slog.String("provider", k.Provider),
+		slog.String("user_id", k.UserID),
+		slog.String("ip", k.IP),
+		slog.String("path", k.Path),
+		slog.String("ticket_id", k.TicketID),
+		slog.String("socket_id", k.ID))
+	if k.Session != "" {
+		facts = append(facts, slog.String("session", k.Session))
 	}
 	return append(facts, more...)
 }
 
 func (k *socket) info() SocketInfo {
-	session := k.session.Load()
+	info := k.SocketInfo
+	info.EndsAt = k.session.Load().ExpiresAt
 	in, out := k.currentLink().traffic()
-	info := SocketInfo{
-		ID:       k.id,
-		Provider: session.Provider, UserID: session.UserID,
-		Path: k.path, IP: k.ip, TicketID: k.ticketID,
-		OpenedAt: k.openedAt, EndsAt: session.ExpiresAt,
-		BytesIn: in, BytesOut: out + k.written.Load(),
-		Stream: k.isStream,
-	}
-	if session.ID != "" {
-		info.Session = shortHex(k.liveSession.key[:])
-	}
+	info.BytesIn, info.BytesOut = in, out+k.written.Load()
 	return info
 }
 

@@ -230,8 +230,7 @@ type User struct{ Provider, UserID string }
 func (s *Sockets) Users() map[User]int {
 	counts := make(map[User]int)
 	for _, k := range s.live() {
-		session := k.session.Load()
-		counts[User{session.Provider, session.UserID}]++
+		counts[User{k.Provider, k.UserID}]++
 	}
 	return counts
 }
@@ -279,8 +278,7 @@ func (s *Sockets) revoked(r tickets.Revocation) {
 	ks := s.socketsOf(r.SessionHash, r.UserHash)
 	ks = slices.DeleteFunc(ks, func(k *socket) bool { return !r.Covers(k.grant()) })
 	if len(ks) > 0 && r.SessionHash == (hash{}) { // another node's revocation carries no names
-		session := ks[0].session.Load()
-		r.Provider, r.UserID = session.Provider, session.UserID
+		r.Provider, r.UserID = ks[0].Provider, ks[0].UserID
 	}
 	n := s.close(ks, causeRevoked)
 	attrs := make([]slog.Attr, 0, 4)

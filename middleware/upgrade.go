@@ -32,7 +32,7 @@ type webSocket struct {
 
 func (ws *webSocket) close() {
 	k := ws.k
-	if k.isStream { // there is no close frame for the context to wait for
+	if k.Stream { // there is no close frame for the context to wait for
 		k.cancel(k.cause)
 	}
 	ws.conn.CloseWith(k.cause.Code, k.cause.Reason, k.cause, k.sockets.opts.CloseGrace)
@@ -52,7 +52,7 @@ func (ws *webSocket) traffic() (in, out int64) { return ws.conn.Traffic() }
 
 // Opened records that the 101 is out. A stream has been open since its admission.
 func (ws *webSocket) Opened() {
-	if !ws.k.isStream {
+	if !ws.k.Stream {
 		ws.k.record(audit.SocketOpened, ws.k.facts()...)
 	}
 }
@@ -74,7 +74,7 @@ func (ws *webSocket) Closed(o wsconn.Outcome) {
 	if o.SentClose {
 		own.Reason = reasonClosed
 	}
-	if ws.k.isStream { // there are no close codes in HTTP
+	if ws.k.Stream { // there are no close codes in HTTP
 		own.Code = 0
 	}
 	last := audit.UpgradeRefused
@@ -89,7 +89,7 @@ func (ws *webSocket) Closed(o wsconn.Outcome) {
 func (k *socket) hijacked(conn net.Conn, rw *bufio.ReadWriter, switched bool) (net.Conn, error) {
 	ws := &webSocket{k: k}
 	var err error
-	if ws.conn, err = wsconn.New(conn, rw, switched && !k.isStream, k.isStream, ws); err != nil {
+	if ws.conn, err = wsconn.New(conn, rw, switched && !k.Stream, k.Stream, ws); err != nil {
 		return nil, err
 	}
 	s := k.sockets
@@ -101,8 +101,8 @@ func (k *socket) hijacked(conn net.Conn, rw *bufio.ReadWriter, switched bool) (n
 			net.ErrClosed)
 	}
 	k.link = ws
-	if !k.move(stateOpen) && k.openedAt.IsZero() {
-		k.openedAt = time.Now() // it opens all the same, to be closed
+	if !k.move(stateOpen) && k.OpenedAt.IsZero() {
+		k.OpenedAt = time.Now() // it opens all the same, to be closed
 	}
 	closing := s.evictFor(k)
 	if k.cause != nil { // Sockets closed it before the hijack
