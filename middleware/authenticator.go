@@ -98,6 +98,9 @@ func lookupSessions(
 		fault = fmt.Errorf("%s: %w", kind, fault)
 	}
 	return readyMade{func(_ http.ResponseWriter, r *http.Request) (*Session, error) {
+		if fault != nil {
+			return nil, fault
+		}
 		value, err := find(r)
 		if err != nil {
 			return nil, err
@@ -193,7 +196,7 @@ func authenticate(a Authenticator, w http.ResponseWriter, r *http.Request) (*Ses
 		return nil, err
 	case s == nil:
 		return nil, ErrNoSession
-	case s.over():
+	case s.expired():
 		return s, ErrSessionExpired
 	}
 	return s, nil

@@ -119,21 +119,28 @@ func stripQuery(query string, all bool) string {
 }
 
 // holdsTicket reports whether a pair is a ticket's, or looks like one: 43 characters of base64url
-// under a name that contains ticket, in any case. A broken escape may hide the name. With all,
-// whatever is called ticket is one.
+// under a name that contains ticket, in any case. With all, whatever is called ticket is one.
 func holdsTicket(pair string, all bool) bool {
 	name, _, _ := strings.Cut(pair, "=")
 	if name, err := url.QueryUnescape(name); all && err == nil && name == ticketParam {
 		return true
 	}
-	decoded, err := url.QueryUnescape(pair)
+	once, err := url.QueryUnescape(pair)
+	if err != nil { // a broken escape may hide the name
+		return hasRun(pair)
+	}
+	twice, err := url.QueryUnescape(once) // a URL in a URL
 	if err != nil {
-		return slices.ContainsFunc(strings.FieldsFunc(pair, isNotBase64URL), looksMinted)
+		return strings.Contains(strings.ToLower(once), ticketParam) && hasRun(once)
 	}
-	if again, err := url.QueryUnescape(decoded); err == nil { // a URL in a URL
-		decoded = again
-	}
-	_, rest, named := strings.Cut(strings.ToLower(decoded), ticketParam)
+	_, rest, named := strings.Cut(strings.ToLower(twice), ticketParam)
 	_, value, _ := strings.Cut(rest, "=")
 	return named && slices.ContainsFunc(strings.FieldsFunc(value, isNotBase64URL), looksMinted)
+}
+
+// hasRun reports whether s has as many characters of base64url in a row as a ticket. There
+// may be more: the characters of an escape that could not be decoded.
+func hasRun(s string) bool {
+	runs := strings.FieldsFunc(s, isNotBase64URL)
+	return slices.ContainsFunc(runs, func(run string) bool { return len(run) >= 43 })
 }

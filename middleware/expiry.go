@@ -15,33 +15,28 @@ import (
 const (
 	// restoreWait is how long Restore may take.
 	restoreWait = 5 * time.Second
-	// overdue is the most that a session lives after its end, while its recheck
-	// waits for others.
-	overdue = restoreWait + time.Second
 	// maxRechecks is how many rechecks run at the same time.
 	maxRechecks = 16
 	// maxSleep bounds a timer. Timers stop while a machine sleeps, and ignore changes
 	// of the clock; sessions end by the clock.
 	maxSleep = time.Minute
-	// A recheck after a gap that decides nothing is repeated, first after minRetry
-	// and each time twice as late.
+	// After a gap, a recheck without a decision is repeated: after minRetry, and each
+	// time after twice as long, up to maxRetry.
 	minRetry = 2 * time.Second
 	maxRetry = time.Minute
-
-	reasonRecheck = "recheck" // of the audit line of a Restore that could not decide
 )
 
 // liveSession is a session that has sockets: when they end, and when to call Restore
 // for it. Sockets.mu guards it.
 type liveSession struct {
-	key       hash
-	sockets   []*socket          // with a place, in order of admission
-	timer     *time.Timer        // one, however many sockets there are; nil: nothing to wait for
-	wakeAt    time.Time          // when timer fires; zero: it does not
-	recheckAt time.Time          // zero: never
-	pause     time.Duration      // after a gap, until Restore has decided; else zero
-	checking  bool               // Restore is running, or waits for others
-	cancel    context.CancelFunc // of the Restore that is running
+	sockets    []*socket          // with a place, in order of admission
+	timer      *time.Timer        // one, however many sockets there are; nil: nothing to wait for
+	wakeAt     time.Time          // when timer fires; zero: it does not
+	recheckAt  time.Time          // zero: never
+	retryAfter time.Duration      // after a gap, until Restore has decided; else zero
+	checking   bool               // Restore is running, or waits for others
+	checkBy    time.Time          // when sockets that have ended no longer wait for it
+	cancel     context.CancelFunc // ends the latest recheck; nil: there was none
 }
 
 // stop ends the timer and the recheck of a session whose last socket has gone.
@@ -54,8 +49,12 @@ func (session *liveSession) stop() {
 	}
 }
 
-// passed reports whether t is set and not after now.
-func passed(t, now time.Time) bool { return !t.IsZero() && !now.Before(t) }
+// passed reports whether t is set and not after now, by the clock: a monotonic reading
+// of t stops while the machine sleeps.
+func passed(t, now time.Time) bool { return !t.IsZero() && !now.Before(t.Round(0)) }
+
+// later reports whether a is a later end than b. The zero Time is no end.
+func later(a, b time.Time) bool { return !b.IsZero() && (a.IsZero() || a.After(b)) }
 
 // planRecheck sets when Restore is called next.
 func (s *Sockets) planRecheck(session *liveSession) {
@@ -69,10 +68,10 @@ func (s *Sockets) planRecheck(session *liveSession) {
 		// checked at different times.
 		wait = every/2 + rand.N(every/5*2+1)
 	}
-	if pause := session.pause; pause > 0 && (wait == 0 || pause < wait) {
-		wait = pause
+	if retry := session.retryAfter; retry > 0 && (wait == 0 || retry < wait) {
+		wait = retry
 	}
-	session.pause = min(2*session.pause, maxRetry)
+	session.retryAfter = min(2*session.retryAfter, maxRetry)
 	if wait > 0 {
 		session.recheckAt = time.Now().Add(wait)
 		s.wakeBy(session, session.recheckAt)
@@ -95,97 +94,103 @@ func (s *Sockets) wakeBy(session *liveSession, t time.Time) {
 
 // tick does what is due in a session: a recheck, or the end of its sockets.
 func (s *Sockets) tick(session *liveSession) {
+	now := time.Now()
 	s.mu.Lock()
 	if len(session.sockets) == 0 {
 		s.mu.Unlock()
 		return
 	}
 	session.wakeAt = time.Time{}
-	recheck := passed(session.recheckAt, time.Now())
-	if recheck {
+	due := passed(session.recheckAt, now)
+	if due {
 		s.planRecheck(session)
 	} else {
 		s.wakeBy(session, session.recheckAt)
 	}
-	var wait time.Duration // for what Restore decides about an end
-	if s.opts.Restore != nil {
-		wait = overdue
-	}
-	expired, ended := s.expired(session, wait)
-	if recheck || ended {
+	ended := s.ended(session, now)
+	if due || len(ended) > 0 {
 		s.startRecheck(session)
 	}
-	closing := s.moveToClosing(expired, causeExpired)
+	if len(ended) > 0 && session.checking && !passed(session.checkBy, now) {
+		s.wakeBy(session, session.checkBy)
+		ended = nil // Restore decides
+	}
+	closing := s.moveToClosing(ended, causeExpired)
 	s.mu.Unlock()
 	s.startClosing(closing)
 }
 
-// expired returns the sockets of a session that ended at least wait ago, and reports
-// whether any others have ended. It sets the timer for what is not due.
-func (s *Sockets) expired(session *liveSession, wait time.Duration) (ks []*socket, ended bool) {
-	now := time.Now()
+// ended returns the sockets of a session that have passed their end, and sets the timer
+// for the others.
+func (s *Sockets) ended(session *liveSession, now time.Time) (ended []*socket) {
 	for _, k := range session.sockets {
-		ends := k.session.Load().ExpiresAt
-		switch last := ends.Add(wait); {
-		case !passed(ends, now):
+		if ends := k.current.Load().ExpiresAt; passed(ends, now) {
+			ended = append(ended, k)
+		} else {
 			s.wakeBy(session, ends)
-		case now.Before(last):
-			ended = true
-			s.wakeBy(session, last)
-		default:
-			ks = append(ks, k)
 		}
 	}
-	return ks, ended
+	return ended
 }
 
 // scheduleRecheck calls Restore, with backoff, until it decides. A call in flight
 // may predate the gap, so it does not count.
 func (s *Sockets) scheduleRecheck(session *liveSession) {
-	session.pause = minRetry
+	session.retryAfter = minRetry
 	s.planRecheck(session)
 	s.startRecheck(session)
 }
 
-// startRecheck calls Restore for a session, unless that is under way.
-func (s *Sockets) startRecheck(session *liveSession) {
-	if !session.checking && s.opts.Restore != nil {
-		session.checking = true
-		go s.recheck(session)
-	}
-}
-
-// recheck calls Restore for a session, when fewer than maxRechecks run. A Restore
-// that never returns occupies one of them.
-func (s *Sockets) recheck(session *liveSession) {
-	s.rechecks <- struct{}{}
-	defer func() { <-s.rechecks }()
-	s.mu.Lock()
-	if len(session.sockets) == 0 {
-		s.mu.Unlock()
-		return
-	}
-	k := session.sockets[0]
-	c := &recheck{session: session, k: k, asked: *k.session.Load(), gaps: s.gaps}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(k.ctx), restoreWait)
-	session.cancel = cancel
-	s.mu.Unlock()
-	defer cancel()
-	// Restore is the application's: it may ignore its context.
-	stop := context.AfterFunc(ctx, func() { s.apply(c, nil, ctx.Err()) })
-	restored, err := s.restore(ctx, &c.asked)
-	if stop() {
-		s.apply(c, restored, err)
-	}
-}
-
-// recheck is one call of Restore for a session, with the session of its oldest
-// socket.
+// recheck is one call of Restore for a session, with the session of the socket that
+// ends last.
 type recheck struct {
 	session *liveSession
 	k       *socket
 	asked   Session
 	gaps    uint64 // when the call began
+}
+
+// startRecheck calls Restore for a session, unless that is under way.
+func (s *Sockets) startRecheck(session *liveSession) {
+	if session.checking || s.opts.Restore == nil {
+		return
+	}
+	session.checking = true
+	session.checkBy = time.Now().Add(restoreWait + time.Second)
+	c := &recheck{session: session, k: session.sockets[0]}
+	for _, k := range session.sockets {
+		if later(k.current.Load().ExpiresAt, c.k.current.Load().ExpiresAt) {
+			c.k = k
+		}
+	}
+	var ctx context.Context
+	ctx, session.cancel = context.WithCancel(context.WithoutCancel(c.k.ctx))
+	go s.recheck(ctx, c)
+}
+
+// recheck calls Restore when fewer than maxRechecks run. A Restore that never returns
+// occupies one of them, and is the last one for its session.
+func (s *Sockets) recheck(ctx context.Context, c *recheck) {
+	select {
+	case s.rechecks <- struct{}{}:
+		defer func() { <-s.rechecks }()
+	case <-ctx.Done(): // the session has no socket anymore
+		return
+	}
+	s.mu.Lock()
+	c.asked, c.gaps = *c.k.current.Load(), s.gaps
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, restoreWait)
+	defer cancel()
+	// Restore is the application's: it may ignore its context.
+	stop := context.AfterFunc(ctx, func() { s.apply(c, nil, ctx.Err()) })
+	restored, err := s.restore(ctx, &c.asked)
+	s.mu.Lock()
+	c.session.checking = false
+	s.mu.Unlock()
+	if stop() {
+		s.apply(c, restored, err)
+	}
 }
 
 // restore calls Restore and checks its result: a session that has not ended, of the
@@ -204,8 +209,8 @@ func (s *Sockets) restore(ctx context.Context, asked *Session) (restored *Sessio
 	case restored == nil:
 		return nil, ErrNoSession
 	case !restored.same(asked):
-		return nil, errors.New("what Restore returned is a session of another ID, Provider or UserID than it was given")
-	case restored.over():
+		return nil, errors.New("restore returned a session of another ID, Provider or UserID")
+	case restored.expired():
 		return nil, ErrSessionExpired
 	}
 	return restored, nil
@@ -213,13 +218,12 @@ func (s *Sockets) restore(ctx context.Context, asked *Session) (restored *Sessio
 
 // apply updates or closes the sockets of a session after a recheck.
 func (s *Sockets) apply(c *recheck, restored *Session, err error) {
-	ended := errors.Is(err, ErrNoSession) || errors.Is(err, ErrSessionExpired)
+	over := errors.Is(err, ErrNoSession) || errors.Is(err, ErrSessionExpired)
 	s.mu.Lock()
 	session := c.session
-	session.checking, session.cancel = false, nil
-	undecided := err != nil && !ended && len(session.sockets) > 0
-	if err == nil && session.pause > 0 && c.gaps == s.gaps {
-		session.pause = 0
+	undecided := err != nil && !over && len(session.sockets) > 0
+	if err == nil && session.retryAfter > 0 && c.gaps == s.gaps && len(session.sockets) > 0 {
+		session.retryAfter = 0
 		s.planRecheck(session)
 	}
 	if err == nil {
@@ -227,33 +231,32 @@ func (s *Sockets) apply(c *recheck, restored *Session, err error) {
 			k.update(&c.asked, restored)
 		}
 	}
-	expired, _ := s.expired(session, 0)
-	if ended {
-		expired = slices.Clone(session.sockets)
+	ended := s.ended(session, time.Now())
+	if over {
+		ended = slices.Clone(session.sockets)
 	}
-	closing := s.moveToClosing(expired, causeExpired)
+	closing := s.moveToClosing(ended, causeExpired)
 	s.mu.Unlock()
+	s.startClosing(closing)
 	if undecided {
 		c.k.record(audit.SessionVerifyFailure,
 			slog.String("provider", c.asked.Provider),
-			slog.String("reason", reasonRecheck),
-			slog.String("ip", c.k.IP),
-			slog.String("path", c.k.Path))
+			slog.String("reason", "recheck"),
+			slog.String("ip", c.k.info.IP),
+			slog.String("path", c.k.info.Path))
 	}
-	s.startClosing(closing)
 }
 
 // update gives k the Value and the end that Restore returned. Data and StartedAt
 // stay the ticket's: one answer serves all sockets of the session, and a later
 // StartedAt would escape a revocation of the person.
 func (k *socket) update(asked, restored *Session) {
-	session := *k.session.Load()
+	session := *k.current.Load()
 	session.Value = restored.Value
 	// If Restore did not change the end, keep a later one from Extend.
 	ends := restored.ExpiresAt
-	later := !session.ExpiresAt.IsZero() && ends.After(session.ExpiresAt)
-	if !ends.IsZero() && (!ends.Equal(asked.ExpiresAt) || later) {
+	if !ends.IsZero() && (!ends.Equal(asked.ExpiresAt) || later(ends, session.ExpiresAt)) {
 		session.ExpiresAt = ends
 	}
-	k.session.Store(&session)
+	k.current.Store(&session)
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/tickets"
@@ -96,9 +95,8 @@ func NewGuard(issuer *tickets.Issuer, opts *GuardOptions) (*Guard, error) {
 		return nil, fmt.Errorf("middleware.NewGuard: %w", err)
 	}
 	if g.sockets = o.Sockets; g.sockets == nil {
-		if g.sockets, err = NewSockets(issuer, &SocketsOptions{Audit: o.Audit}); err != nil {
-			return nil, fmt.Errorf("middleware.NewGuard: %w", err)
-		}
+		// Its one error is a nil issuer, which is refused above.
+		g.sockets, _ = NewSockets(issuer, &SocketsOptions{Audit: o.Audit})
 	}
 	o.Audit = g.sockets.opts.Audit
 	if o.Endpoint == nil {
@@ -140,7 +138,7 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 			return
 		}
 		panicked := true
-		defer func() { k.handlerReturned(panicked) }()
+		defer func() { k.handlerDone(panicked) }()
 		next.ServeHTTP(k.responseWriter(w), in.forHandler(k.ctx))
 		panicked = false
 	})
@@ -158,7 +156,7 @@ func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
 		return nil, rej
 	}
 	return &Admission{
-		Session: k.session.Load(),
+		Session: k.current.Load(),
 		Request: in.forHandler(k.ctx),
 		socket:  k,
 	}, nil
@@ -213,9 +211,7 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 	if rej != nil {
 		return nil, rej
 	}
-	k := &socket{origin: cutField(strings.Join(in.Header["Origin"], ", "))}
-	k.IP, k.Path, k.TicketID, k.Stream = in.ip, cutField(in.URL.Path), in.ticketID, stream
-	return k, g.sockets.admit(k, in.Request, session, gaps)
+	return g.sockets.admit(in, session, stream, gaps)
 }
 
 // isStream reports whether in is a plain request with a ticket, which
@@ -263,7 +259,7 @@ func (g *Guard) checkGrant(in *incoming, grant *tickets.Grant) (*Session, *Rejec
 			return nil, reject(refusedNotRestored, err)
 		}
 	}
-	if known.over() {
+	if known.expired() {
 		return nil, reject(refusedSessionOver, ErrSessionExpired)
 	}
 	granted.Value = known.Value
@@ -291,7 +287,7 @@ func (a *Admission) ResponseWriter(w http.ResponseWriter) http.ResponseWriter {
 // nothing. A connection that was hijacked goes on until it is closed.
 func (a *Admission) Release() {
 	v := recover()
-	a.socket.handlerReturned(v != nil)
+	a.socket.handlerDone(v != nil)
 	if v != nil {
 		panic(v)
 	}

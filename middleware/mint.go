@@ -21,7 +21,7 @@ import (
 const (
 	// maxMintBody bounds a request to mint; an endpoint takes a few bytes of it.
 	maxMintBody = 1 << 10
-	// mintBodyTimeout ends a body that does not.
+	// mintBodyTimeout bounds the reading of a body.
 	mintBodyTimeout = 5 * time.Second
 )
 
@@ -191,8 +191,8 @@ func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
 	if r.ContentLength > maxMintBody {
 		return "", reject(refusedMintTooLarge, nil)
 	}
-	// The server sets its own deadline again for the next request; a writer that
-	// has none to set is no connection that could be slow.
+	// The server resets the deadline. A ResponseWriter without deadlines has no slow
+	// connection.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(mintBodyTimeout))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMintBody))
 	var tooLarge *http.MaxBytesError
@@ -218,27 +218,19 @@ func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
 // parseMintBody returns the endpoint that a body names, as a clean, decoded path,
 // or "".
 func parseMintBody(body []byte) (string, error) {
-	// A misspelt field would make a ticket for any path out of one for a single
-	// path: accept {} and {"endpoint": "a string"}, and nothing else.
-	var tokens []json.Token
-	for d := json.NewDecoder(bytes.NewReader(body)); ; {
-		token, err := d.Token()
-		if err == io.EOF {
-			break
-		} else if err != nil {
-			return "", err
-		}
-		tokens = append(tokens, token)
+	var asked *struct { // nil after null
+		Endpoint oneString `json:"endpoint"`
 	}
-	var endpoint string
-	object := len(tokens) > 0 && tokens[0] == json.Delim('{')
-	ok := object && len(tokens) == 2
-	if object && len(tokens) == 4 && tokens[1] == "endpoint" {
-		endpoint, ok = tokens[2].(string)
+	// Refuse other members: a misspelt endpoint would give a ticket for every path.
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&asked); err != nil {
+		return "", err
 	}
-	if !ok {
-		return "", errors.New("want one JSON object, with no member but endpoint, a string")
+	if asked == nil || d.Decode(&struct{}{}) != io.EOF {
+		return "", errors.New("want one JSON object")
 	}
+	endpoint := asked.Endpoint.value
 	if endpoint == "" {
 		return "", nil
 	}
@@ -250,4 +242,20 @@ func parseMintBody(body []byte) (string, error) {
 		return "", errors.New("endpoint: want a clean path")
 	}
 	return u.Path, nil
+}
+
+// oneString is a JSON member that is a string and occurs once. Without it, null
+// and the second of two members change what the first one asks for.
+type oneString struct {
+	value string
+	set   bool
+}
+
+// UnmarshalJSON is called for null, too.
+func (s *oneString) UnmarshalJSON(text []byte) error {
+	if s.set || text[0] != '"' {
+		return errors.New("not one string")
+	}
+	s.set = true
+	return json.Unmarshal(text, &s.value)
 }

@@ -28,25 +28,30 @@ func (s *Sockets) full() *Rejection {
 	return nil
 }
 
-// admit reserves a place for k, or says why there is none. It asks about revocations
-// only when the place is reserved: one that comes later finds the socket here. gaps is
-// what hasRoom returned.
-func (s *Sockets) admit(k *socket, r *http.Request, session *Session, gaps uint64) *Rejection {
-	if rej := s.reserve(k, r, session, gaps); rej != nil {
-		return rej
+// admit reserves a place for a request, or says why there is none. It checks for
+// revocations after it has reserved the place: a later revocation finds the socket in s.
+// gaps is what hasRoom returned.
+func (s *Sockets) admit(
+	in *incoming, session *Session, isStream bool, gaps uint64,
+) (*socket, *Rejection) {
+	k := newSocket(s, in, session, isStream)
+	if rej := s.reserve(k, gaps); rej != nil {
+		k.end(causeRevoked)
+		return nil, rej
 	}
 	rej := s.checkRevoked(k)
-	if rej == nil && k.Stream {
+	if rej == nil && isStream {
 		rej = s.openStream(k)
 	}
 	if rej != nil {
 		k.finish(k.link, noLine, causeRevoked)
+		return nil, rej
 	}
-	return rej
+	return k, nil
 }
 
-// checkRevoked asks for a revocation, or a stale revocation log, since the ticket
-// was consumed.
+// checkRevoked reports a revocation, or a stale revocation log, since the ticket was
+// consumed.
 func (s *Sockets) checkRevoked(k *socket) *Rejection {
 	if err := s.issuer.Revoked(k.grant()); err != nil {
 		return rejectConsume(err)
@@ -58,35 +63,30 @@ func (s *Sockets) checkRevoked(k *socket) *Rejection {
 }
 
 // reserve gives k a place, if its session and its person have one left.
-func (s *Sockets) reserve(k *socket, r *http.Request, session *Session, gaps uint64) *Rejection {
-	sessionKey := keyOf(session.ID, tickets.HashSession(session.ID))
-	k.userKey = keyOf(session.UserID, tickets.HashUser(session.Provider, session.UserID))
-
+func (s *Sockets) reserve(k *socket, gaps uint64) *Rejection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if rej := s.full(); rej != nil {
 		return rej
 	}
-	live := s.sessions[sessionKey]
-	if live == nil {
-		live = &liveSession{key: sessionKey}
+	session := s.sessions[k.sessionKey]
+	if session == nil {
+		session = &liveSession{}
 	}
-	if !s.hasPlace(live.sockets, s.opts.MaxPerSession) ||
+	if !s.hasPlace(session.sockets, s.opts.MaxPerSession) ||
 		!s.hasPlace(s.users[k.userKey], s.opts.MaxPerUser) {
 		return reject(refusedTooMany, nil)
 	}
-	k.liveSession = live
-	k.init(s, r, session)
-	s.sessions[sessionKey] = live
-	live.sockets = append(live.sockets, k)
+	s.sessions[k.sessionKey] = session
+	session.sockets = append(session.sockets, k)
 	s.users[k.userKey] = append(s.users[k.userKey], k)
 	s.unfinished[k] = struct{}{}
 	s.places++
-	s.wakeBy(live, session.ExpiresAt)
+	s.wakeBy(session, k.current.Load().ExpiresAt)
 	if s.gaps != gaps { // its session was not among those that were rechecked
-		s.scheduleRecheck(live)
-	} else if live.recheckAt.IsZero() {
-		s.planRecheck(live)
+		s.scheduleRecheck(session)
+	} else if session.recheckAt.IsZero() {
+		s.planRecheck(session)
 	}
 	return nil
 }
@@ -100,9 +100,8 @@ func keyOf(name string, key hash) hash {
 	return key
 }
 
-// hasPlace reports whether sockets are below limit. Where the oldest is evicted,
-// that happens when the new socket opens: until then, only those that have not
-// opened must be below the limit.
+// hasPlace reports whether sockets are below limit. With EvictOldest, open sockets do
+// not count: they are evicted when the new one opens.
 func (s *Sockets) hasPlace(sockets []*socket, limit int) bool {
 	if s.opts.EvictOldest && limit > 0 {
 		sockets = openOf(sockets, false)
@@ -120,10 +119,10 @@ func openOf(sockets []*socket, open bool) []*socket {
 // release gives back k's place.
 func (s *Sockets) release(k *socket) {
 	s.places--
-	session := k.liveSession
+	session := s.sessions[k.sessionKey]
 	session.sockets = without(session.sockets, k)
 	if len(session.sockets) == 0 {
-		delete(s.sessions, session.key)
+		delete(s.sessions, k.sessionKey)
 		session.stop()
 	}
 	if left := without(s.users[k.userKey], k); len(left) > 0 {
@@ -146,25 +145,29 @@ func (s *Sockets) openStream(k *socket) *Rejection {
 	evicted := s.evictFor(k)
 	s.mu.Unlock()
 	s.startClosing(evicted)
-	switch {
-	case opened:
+	if opened {
 		k.record(audit.SocketOpened, k.facts()...)
 		return nil
-	case k.cause.Reason == reasonGoingAway:
+	}
+	switch err := k.cause.Err; err {
+	case http.ErrServerClosed:
 		return reject(refusedGoingAway, nil)
-	case k.cause.Reason == codeUnavailable:
-		return rejectConsume(k.cause.Err)
+	case ErrSessionExpired:
+		return reject(refusedSessionOver, err)
+	case tickets.ErrStale:
+		return rejectConsume(err)
 	}
 	return rejectConsume(tickets.ErrRevoked)
 }
 
-// evictFor moves the oldest sockets to closing that are over a limit now that k is
-// open. The caller calls startClosing for them after unlocking.
+// evictFor moves the oldest sockets to closing that are too many now that k is open.
+// The caller calls startClosing for them after unlocking.
 func (s *Sockets) evictFor(k *socket) []*socket {
 	if !s.opts.EvictOldest || k.state != stateOpen {
 		return nil
 	}
-	evicted := s.moveToClosing(oldest(k.liveSession.sockets, s.opts.MaxPerSession, k), causeEvicted)
+	ofSession := oldest(s.sessions[k.sessionKey].sockets, s.opts.MaxPerSession, k)
+	evicted := s.moveToClosing(ofSession, causeEvicted)
 	ofUser := oldest(s.users[k.userKey], s.opts.MaxPerUser, k)
 	return append(evicted, s.moveToClosing(ofUser, causeEvicted)...)
 }

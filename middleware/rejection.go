@@ -34,15 +34,6 @@ type Rejection struct {
 	closing bool     // the answer is the last one on its connection
 }
 
-// Close codes: RFC 6455 section 7.4.1, IANA's registry (1013: try again later),
-// and the range that section 7.4.2 leaves to applications.
-const (
-	closeGoingAway    = 1001
-	closeTryAgain     = 1013
-	closeUnauthorized = 4401
-	closeTooMany      = 4429
-)
-
 // Codes and reasons with more than one use.
 const (
 	codeUnauthenticated = "unauthenticated"
@@ -52,7 +43,6 @@ const (
 	reasonInvalid   = "invalid_or_expired_session"
 	reasonNoSession = "no_session"
 	reasonVersion   = "version"
-	reasonGoingAway = "going_away"
 )
 
 // refusal is a row of the table of refusals.
@@ -108,7 +98,7 @@ var (
 	refusedSessionOver   = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "session"}
 	refusedNotRestored   = &refusal{503, codeUnavailable, 1013, audit.TicketRejected, "session"}
 	refusedTooMany       = &refusal{429, "too_many", 4429, audit.UpgradeRefused, "too_many"}
-	refusedGoingAway     = &refusal{503, codeUnavailable, 1001, audit.UpgradeRefused, reasonGoingAway}
+	refusedGoingAway     = &refusal{503, codeUnavailable, 1001, audit.UpgradeRefused, "going_away"}
 )
 
 // retryAfter is how long a client is asked to wait: long enough not to add to the

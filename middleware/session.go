@@ -46,10 +46,7 @@ func shortSessionID(id string) string {
 	return shortHex(h[:])
 }
 
-// over reports whether the session has ended.
-func (s *Session) over() bool {
-	return !s.ExpiresAt.IsZero() && time.Until(s.ExpiresAt) <= 0
-}
+func (s *Session) expired() bool { return passed(s.ExpiresAt, time.Now()) }
 
 // same reports whether both are the same sign-in of the same person.
 func (s *Session) same(o *Session) bool {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -53,36 +54,25 @@ func (e *CloseError) Unwrap() error { return e.Err }
 // from this side.
 func (e *CloseError) Is(target error) bool { return target == net.ErrClosed }
 
-// closeInternalError is the close code of a panic (RFC 6455 section 7.4.1).
-const closeInternalError = 1011
-
-// Reasons of a close frame, or of a last audit line.
-const (
-	reasonSessionRevoked = "session_revoked"
-	reasonEvicted        = "evicted"
-	reasonPanic          = "panic"
-	reasonClosed         = "closed"
-	reasonDropped        = "dropped"
-	reasonUpgradeFailed  = "upgrade_failed"
-)
-
+// Close codes: RFC 6455 section 7.4.1, IANA's registry (1013: try again later), and the
+// range that section 7.4.2 leaves to applications.
 var (
-	causeRevoked   = &CloseError{closeUnauthorized, reasonSessionRevoked, tickets.ErrRevoked}
-	causeExpired   = &CloseError{closeUnauthorized, codeSessionExpired, ErrSessionExpired}
-	causeEvicted   = &CloseError{closeTooMany, reasonEvicted, ErrEvicted}
-	causeStale     = &CloseError{closeTryAgain, codeUnavailable, tickets.ErrStale}
-	causeGoingAway = &CloseError{closeGoingAway, reasonGoingAway, http.ErrServerClosed}
-	causePanic     = &CloseError{closeInternalError, reasonPanic, nil}
+	causeRevoked   = &CloseError{4401, "session_revoked", tickets.ErrRevoked}
+	causeExpired   = &CloseError{4401, codeSessionExpired, ErrSessionExpired}
+	causeEvicted   = &CloseError{4429, "evicted", ErrEvicted}
+	causeStale     = &CloseError{1013, codeUnavailable, tickets.ErrStale}
+	causeGoingAway = &CloseError{1001, "going_away", http.ErrServerClosed}
+	causePanic     = &CloseError{1011, "panic", nil}
 )
 
 // socket is one request that was admitted. It is a WebSocket, or a stream: a
 // plain request that AdmitRequests admits, which is live while its handler runs.
 type socket struct {
-	SocketInfo // but for EndsAt and the bytes; Sockets.mu guards OpenedAt
-	sockets    *Sockets
-	origin     string
-	session    atomic.Pointer[Session] // changes under Sockets.mu
-	written    atomic.Int64            // bytes that went through the ResponseWriter
+	sockets *Sockets
+	info    SocketInfo // without EndsAt and the bytes; Sockets.mu guards OpenedAt
+	origin  string
+	current atomic.Pointer[Session] // changes under Sockets.mu
+	written atomic.Int64            // bytes that went through the ResponseWriter
 
 	// The context of the handler's request. It carries the values of the request's
 	// own context, outlives the handler, and ends with the connection: net/http
@@ -92,13 +82,12 @@ type socket struct {
 	cancel context.CancelCauseFunc
 	detach func() bool // stops the request's own context from ending ctx
 
+	sessionKey, userKey hash // of Sockets.sessions and Sockets.users
+
 	// Sockets.mu guards the rest.
 	state state
 	link  link
 	cause *CloseError // why Sockets closed it; nil: it did not
-
-	liveSession *liveSession
-	userKey     hash
 }
 
 // state is where a socket is in its life. It never goes back.
@@ -118,7 +107,7 @@ const (
 //	admitted  open     hijacked; openStream
 //	admitted  closing  Sockets.close; hijacked then closes the connection
 //	admitted  closed   the handler returned without a hijack; admit
-//	open      closing  Sockets.close, evictFor; flushed, when the library closes
+//	open      closing  Sockets.close, evictFor; Flushed, when the library closes
 //	open      closed   a stream's handler returned
 //	closing   closed   the connection is closed, or the handler returned; admit
 func (k *socket) move(to state) bool {
@@ -129,7 +118,7 @@ func (k *socket) move(to state) bool {
 	k.state = to
 	switch {
 	case to == stateOpen:
-		k.OpenedAt = time.Now()
+		k.info.OpenedAt = time.Now()
 	case from < stateClosing:
 		k.sockets.release(k)
 	}
@@ -141,31 +130,46 @@ func (k *socket) move(to state) bool {
 // not held.
 type link interface {
 	close() // begins to close, because of the socket's cause
-	abort() // closes at once: Shutdown is out of time
 	handlerReturned()
-	traffic() (in, out int64)
 }
 
-// init gives k its context and its link.
-func (k *socket) init(s *Sockets, r *http.Request, session *Session) {
-	k.sockets, k.ID = s, strconv.FormatUint(rand.Uint64(), 16)
-	k.Provider, k.UserID = session.Provider, session.UserID
+func newSocket(s *Sockets, in *incoming, session *Session, isStream bool) *socket {
+	k := &socket{
+		sockets: s,
+		info: SocketInfo{
+			ID:       strconv.FormatUint(rand.Uint64(), 16),
+			Provider: session.Provider, UserID: session.UserID,
+			Path: cutField(in.URL.Path), IP: in.ip, TicketID: in.ticketID, Stream: isStream,
+		},
+		origin:     cutField(strings.Join(in.Header["Origin"], ", ")),
+		sessionKey: keyOf(session.ID, tickets.HashSession(session.ID)),
+		userKey:    keyOf(session.UserID, tickets.HashUser(session.Provider, session.UserID)),
+	}
 	if session.ID != "" {
-		k.Session = shortHex(k.liveSession.key[:])
+		k.info.Session = shortHex(k.sessionKey[:])
 	}
-	k.session.Store(session)
-	own := r.Context()
-	ctx := own
-	if !k.Stream {
-		ctx = context.WithoutCancel(own)
+	k.current.Store(session)
+	request := in.Context()
+	parent := request
+	if !isStream {
+		parent = context.WithoutCancel(request)
 	}
-	k.ctx, k.cancel = context.WithCancelCause(context.WithValue(ctx, sessionKey{}, &k.session))
-	if k.Stream {
-		k.link = &stream{k: k, http1: r.ProtoMajor == 1}
+	k.ctx, k.cancel = context.WithCancelCause(context.WithValue(parent, sessionKey{}, &k.current))
+	if isStream {
+		k.link = &stream{k: k, http1: in.ProtoMajor == 1}
 	} else {
 		k.link = upgrade{k}
-		k.detach = context.AfterFunc(own, func() { k.cancel(context.Cause(own)) })
+		k.detach = context.AfterFunc(request, func() { k.cancel(context.Cause(request)) })
 	}
+	return k
+}
+
+// end ends the context of k.
+func (k *socket) end(cause *CloseError) {
+	if k.detach != nil {
+		k.detach()
+	}
+	k.cancel(cause)
 }
 
 func (k *socket) currentLink() link {
@@ -189,15 +193,14 @@ func (s *Sockets) close(ks []*socket, cause *CloseError) int {
 func (s *Sockets) moveToClosing(ks []*socket, cause *CloseError) (closing []*socket) {
 	for _, k := range ks {
 		if k.move(stateClosing) {
-			own := *cause // it is the application's to keep
-			k.cause = &own
+			copied := *cause // the application gets it from context.Cause
+			k.cause = &copied
 			closing = append(closing, k)
 		}
 	}
 	return closing
 }
 
-// startClosing closes the links of sockets that have moved to closing.
 func (s *Sockets) startClosing(ks []*socket) {
 	for _, k := range ks {
 		k.currentLink().close()
@@ -205,8 +208,15 @@ func (s *Sockets) startClosing(ks []*socket) {
 	// Check after closing: Shutdown may have aborted before the close began.
 	if s.outOfTime.Load() {
 		for _, k := range ks {
-			k.currentLink().abort()
+			k.abort()
 		}
+	}
+}
+
+// abort closes the connection of k, if it has one, at once: Shutdown is out of time.
+func (k *socket) abort() {
+	if ws, ok := k.currentLink().(*webSocket); ok {
+		ws.conn.Abort()
 	}
 }
 
@@ -214,9 +224,9 @@ func (s *Sockets) startClosing(ks []*socket) {
 const noLine audit.Event = ""
 
 // finish moves k to closed and writes its last audit line. It does nothing if l is
-// no longer the link of k, or k is closed already. own is the cause if Sockets did
-// not close k.
-func (k *socket) finish(l link, last audit.Event, own *CloseError) {
+// no longer the link of k, or k is closed already. fallback is the cause if Sockets
+// did not close k.
+func (k *socket) finish(l link, last audit.Event, fallback *CloseError) {
 	s := k.sockets
 	s.mu.Lock()
 	first := k.link == l && k.move(stateClosed)
@@ -224,23 +234,20 @@ func (k *socket) finish(l link, last audit.Event, own *CloseError) {
 	if !first {
 		return
 	}
-	if k.detach != nil {
-		k.detach()
-	}
-	cause := cmp.Or(k.cause, own)
-	k.cancel(cause)
+	cause := cmp.Or(k.cause, fallback)
+	k.end(cause)
 	switch last {
 	case audit.SocketClosed:
-		lived := max(0, time.Since(k.OpenedAt))
+		lived := max(0, time.Since(k.info.OpenedAt))
 		k.record(last, k.facts(
 			slog.String("reason", cause.Reason),
-			slog.Int("close_code", own.Code),
+			slog.Int("close_code", fallback.Code),
 			slog.Float64("seconds", math.Round(lived.Seconds()*1000)/1000))...)
 	case audit.UpgradeRefused:
 		k.record(last,
-			slog.String("reason", reasonUpgradeFailed),
-			slog.String("ip", k.IP),
-			slog.String("path", k.Path),
+			slog.String("reason", "upgrade_failed"),
+			slog.String("ip", k.info.IP),
+			slog.String("path", k.info.Path),
 			slog.String("origin", k.origin))
 	}
 	s.mu.Lock()
@@ -251,12 +258,11 @@ func (k *socket) finish(l link, last audit.Event, own *CloseError) {
 	s.mu.Unlock()
 }
 
-// handlerReturned is called when the handler has returned. A second call does
-// nothing.
-func (k *socket) handlerReturned(panicked bool) {
-	// A stream whose client has gone is no fault of the handler: httputil.ReverseProxy
-	// panics to end it.
-	if panicked && !(k.Stream && k.ctx.Err() != nil) {
+// handlerDone is called when the handler has returned. A second call does nothing.
+func (k *socket) handlerDone(panicked bool) {
+	// httputil.ReverseProxy panics to end a stream whose client has gone.
+	_, isStream := k.currentLink().(*stream)
+	if panicked && !(isStream && k.ctx.Err() != nil) {
 		k.sockets.close([]*socket{k}, causePanic)
 	}
 	k.currentLink().handlerReturned()
@@ -266,32 +272,36 @@ func (k *socket) record(e audit.Event, attrs ...slog.Attr) {
 	k.sockets.opts.Audit.Record(k.ctx, e, attrs...)
 }
 
-// facts returns what every line of k has, and more.
+// facts returns the attributes of every line of k, followed by more.
 func (k *socket) facts(more ...slog.Attr) []slog.Attr {
 	facts := append(make([]slog.Attr, 0, 7+len(more)),
-		slog.String("provider", k.Provider),
-		slog.String("user_id", k.UserID),
-		slog.String("ip", k.IP),
-		slog.String("path", k.Path),
-		slog.String("ticket_id", k.TicketID),
-		slog.String("socket_id", k.ID))
-	if k.Session != "" {
-		facts = append(facts, slog.String("session", k.Session))
+		slog.String("provider", k.info.Provider),
+		slog.String("user_id", k.info.UserID),
+		slog.String("ip", k.info.IP),
+		slog.String("path", k.info.Path),
+		slog.String("ticket_id", k.info.TicketID),
+		slog.String("socket_id", k.info.ID))
+	if k.info.Session != "" {
+		facts = append(facts, slog.String("session", k.info.Session))
 	}
 	return append(facts, more...)
 }
 
-func (k *socket) info() SocketInfo {
-	info := k.SocketInfo
-	info.EndsAt = k.session.Load().ExpiresAt
-	in, out := k.currentLink().traffic()
-	info.BytesIn, info.BytesOut = in, out+k.written.Load()
+// snapshot returns the info of k, complete.
+func (k *socket) snapshot() SocketInfo {
+	info := k.info
+	info.EndsAt = k.current.Load().ExpiresAt
+	info.BytesOut = k.written.Load()
+	if ws, ok := k.currentLink().(*webSocket); ok {
+		in, out := ws.conn.Traffic()
+		info.BytesIn, info.BytesOut = in, info.BytesOut+out
+	}
 	return info
 }
 
-// grant is as much of the ticket's grant as a revocation looks at.
+// grant returns what Revocation.Covers and Issuer.Revoked read.
 func (k *socket) grant() tickets.Grant {
-	session := k.session.Load()
+	session := k.current.Load()
 	return tickets.Grant{
 		SessionID: session.ID, Provider: session.Provider, UserID: session.UserID,
 		StartedAt: session.StartedAt, SessionExpiresAt: session.ExpiresAt,

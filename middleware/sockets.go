@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -160,7 +159,7 @@ func (s *Sockets) socketsOf(session, user hash) []*socket {
 func closeBecause(reason string) *CloseError {
 	reason = strings.ToValidUTF8(reason, "\uFFFD")
 	reason = strings.ToValidUTF8(reason[:min(len(reason), wsconn.MaxReason)], "") // half a rune
-	return &CloseError{Code: closeUnauthorized, Reason: cmp.Or(reason, reasonSessionRevoked)}
+	return &CloseError{Code: causeRevoked.Code, Reason: cmp.Or(reason, causeRevoked.Reason)}
 }
 
 // Extend moves the end of a session's sockets to until, for applications whose
@@ -177,10 +176,10 @@ func (s *Sockets) Extend(sessionID string, until time.Time) int {
 	}
 	n := 0
 	for _, k := range live.sockets {
-		session := *k.session.Load()
-		if ends := session.ExpiresAt; !ends.IsZero() && (until.IsZero() || ends.Before(until)) {
+		session := *k.current.Load()
+		if later(until, session.ExpiresAt) {
 			session.ExpiresAt = until
-			k.session.Store(&session)
+			k.current.Store(&session)
 			n++
 		}
 	}
@@ -205,22 +204,27 @@ type SocketInfo struct {
 // loop's body may close them.
 func (s *Sockets) All() iter.Seq[SocketInfo] {
 	infos := make([]SocketInfo, 0)
-	for _, k := range s.live() {
-		infos = append(infos, k.info())
+	for _, k := range s.all(true) {
+		infos = append(infos, k.snapshot())
 	}
 	slices.SortFunc(infos, func(a, b SocketInfo) int { return a.OpenedAt.Compare(b.OpenedAt) })
 	return slices.Values(infos)
 }
 
-// live returns the sockets that are open.
-func (s *Sockets) live() []*socket {
+// all returns the sockets that are open, or all that are not finished.
+func (s *Sockets) all(onlyOpen bool) (ks []*socket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return openOf(slices.Collect(maps.Keys(s.unfinished)), true)
+	for k := range s.unfinished {
+		if !onlyOpen || k.state == stateOpen {
+			ks = append(ks, k)
+		}
+	}
+	return ks
 }
 
 // Len returns how many sockets are live.
-func (s *Sockets) Len() int { return len(s.live()) }
+func (s *Sockets) Len() int { return len(s.all(true)) }
 
 // User names a person: the same UserID of two providers is two people.
 type User struct{ Provider, UserID string }
@@ -229,8 +233,8 @@ type User struct{ Provider, UserID string }
 // are counted under their Provider alone.
 func (s *Sockets) Users() map[User]int {
 	counts := make(map[User]int)
-	for _, k := range s.live() {
-		counts[User{k.Provider, k.UserID}]++
+	for _, k := range s.all(true) {
+		counts[User{k.info.Provider, k.info.UserID}]++
 	}
 	return counts
 }
@@ -249,16 +253,16 @@ func (s *Sockets) Shutdown(ctx context.Context) error {
 	}
 	s.shut = true
 	s.mu.Unlock()
-	s.close(s.all(), causeGoingAway)
+	s.close(s.all(false), causeGoingAway)
 	select {
 	case <-s.drained:
 		return nil
 	case <-ctx.Done():
 	}
 	s.outOfTime.Store(true)
-	left := s.all()
+	left := s.all(false)
 	for _, k := range left {
-		k.currentLink().abort()
+		k.abort()
 	}
 	if len(left) == 0 {
 		return nil
@@ -266,19 +270,12 @@ func (s *Sockets) Shutdown(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// all returns the sockets that are not finished.
-func (s *Sockets) all() []*socket {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.unfinished))
-}
-
 // revoked closes the sockets that r covers, and records the revocation.
 func (s *Sockets) revoked(r tickets.Revocation) {
 	ks := s.socketsOf(r.SessionHash, r.UserHash)
 	ks = slices.DeleteFunc(ks, func(k *socket) bool { return !r.Covers(k.grant()) })
 	if len(ks) > 0 && r.SessionHash == (hash{}) { // another node's revocation carries no names
-		r.Provider, r.UserID = ks[0].Provider, ks[0].UserID
+		r.Provider, r.UserID = ks[0].info.Provider, ks[0].info.UserID
 	}
 	n := s.close(ks, causeRevoked)
 	attrs := make([]slog.Attr, 0, 4)
@@ -299,7 +296,7 @@ func (s *Sockets) revoked(r tickets.Revocation) {
 // closes all sockets.
 func (s *Sockets) missed(err error) {
 	if errors.Is(err, tickets.ErrStale) {
-		s.close(s.all(), causeStale)
+		s.close(s.all(false), causeStale)
 		return
 	}
 	s.mu.Lock()

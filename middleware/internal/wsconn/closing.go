@@ -11,7 +11,7 @@ import (
 type closing struct {
 	frame   []byte
 	err     error         // what the library's reads and writes return
-	settled chan struct{} // closed after Flushed
+	flushed chan struct{} // closed after Flushed
 }
 
 // MaxReason is how long the reason of a close frame may be: a control frame holds
@@ -26,7 +26,7 @@ var longAgo = time.Unix(1, 0) // a deadline that wakes blocked calls
 // library has not called Close.
 func (c *Conn) CloseWith(code int, reason string, err error, grace time.Duration) {
 	frame := append([]byte{0x80 | opClose, byte(2 + len(reason)), byte(code >> 8), byte(code)}, reason...)
-	closing := &closing{frame: frame, err: err, settled: make(chan struct{})}
+	closing := &closing{frame: frame, err: err, flushed: make(chan struct{})}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || c.closing.Load() != nil {
@@ -35,7 +35,7 @@ func (c *Conn) CloseWith(code int, reason string, err error, grace time.Duration
 	c.closing.Store(closing)
 	_ = c.Conn.SetWriteDeadline(time.Time{})
 	_ = c.Conn.SetReadDeadline(longAgo) // wakes the library's Read
-	go c.finish(closing, grace)
+	go c.drainAndClose(closing, grace)
 }
 
 // Abort ends a close that is under way. Unsent bytes are lost.
@@ -48,12 +48,12 @@ func (c *Conn) Abort() {
 	}
 	_ = c.below().Close()
 	if closing != nil {
-		c.settle(closing)
+		c.reportFlush(closing)
 	}
 }
 
-// finish closes the connection, within grace.
-func (c *Conn) finish(closing *closing, grace time.Duration) {
+// drainAndClose closes the connection, within grace.
+func (c *Conn) drainAndClose(closing *closing, grace time.Duration) {
 	limit := time.AfterFunc(grace, c.Abort)
 	defer limit.Stop()
 	// In a goroutine: this write can block until the loop below has read the
@@ -64,9 +64,9 @@ func (c *Conn) finish(closing *closing, grace time.Duration) {
 	_ = c.Conn.SetReadDeadline(time.Time{})
 	c.reading.Unlock()
 	if _, err := io.Copy(io.Discard, c.below()); err == nil {
-		<-closing.settled
+		<-closing.flushed
 	}
-	c.settle(closing) // if the peer has reset, nobody else does
+	c.reportFlush(closing) // the peer may have reset the connection before the close frame
 	_ = c.Conn.Close()
 	c.report()
 }
@@ -80,7 +80,7 @@ func (c *Conn) sendClose(closing *closing) {
 	out := c.sendCloseLocked(closing)
 	c.writing.Unlock()
 	if out {
-		c.settle(closing)
+		c.reportFlush(closing)
 	}
 }
 
@@ -98,7 +98,7 @@ func (c *Conn) sendCloseLocked(closing *closing) bool {
 			return true
 		}
 	}
-	for _, conn := range []net.Conn{c.Conn, c.below()} { // TLS says goodbye before FIN
+	for _, conn := range []net.Conn{c.Conn, c.below()} { // TLS sends close_notify before FIN
 		if half, ok := conn.(interface{ CloseWrite() error }); ok {
 			_ = half.CloseWrite()
 		}
@@ -106,11 +106,11 @@ func (c *Conn) sendCloseLocked(closing *closing) bool {
 	return true
 }
 
-// settle calls Flushed, and then lets the library's blocked calls return.
-func (c *Conn) settle(closing *closing) {
+// reportFlush calls Flushed, and then lets the library's blocked calls return.
+func (c *Conn) reportFlush(closing *closing) {
 	c.reportFlushed.Do(func() {
 		c.owner.Flushed()
-		close(closing.settled)
+		close(closing.flushed)
 	})
 }
 
@@ -118,11 +118,9 @@ func (c *Conn) settle(closing *closing) {
 func (c *Conn) report() {
 	c.writing.Lock()
 	c.ended = true
-	outcome := Outcome{Opened: c.opened, SentClose: c.sent.closed, Code: c.sent.closeCode()}
+	outcome := Outcome{Opened: c.opened.Load(), SentClose: c.sent.closed, Code: c.sent.closeCode()}
 	c.writing.Unlock()
-	if outcome.Opened {
-		c.reportOpened.Do(c.owner.Opened)
-	}
+	c.Start()
 	c.owner.Closed(outcome)
 }
 

@@ -6,6 +6,7 @@ package wsconn
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -34,13 +35,13 @@ type Conn struct {
 	net.Conn // the original
 	owner    Owner
 
-	in, out  atomic.Int64
-	peerGone atomic.Bool
+	in, out    atomic.Int64
+	readFailed atomic.Bool
+	opened     atomic.Bool // the connection has become a WebSocket
 
 	reading sync.Mutex // held for the length of a Read
-	writing sync.Mutex // held for the length of a Write; guards the next three
+	writing sync.Mutex // held for the length of a Write; guards the next two
 	sent    frames
-	opened  bool // the connection has become a WebSocket
 	ended   bool // report has started
 
 	mu      sync.Mutex // orders Close and CloseWith, and the library's deadlines before ours
@@ -53,7 +54,8 @@ type Conn struct {
 // An Owner learns what happens to its [Conn]. Each method is called at most once,
 // without a lock held.
 type Owner interface {
-	// Opened: the 101 is out. It returns before Closed is called.
+	// Opened: the 101 is out. Start calls it, or the Write that completes the 101. It
+	// returns before Closed is called.
 	Opened()
 	// Flushed: nothing more goes out. The close frame is on its way, or never
 	// will be, or the library has called Close.
@@ -75,7 +77,8 @@ type Outcome struct {
 // switched says that the 101 went out before the hijack; [Conn.Start] then reports
 // that the connection has opened. raw says that it is no WebSocket.
 func New(conn net.Conn, rw *bufio.ReadWriter, switched, raw bool, owner Owner) (*Conn, error) {
-	c := &Conn{Conn: conn, owner: owner, opened: switched || raw}
+	c := &Conn{Conn: conn, owner: owner}
+	c.opened.Store(switched || raw)
 	switch {
 	case raw:
 		c.sent.phase = phaseOther
@@ -107,12 +110,9 @@ func (c *Conn) adopt(rw *bufio.ReadWriter) error {
 	return err
 }
 
-// Start calls Opened, if the 101 was sent before New.
+// Start calls Opened, if the 101 is out.
 func (c *Conn) Start() {
-	c.writing.Lock()
-	opened := c.opened
-	c.writing.Unlock()
-	if opened {
+	if c.opened.Load() {
 		c.reportOpened.Do(c.owner.Opened)
 	}
 }
@@ -124,8 +124,8 @@ func (c *Conn) NetConn() net.Conn { return c.Conn }
 // Traffic returns how many bytes were read and written.
 func (c *Conn) Traffic() (in, out int64) { return c.in.Load(), c.out.Load() }
 
-// PeerGone reports whether a Read failed, other than by its deadline.
-func (c *Conn) PeerGone() bool { return c.peerGone.Load() }
+// ReadFailed reports whether a Read failed, other than by its deadline.
+func (c *Conn) ReadFailed() bool { return c.readFailed.Load() }
 
 func (c *Conn) Read(p []byte) (int, error) {
 	c.reading.Lock()
@@ -138,11 +138,11 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if closing := c.closing.Load(); closing != nil {
 		// Not before the close frame is out: a proxy that copies in two goroutines
 		// closes both ends when this fails, and the rest of a frame never comes.
-		<-closing.settled
+		<-closing.flushed
 		return 0, closing.err
 	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		c.peerGone.Store(true)
+		c.readFailed.Store(true)
 	}
 	c.in.Add(int64(n))
 	return n, err
@@ -157,17 +157,16 @@ func (c *Conn) Write(p []byte) (int, error) {
 	} else {
 		n, err = c.sendRest(p)
 	}
-	c.opened = c.opened || c.sent.phase == phaseFrames && !c.ended
-	opened := c.opened
-	c.writing.Unlock()
-	if opened {
-		c.reportOpened.Do(c.owner.Opened)
+	if c.sent.phase == phaseFrames && !c.ended {
+		c.opened.Store(true)
 	}
+	c.writing.Unlock()
+	c.Start()
 	// Check after unlocking: closing may have started, and found the lock held.
 	if closing := c.closing.Load(); closing != nil {
 		c.sendClose(closing)
 		if err != nil || n < len(p) {
-			<-closing.settled
+			<-closing.flushed
 			err = closing.err
 		}
 	}
@@ -210,9 +209,9 @@ func (c *Conn) Close() error {
 		return c.Conn.Close()
 	}
 	c.reportFlushed.Do(c.owner.Flushed)
-	if below := c.below(); below != c.Conn {
+	if t, ok := c.Conn.(*tls.Conn); ok {
 		// crypto/tls waits up to 5 s for a peer that reads nothing.
-		limit := time.AfterFunc(time.Second, func() { _ = below.Close() })
+		limit := time.AfterFunc(time.Second, func() { _ = t.NetConn().Close() })
 		defer limit.Stop()
 	}
 	err := c.Conn.Close()

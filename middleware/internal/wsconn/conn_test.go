@@ -404,3 +404,15 @@ func TestClose_WaitsOneSecondForTLS(t *testing.T) {
 		})
 	}
 }
+
+// A listener may hand out connections that == cannot compare.
+func TestClose_ConnectionThatCannotBeCompared(t *testing.T) {
+	client, server := net.Pipe()
+	defer client.Close()
+	c, o := open(t, struct {
+		net.Conn
+		onClose func()
+	}{Conn: server}, true, false)
+	require.NoError(t, c.Close())
+	require.True(t, (<-o.closed).Opened)
+}
