@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -200,7 +201,7 @@ func TestConcealTicket_OtherParts(t *testing.T) {
 	t.Run("a Referer that comes later", func(t *testing.T) {
 		b := newBed(t, middleware.GuardOptions{})
 		h := header("Referer", "https://app.example/?ticket="+minted)(middleware.ConcealTicket(b.guard.Wrap(accepts)))
-		a := send(t, serve(t, middleware.ConcealTicket(h)), b.fill(t).Replace(upgrade("GET", ws)))
+		a := send(t, serve(t, middleware.ConcealTicket(h)), b.fill(t).Replace(opening()))
 		assert.Equal(t, http.StatusSwitchingProtocols, a.Status, "the inner one forgot what the outer had taken: %v", a)
 	})
 	t.Run("the protocol is the guard's", func(t *testing.T) {
@@ -213,9 +214,11 @@ func TestConcealTicket_OtherParts(t *testing.T) {
 // A guard's verdict is the same behind one ConcealTicket, behind two, and
 // behind none: what was concealed still counts.
 func TestConcealTicket_GuardDecidesTheSame(t *testing.T) {
-	all := append(append([]refusal{}, badHandshakes...), badTickets...)
-	all = append(all, refusal{name: "good", request: upgrade("GET", ws+"&a=1"), status: 101}, refusal{name: "good, in a protocol",
-		request: upgrade("GET", "/ws?a=1", "Sec-WebSocket-Protocol: chat, ticket.{T}"), status: 101})
+	good := refused(101, "", "")
+	all := slices.Concat(refusals, []refusal{
+		good("good", "", upgrade("GET", ws+"&a=1")),
+		good("good, in a protocol", "", upgrade("GET", "/ws?a=1", "Sec-WebSocket-Protocol: chat, ticket.{T}")),
+	})
 	b := newBed(t, middleware.GuardOptions{})
 	h := middleware.ConcealTicket(b.guard.Wrap(accepts))
 	for name, srv := range map[string]*httptest.Server{"once": serve(t, h), "twice": serve(t, middleware.ConcealTicket(h))} {

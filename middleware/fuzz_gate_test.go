@@ -1,7 +1,6 @@
 package middleware_test
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -18,16 +17,6 @@ import (
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/middleware"
 )
-
-// parsed is the request as net/http's server would hand it on, or nil.
-func parsed(text string) *http.Request {
-	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(text)))
-	if err != nil {
-		return nil
-	}
-	r.RemoteAddr = "192.0.2.1:1"
-	return r
-}
 
 // FuzzGatePaths: what http.ServeMux would not serve as written is never public,
 // what is written plainly and served always is, and no way back leads away.
@@ -50,7 +39,7 @@ func FuzzGatePaths(f *testing.F) {
 	}
 	plain := regexp.MustCompile(`^(/[a-z0-9_-]+)+/?$`)
 	f.Fuzz(func(t *testing.T, method, target string) {
-		r := parsed(method + " " + target + " HTTP/1.1\r\nHost: app.example\r\nAccept: text/html\r\n\r\n")
+		r := readRequest(method + " " + target + " HTTP/1.1\r\nHost: app.example\r\nAccept: text/html\r\n\r\n")
 		if r == nil || strings.ContainsAny(method+target, "\r\n") {
 			return
 		}
@@ -288,7 +277,7 @@ func FuzzOrigin(f *testing.F) {
 		return scheme + "://" + strings.TrimSuffix(strings.ToLower(host), port)
 	}
 	f.Fuzz(func(t *testing.T, origin, host string, secure bool) {
-		r := parsed(handshake("/ws"))
+		r := readRequest(handshake("/ws"))
 		r.Host = host
 		r.Header["Origin"] = []string{origin}
 		if secure {

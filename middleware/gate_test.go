@@ -22,12 +22,16 @@ import (
 )
 
 const (
-	html      = "Accept: text/html,application/xhtml+xml;q=0.9"
-	navigate  = "Sec-Fetch-Mode: navigate"
-	cors      = "Sec-Fetch-Mode: cors"
-	bodyNone  = `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/login"}`
-	bodyEnded = `{"error":"session_expired","detail":"Unauthorized","reason":"invalid_or_expired_session","login_url":"/login"}`
-	bodyDown  = `{"error":"unavailable","detail":"Service Unavailable"}`
+	html        = "Accept: text/html,application/xhtml+xml;q=0.9"
+	navigate    = "Sec-Fetch-Mode: navigate"
+	cors        = "Sec-Fetch-Mode: cors"
+	bodyNone    = `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/login"}`
+	bodyNoLogin = `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session"}`
+	bodyEnded   = `{"error":"session_expired","detail":"Unauthorized","reason":"invalid_or_expired_session","login_url":"/login"}`
+	bodyDown    = `{"error":"unavailable","detail":"Service Unavailable"}`
+
+	refusedError = `,"error":"session store: connection refused"`
+	timeoutError = `,"error":"session store: context deadline exceeded"`
 )
 
 func withNext(body, next string) string {
@@ -40,79 +44,104 @@ func line(reason, path, more string) string {
 	return `{"event":"session_verify_failure","reason":"` + reason + `","ip":"127.0.0.1","path":"` + path + `"` + more + "}\n"
 }
 
+// gateRow is a request to a gate, and its answer.
+type gateRow struct {
+	name, source   string
+	method, target string
+	lines          []string
+	status         int
+	body           string // of what is no redirect
+	location       string
+	audit          string
+	h1             bool // HTTP/2 has no such request
+	mux            int  // a ServeMux answers so itself, and asks no gate that is in it
+}
+
+func (r gateRow) onlyH1() gateRow          { r.h1 = true; return r }
+func (r gateRow) inMux(status int) gateRow { r.mux = status; return r }
+
+// gateRows makes the rows of one answer. A target without a method is a GET.
+type gateRows = func(name, source, target string, lines ...string) gateRow
+
+func answered(status int, body, location, audit string) gateRows {
+	return func(name, source, target string, lines ...string) gateRow {
+		method, path, ok := strings.Cut(target, " ")
+		if !ok {
+			method, path = "GET", target
+		}
+		return gateRow{name: name, source: source, method: method, target: path, lines: lines,
+			status: status, body: body, location: location, audit: audit}
+	}
+}
+
 func TestGateAnswers(t *testing.T) {
 	const expired = "invalid_or_expired_session"
-	for _, c := range []struct {
-		name, source   string
-		method, target string
-		lines          []string
-		status         int
-		body           string // of what is no redirect
-		location       string
-		audit          string
-		h1             bool // HTTP/2 has no such request
-		mux            int  // a ServeMux answers so itself, and asks no gate that is in it
-	}{
-		{name: "session", target: "/a", lines: []string{sid(goodCookie)}, status: 200, body: "ann /a"},
-		{name: "session, HEAD", method: "HEAD", target: "/a", lines: []string{sid(goodCookie)}, status: 200},
-		{name: "session, POST to the API", method: "POST", target: "/api/a", lines: []string{sid(goodCookie)}, status: 200, body: "ann /api/a"},
+	answers := func(status int, body, audit string) gateRows { return answered(status, body, "", audit) }
+	redirect := func(location, audit string) gateRows { return answered(302, "", location, audit) }
+	none, noneAtA := answers(401, bodyNone, ""), answers(401, withNext(bodyNone, "/a"), "")
+	endedAtA := answers(401, withNext(bodyEnded, "/a"), line(expired, "/a", ""))
+	toLogin, noWayBack := redirect("/login?next=%2Fa", ""), redirect("/login", "")
+	down := func(path, why string) gateRows {
+		return answers(503, bodyDown, line("unavailable", path, why))
+	}
+	for _, c := range []gateRow{
+		answers(200, "ann /a", "")("session", "", "/a", sid(goodCookie)),
+		answers(200, "", "")("session, HEAD", "", "HEAD /a", sid(goodCookie)),
+		answers(200, "ann /api/a", "")("session, POST to the API", "", "POST /api/a", sid(goodCookie)),
 
-		{name: "API, none", source: "wire", target: "/api/a", status: 401, body: bodyNone},
-		{name: "API, none, as a page", source: "wire", target: "/api/a", lines: []string{html, navigate}, status: 401, body: bodyNone},
-		{name: "API, dead", source: "wire", target: "/api/a", lines: []string{sid(unknownCookie)}, status: 401, body: bodyEnded, audit: line(expired, "/api/a", "")},
-		{name: "API itself is below it", target: "/api/", lines: []string{html}, status: 401, body: bodyNone},
-		{name: "beside the API", target: "/apis", lines: []string{html}, status: 302, location: "/login?next=%2Fapis"},
-		{name: "the API's prefix in a query", source: "GHSA-7rh7-c77v-6434", target: "/a?x=/api/", lines: []string{html}, status: 302, location: "/login?next=%2Fa%3Fx%3D%2Fapi%2F"},
+		none("API, none", "wire", "/api/a"),
+		none("API, none, as a page", "wire", "/api/a", html, navigate),
+		answers(401, bodyEnded, line(expired, "/api/a", ""))("API, dead", "wire", "/api/a", sid(unknownCookie)),
+		none("API itself is below it", "", "/api/", html),
+		redirect("/login?next=%2Fapis", "")("beside the API", "", "/apis", html),
+		redirect("/login?next=%2Fa%3Fx%3D%2Fapi%2F", "")("the API's prefix in a query", "GHSA-7rh7-c77v-6434", "/a?x=/api/", html),
 
-		{name: "page, none", source: "wire", target: "/a?b=c&d=%20", lines: []string{html}, status: 302, location: "/login?next=%2Fa%3Fb%3Dc%26d%3D%2520"},
-		{name: "page, navigated", target: "/a", lines: []string{navigate}, status: 302, location: "/login?next=%2Fa"},
-		{name: "page, HEAD", method: "HEAD", target: "/a", lines: []string{html}, status: 302, location: "/login?next=%2Fa"},
-		{name: "page, dead", target: "/a", lines: []string{html, sid(deadCookie)}, status: 302, location: "/login?next=%2Fa", audit: line(expired, "/a", "")},
-		{name: "page, accepts in capitals, in a second line", target: "/a", lines: []string{"Accept: image/png", "Accept: TEXT/HTML"}, status: 302, location: "/login?next=%2Fa"},
+		redirect("/login?next=%2Fa%3Fb%3Dc%26d%3D%2520", "")("page, none", "wire", "/a?b=c&d=%20", html),
+		toLogin("page, navigated", "", "/a", navigate),
+		toLogin("page, HEAD", "", "HEAD /a", html),
+		redirect("/login?next=%2Fa", line(expired, "/a", ""))("page, dead", "", "/a", html, sid(deadCookie)),
+		toLogin("page, accepts in capitals, in a second line", "", "/a", "Accept: image/png", "Accept: TEXT/HTML"),
 
-		{name: "XHR", source: "Fetch metadata", target: "/a", lines: []string{html, cors}, status: 401, body: withNext(bodyNone, "/a")},
-		{name: "image", source: "Fetch metadata", target: "/a.png", lines: []string{html, "Sec-Fetch-Mode: no-cors"}, status: 401, body: withNext(bodyNone, "/a.png")},
-		{name: "two fetch modes", target: "/a", lines: []string{html, navigate, cors}, status: 401, body: withNext(bodyNone, "/a")},
-		{name: "nothing said", target: "/a", status: 401, body: withNext(bodyNone, "/a")},
-		{name: "any type", target: "/a", lines: []string{"Accept: */*"}, status: 401, body: withNext(bodyNone, "/a")},
-		{name: "POST", target: "/a", method: "POST", lines: []string{html, navigate}, status: 401, body: bodyNone},
-		{name: "OPTIONS", target: "/a", method: "OPTIONS", lines: []string{html}, status: 401, body: bodyNone},
-		{name: "TRACE", target: "/a", method: "TRACE", lines: []string{html}, status: 401, body: bodyNone},
-		{name: "HEAD has no body", target: "/a", method: "HEAD", status: 401},
-		{name: "WebSocket", source: "RFC 6455 section 4.1", target: "/a", lines: []string{html, "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="}, status: 401, body: bodyNone, h1: true},
-		{name: "what only resembles a WebSocket", target: "/a", lines: []string{html, navigate, "Sec-WebSocket-Key: x"}, status: 401, body: bodyNone},
+		noneAtA("XHR", "Fetch metadata", "/a", html, cors),
+		answers(401, withNext(bodyNone, "/a.png"), "")("image", "Fetch metadata", "/a.png", html, "Sec-Fetch-Mode: no-cors"),
+		noneAtA("two fetch modes", "", "/a", html, navigate, cors),
+		noneAtA("nothing said", "", "/a"),
+		noneAtA("any type", "", "/a", "Accept: */*"),
+		none("POST", "", "POST /a", html, navigate),
+		none("OPTIONS", "", "OPTIONS /a", html),
+		none("TRACE", "", "TRACE /a", html),
+		answers(401, "", "")("HEAD has no body", "", "HEAD /a"),
+		none("WebSocket", "RFC 6455 section 4.1", "/a", append([]string{html}, handshakeLines...)...).onlyH1(),
+		none("what only resembles a WebSocket", "", "/a", html, navigate, "Sec-WebSocket-Key: x"),
 
-		{name: "cannot be decided", source: "wire", target: "/a", lines: []string{html, sid(downCookie)}, status: 503, body: bodyDown, audit: line("unavailable", "/a", `,"error":"session store: connection refused"`)},
-		{name: "API, cannot be decided", source: "wire", target: "/api/a", lines: []string{sid(downCookie)}, status: 503, body: bodyDown, audit: line("unavailable", "/api/a", `,"error":"session store: connection refused"`)},
-		{name: "took too long", target: "/a", lines: []string{sid(slowCookie)}, status: 503, body: bodyDown, audit: line("unavailable", "/a", `,"error":"session store: context deadline exceeded"`)},
-		{name: "neither session nor error", target: "/a", lines: []string{sid(unknownCookie)}, status: 401, body: withNext(bodyEnded, "/a"), audit: line(expired, "/a", "")},
-		{name: "lookup knows none", target: "/a", lines: []string{sid(noneCookie)}, status: 401, body: withNext(bodyEnded, "/a"), audit: line(expired, "/a", "")},
+		down("/a", refusedError)("cannot be decided", "wire", "/a", html, sid(downCookie)),
+		down("/api/a", refusedError)("API, cannot be decided", "wire", "/api/a", sid(downCookie)),
+		down("/a", timeoutError)("took too long", "", "/a", sid(slowCookie)),
+		endedAtA("neither session nor error", "", "/a", sid(unknownCookie)),
+		endedAtA("lookup knows none", "", "/a", sid(noneCookie)),
 
-		{name: "cookie of another kind", source: "CVE-2026-25748", target: "/a", lines: []string{"Cookie: sid=\x01\x02"}, status: 400, h1: true, body: "400 Bad Request"},
-		{name: "cookie with a backslash", source: "CVE-2026-25748", target: "/a", lines: []string{`Cookie: sid=` + goodCookie + `\`}, status: 401, body: withNext(bodyEnded, "/a"), audit: line(expired, "/a", "")},
-		{name: "cookie that is huge", source: "CVE-2026-25748", target: "/a", lines: []string{sid(goodCookie + strings.Repeat("x", 64<<10))}, status: 401, body: withNext(bodyEnded, "/a"), audit: line(expired, "/a", "")},
-		{name: "3,002 cookies", source: "net/http's limit (CVE-2025-58186)", target: "/a", lines: []string{"Cookie: " + strings.Repeat("a=b; ", 3001) + "sid=" + goodCookie}, status: 401, body: withNext(bodyNone, "/a")},
-		{name: "two that differ", source: "RFC 6265 section 8.6", target: "/a", lines: []string{sid(goodCookie) + "; sid=" + unknownCookie}, status: 401, body: withNext(bodyEnded, "/a"), audit: line(expired, "/a", "")},
+		answers(400, "400 Bad Request", "")("cookie of another kind", "CVE-2026-25748", "/a", "Cookie: sid=\x01\x02").onlyH1(),
+		endedAtA("cookie with a backslash", "CVE-2026-25748", "/a", `Cookie: sid=`+goodCookie+`\`),
+		endedAtA("cookie that is huge", "CVE-2026-25748", "/a", sid(goodCookie+strings.Repeat("x", 64<<10))),
+		noneAtA("3,002 cookies", "net/http's limit (CVE-2025-58186)", "/a", "Cookie: "+strings.Repeat("a=b; ", 3001)+"sid="+goodCookie),
+		endedAtA("two that differ", "RFC 6265 section 8.6", "/a", sid(goodCookie)+"; sid="+unknownCookie),
 
-		{name: "rewritten path, header", source: "GHSA-7x63-xv5r-3p2x, GHSA-6384-m2mw-rf54", target: "/a",
-			lines:  []string{html, "X-Forwarded-Uri: /login", "X-Original-URL: /login", "X-Rewrite-URL: /login", "X-Forwarded-Prefix: /login", "X-Forwarded-Host: evil.example", "Forwarded: host=evil.example"},
-			status: 302, location: "/login?next=%2Fa"},
-		{name: "health check by its User-Agent", source: "GHSA-5hvv-m4w4-gf6v", target: "/a", lines: []string{"User-Agent: GoogleHC/1.0"}, status: 401, body: withNext(bodyNone, "/a")},
-		{name: "method override", target: "/a", method: "POST", lines: []string{"X-HTTP-Method-Override: GET", html}, status: 401, body: bodyNone},
+		toLogin("rewritten path, header", "GHSA-7x63-xv5r-3p2x, GHSA-6384-m2mw-rf54", "/a", html,
+			"X-Forwarded-Uri: /login", "X-Original-URL: /login", "X-Rewrite-URL: /login",
+			"X-Forwarded-Prefix: /login", "X-Forwarded-Host: evil.example", "Forwarded: host=evil.example"),
+		noneAtA("health check by its User-Agent", "GHSA-5hvv-m4w4-gf6v", "/a", "User-Agent: GoogleHC/1.0"),
+		none("method override", "", "POST /a", "X-HTTP-Method-Override: GET", html),
 
-		{name: "absolute form", source: "RFC 9112 section 3.2.2", target: "http://evil.example/a?b", lines: []string{html}, status: 302, location: "/login?next=%2Fa%3Fb", h1: true},
-		{name: "absolute form without a path", source: "RFC 9112 section 3.2.2", target: "http://evil.example", lines: []string{html}, status: 302, location: "/login?next=%2F", h1: true, mux: 307},
-		{name: "asterisk", source: "RFC 9112 section 3.2.4", target: "*", lines: []string{html}, status: 302, location: "/login", mux: 400},
-		{name: "no way back to another host", source: "GHSA-j7px-6hwj-hpjg", target: "//evil.example/a", lines: []string{html}, status: 302, location: "/login", mux: 307},
-		{name: "no way back through a backslash", source: "GHSA-j7px-6hwj-hpjg", target: `/\evil.example`, lines: []string{html}, status: 302, location: "/login"},
-		{name: "no way back up", target: "/a/../../b", lines: []string{html}, status: 302, location: "/login", mux: 307},
-		{name: "no way back to what is too long", target: "/" + strings.Repeat("a", 2<<10), lines: []string{html}, status: 302, location: "/login"},
+		redirect("/login?next=%2Fa%3Fb", "")("absolute form", "RFC 9112 section 3.2.2", "http://evil.example/a?b", html).onlyH1(),
+		redirect("/login?next=%2F", "")("absolute form without a path", "RFC 9112 section 3.2.2", "http://evil.example", html).onlyH1().inMux(307),
+		noWayBack("asterisk", "RFC 9112 section 3.2.4", "*", html).inMux(400),
+		noWayBack("no way back to another host", "GHSA-j7px-6hwj-hpjg", "//evil.example/a", html).inMux(307),
+		noWayBack("no way back through a backslash", "GHSA-j7px-6hwj-hpjg", `/\evil.example`, html),
+		noWayBack("no way back up", "", "/a/../../b", html).inMux(307),
+		noWayBack("no way back to what is too long", "", "/"+strings.Repeat("a", 2<<10), html),
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			gate, rec := newGate(t, middleware.GateOptions{LoginURL: "/login"})
-			if c.method == "" {
-				c.method = "GET"
-			}
 			inMux, aroundMux := http.NewServeMux(), http.NewServeMux()
 			inMux.Handle("/", gate.Wrap(whoami))
 			aroundMux.Handle("/", whoami)
@@ -160,7 +189,7 @@ func TestGateWithoutLoginURL(t *testing.T) {
 	for _, over := range overBoth(t, gate.Wrap(whoami)) {
 		a := over.send(t, "GET", "/login", html, navigate)
 		assert.Equal(t, 401, a.Status)
-		assert.Equal(t, `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session"}`, a.Body)
+		assert.Equal(t, bodyNoLogin, a.Body)
 	}
 	assert.Empty(t, rec.Text(), "a page's first request is everyday life")
 }
@@ -306,13 +335,12 @@ func TestGateOddRequests(t *testing.T) {
 // Which end is up behind StripPrefix: patterns mean what they mean at the
 // gate's place, and what a browser is told is what the browser asked for.
 func TestGateInsideStripPrefix(t *testing.T) {
-	stripped := func(prefix string, opts middleware.GateOptions) http.Handler {
-		gate, _ := newGate(t, opts)
+	stripped := func(prefix, login string, public ...string) http.Handler {
+		gate, _ := newGate(t, middleware.GateOptions{LoginURL: login, Public: public})
 		mux := http.NewServeMux()
 		mux.Handle(prefix+"/", http.StripPrefix(prefix, gate.Wrap(whoami)))
 		return mux
 	}
-	public := []string{"/public/"}
 	for _, c := range []struct {
 		name           string
 		h              http.Handler
@@ -320,12 +348,12 @@ func TestGateInsideStripPrefix(t *testing.T) {
 		status         int
 		location, body string
 	}{
-		{"the way back has the prefix", stripped("/app", middleware.GateOptions{LoginURL: "/login"}), "/app/x?y", 302, "/login?next=%2Fapp%2Fx%3Fy", ""},
-		{"public is below the prefix", stripped("/app", middleware.GateOptions{LoginURL: "/login", Public: public}), "/app/public/x", 200, "", "nobody /public/x"},
-		{"the sign-in page is where browsers are sent", stripped("/app", middleware.GateOptions{LoginURL: "/app/login"}), "/app/login", 200, "", "nobody /login"},
-		{"another page of that name is not it", stripped("/admin", middleware.GateOptions{LoginURL: "/login"}), "/admin/login", 302, "/login?next=%2Fadmin%2Flogin", ""},
-		{"the API is what browsers call it", stripped("/api", middleware.GateOptions{LoginURL: "/login"}), "/api/users", 401, "", bodyNone},
-		{"the API is below the prefix", stripped("/v1", middleware.GateOptions{LoginURL: "/login"}), "/v1/api/users", 401, "", bodyNone},
+		{"the way back has the prefix", stripped("/app", "/login"), "/app/x?y", 302, "/login?next=%2Fapp%2Fx%3Fy", ""},
+		{"public is below the prefix", stripped("/app", "/login", "/public/"), "/app/public/x", 200, "", "nobody /public/x"},
+		{"the sign-in page is where browsers are sent", stripped("/app", "/app/login"), "/app/login", 200, "", "nobody /login"},
+		{"another page of that name is not it", stripped("/admin", "/login"), "/admin/login", 302, "/login?next=%2Fadmin%2Flogin", ""},
+		{"the API is what browsers call it", stripped("/api", "/login"), "/api/users", 401, "", bodyNone},
+		{"the API is below the prefix", stripped("/v1", "/login"), "/v1/api/users", 401, "", bodyNone},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, over := range overBoth(t, c.h) {
@@ -421,14 +449,12 @@ func TestGateClientGone(t *testing.T) {
 		LoginURL: "/login",
 		OnReject: func(http.ResponseWriter, *http.Request, *middleware.Rejection) { rejected.Add(1) },
 	})
-	h := gate.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the handler ran") }))
+	h := gate.Wrap(mustNotRun(t))
 	srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer close(done)
 		h.ServeHTTP(w, r)
 	}))
-	conn := dial(t, srv)
-	_, err := io.WriteString(conn, get("/", sid(goodCookie)))
-	require.NoError(t, err)
+	conn := begin(t, srv, get("/", sid(goodCookie)))
 	<-begun
 	require.NoError(t, conn.Close())
 	<-done
@@ -461,7 +487,7 @@ func TestGateOuterDeadline(t *testing.T) {
 		gate.Wrap(whoami).ServeHTTP(w, r.WithContext(ctx))
 	})), get("/", sid(goodCookie)))
 	assert.Equal(t, 503, a.Status)
-	assert.Equal(t, line("unavailable", "/", `,"error":"session store: context deadline exceeded"`), rec.Text())
+	assert.Equal(t, line("unavailable", "/", timeoutError), rec.Text())
 }
 
 // The session's last instant is the one before ExpiresAt.
@@ -613,7 +639,7 @@ func TestGateWithoutAudit(t *testing.T) {
 	gate, err := middleware.NewGate(cookies(), nil)
 	require.NoError(t, err)
 	a := send(t, serve(t, gate.Wrap(whoami)), get("/"))
-	assert.Equal(t, `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session"}`, a.Body)
+	assert.Equal(t, bodyNoLogin, a.Body)
 	assert.Equal(t, "ann", send(t, serve(t, gate.Wrap(whoami)), get("/", sid(goodCookie))).reached())
 }
 
@@ -641,28 +667,35 @@ func TestNewGateReportsAllFaults(t *testing.T) {
 }
 
 func TestNewGateRefuses(t *testing.T) {
-	for _, c := range []struct {
+	type row struct {
 		name string
 		a    middleware.Authenticator
 		opts middleware.GateOptions
 		want string
-	}{
-		{"no Authenticator", nil, middleware.GateOptions{}, "the Authenticator is nil"},
-		{"a nil function", middleware.AuthenticatorFunc(nil), middleware.GateOptions{}, "nil"},
-		{"a nil function in FirstOf", middleware.FirstOf(cookies(), middleware.AuthenticatorFunc(nil)), middleware.GateOptions{}, "FirstOf[1]"},
-		{"no cookie name", middleware.CookieSessions("", lookup), middleware.GateOptions{}, `cookie name ""`},
-		{"a cookie name that is no token", middleware.CookieSessions("a;b", lookup), middleware.GateOptions{}, `cookie name "a;b"`},
-		{"no lookup", middleware.CookieSessions("sid", nil), middleware.GateOptions{}, "lookup is nil"},
-		{"LoginURL with a fragment", cookies(), middleware.GateOptions{LoginURL: "/login#top"}, "fragment"},
-		{"LoginURL without a scheme", cookies(), middleware.GateOptions{LoginURL: "//sso.example/"}, "LoginURL"},
-		{"LoginURL with a backslash", cookies(), middleware.GateOptions{LoginURL: `/\sso.example`}, "LoginURL"},
-		{"LoginURL of a script", cookies(), middleware.GateOptions{LoginURL: "javascript:alert(1)"}, "LoginURL"},
-		{"LoginURL with a user", cookies(), middleware.GateOptions{LoginURL: "https://u:p@sso.example/"}, "LoginURL"},
-		{"LoginURL that is not clean", cookies(), middleware.GateOptions{LoginURL: "/a/../login"}, "LoginURL"},
-		{"LoginURL with a needless escape", cookies(), middleware.GateOptions{LoginURL: "/log%69n"}, "as in /login"},
-		{"LoginURL with a newline", cookies(), middleware.GateOptions{LoginURL: "/login\n"}, "LoginURL"},
-		{"LoginURL without a host", cookies(), middleware.GateOptions{LoginURL: "https://:443/"}, "LoginURL"},
-		{"LoginURL that has a way back already", cookies(), middleware.GateOptions{LoginURL: "/login?next=/home"}, "next"},
+	}
+	sessions := func(name string, a middleware.Authenticator, want string) row {
+		return row{name, a, middleware.GateOptions{}, want}
+	}
+	login := func(name, url, want string) row {
+		return row{name, cookies(), middleware.GateOptions{LoginURL: url}, want}
+	}
+	for _, c := range []row{
+		sessions("no Authenticator", nil, "the Authenticator is nil"),
+		sessions("a nil function", middleware.AuthenticatorFunc(nil), "nil"),
+		sessions("a nil function in FirstOf", middleware.FirstOf(cookies(), middleware.AuthenticatorFunc(nil)), "FirstOf[1]"),
+		sessions("no cookie name", middleware.CookieSessions("", lookup), `cookie name ""`),
+		sessions("a cookie name that is no token", middleware.CookieSessions("a;b", lookup), `cookie name "a;b"`),
+		sessions("no lookup", middleware.CookieSessions("sid", nil), "lookup is nil"),
+		login("LoginURL with a fragment", "/login#top", "fragment"),
+		login("LoginURL without a scheme", "//sso.example/", "LoginURL"),
+		login("LoginURL with a backslash", `/\sso.example`, "LoginURL"),
+		login("LoginURL of a script", "javascript:alert(1)", "LoginURL"),
+		login("LoginURL with a user", "https://u:p@sso.example/", "LoginURL"),
+		login("LoginURL that is not clean", "/a/../login", "LoginURL"),
+		login("LoginURL with a needless escape", "/log%69n", "as in /login"),
+		login("LoginURL with a newline", "/login\n", "LoginURL"),
+		login("LoginURL without a host", "https://:443/", "LoginURL"),
+		login("LoginURL that has a way back already", "/login?next=/home", "next"),
 	} {
 		_, err := middleware.NewGate(c.a, &c.opts)
 		if assert.Error(t, err, c.name) {

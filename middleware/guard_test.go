@@ -2,17 +2,12 @@ package middleware_test
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
-	"regexp"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -25,143 +20,6 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 	"github.com/ticketgate/ticketgate/tickets"
 )
-
-// watchedStore is a store that counts what it is asked, and fails on demand.
-type watchedStore struct {
-	tickets.Store
-	puts, takes atomic.Int64
-	onPut       func() error
-	onTake      func(take func() (tickets.Grant, error)) (tickets.Grant, error)
-}
-
-func (s *watchedStore) Put(ctx context.Context, key tickets.Key, g tickets.Grant) error {
-	s.puts.Add(1)
-	if s.onPut != nil {
-		if err := s.onPut(); err != nil {
-			return err
-		}
-	}
-	return s.Store.Put(ctx, key, g)
-}
-
-func (s *watchedStore) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) {
-	s.takes.Add(1)
-	take := func() (tickets.Grant, error) { return s.Store.Take(ctx, key) }
-	if s.onTake != nil {
-		return s.onTake(take)
-	}
-	return take()
-}
-
-// bed is a guard, its store, and what it writes to the audit.
-type bed struct {
-	store  *watchedStore
-	issuer *tickets.Issuer
-	guard  *middleware.Guard
-	rec    *recorder
-}
-
-func newBed(t testing.TB, opts middleware.GuardOptions, sockets ...middleware.SocketsOptions) *bed {
-	t.Helper()
-	b := &bed{store: &watchedStore{Store: tickets.NewMemoryStore(nil)}}
-	var err error
-	b.issuer, err = tickets.NewIssuer(b.store, &tickets.IssuerOptions{MaxPerSession: 1 << 16})
-	require.NoError(t, err)
-	opts.Audit, b.rec = newAudit()
-	for _, o := range sockets {
-		o.Audit = opts.Audit
-		opts.Sockets, err = middleware.NewSockets(b.issuer, &o)
-		require.NoError(t, err)
-	}
-	b.guard, err = middleware.NewGuard(b.issuer, &opts)
-	require.NoError(t, err)
-	return b
-}
-
-// mint returns a ticket of ann's.
-func (b *bed) mint(t testing.TB, changes ...func(*tickets.Grant)) string {
-	t.Helper()
-	s := ann()
-	g := tickets.Grant{SessionID: s.ID, Provider: s.Provider, UserID: s.UserID}
-	for _, change := range changes {
-		change(&g)
-	}
-	ticket, err := b.issuer.Mint(t.Context(), g)
-	require.NoError(t, err)
-	return string(ticket)
-}
-
-// fill puts fresh tickets in the place of {T} and {U}, and in that of {T2}
-// another spelling of the first, whose last character has two bits to spare.
-func (b *bed) fill(t testing.TB) *strings.Replacer {
-	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-	ticket := b.mint(t)
-	last := strings.IndexByte(alphabet, ticket[42])
-	return strings.NewReplacer("{T}", ticket, "{U}", b.mint(t), "{T2}", ticket[:42]+alphabet[last+1:last+2], "{ID}", ticketID(ticket))
-}
-
-// ticketID is what the audit calls a ticket.
-func ticketID(ticket string) string {
-	sum := sha256.Sum256([]byte(ticket))
-	return hex.EncodeToString(sum[:])[:12]
-}
-
-// accepts takes the connection as a WebSocket library does, and closes it.
-var accepts = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-	who := "nobody"
-	if s, ok := middleware.SessionFrom(r.Context()); ok {
-		who = s.UserID
-	}
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	defer conn.Close()
-	_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Reached: "+who+"\r\n\r\n")
-})
-
-// pipes is a listener of connections within the process: time stands still
-// around it in a synctest bubble.
-type pipes struct {
-	conns chan net.Conn
-	once  sync.Once
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	if c, ok := <-p.conns; ok {
-		return c, nil
-	}
-	return nil, net.ErrClosed
-}
-func (p *pipes) Close() error   { p.once.Do(func() { close(p.conns) }); return nil }
-func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
-
-// serveInBubble serves h until the test ends, and returns what dials it.
-func serveInBubble(t *testing.T, h http.Handler) func() net.Conn {
-	p := &pipes{conns: make(chan net.Conn)}
-	srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0), Protocols: new(http.Protocols)}
-	srv.Protocols.SetHTTP1(true)
-	srv.Protocols.SetUnencryptedHTTP2(true)
-	go srv.Serve(p)
-	t.Cleanup(func() { _ = srv.Close() })
-	return func() net.Conn {
-		client, server := net.Pipe()
-		p.conns <- server
-		return client
-	}
-}
-
-// exchange sends a request that asks for the connection to be closed, and
-// returns the answer as it came, without its date.
-func exchange(t *testing.T, conn net.Conn, request string) string {
-	t.Helper()
-	go io.WriteString(conn, request)
-	raw, err := io.ReadAll(conn)
-	require.NoError(t, err)
-	require.NoError(t, conn.Close())
-	return regexp.MustCompile(`(?m)^Date: .*\r\n`).ReplaceAllString(string(raw), "")
-}
 
 func TestGuard_InvalidTicketsGetOneAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -177,7 +35,7 @@ func TestGuard_InvalidTicketsGetOneAnswer(t *testing.T) {
 				return raw, "in"
 			}
 			require.Len(t, lines, 1)
-			require.Equal(t, ticketID(ticket), lines[0]["ticket_id"])
+			require.Equal(t, auditID(ticket), lines[0]["ticket_id"])
 			return raw, lines[0]["reason"].(string)
 		}
 		fresh, used, revoked, last, late := b.mint(t), b.mint(t), b.mint(t, func(g *tickets.Grant) { g.SessionID = "another" }), b.mint(t), b.mint(t)
@@ -347,7 +205,7 @@ func TestGuard_StoreFailureIs503(t *testing.T) {
 				if tc.status != http.StatusSwitchingProtocols {
 					lines := b.rec.Lines(t)
 					require.Len(t, lines, 1)
-					assert.Equal(t, []any{"ws_ticket_rejected", tc.reason, ticketID(ticket)}, []any{lines[0]["event"], lines[0]["reason"], lines[0]["ticket_id"]})
+					assert.Equal(t, []any{"ws_ticket_rejected", tc.reason, auditID(ticket)}, []any{lines[0]["event"], lines[0]["reason"], lines[0]["ticket_id"]})
 				}
 				if tc.status == http.StatusServiceUnavailable {
 					assert.True(t, strings.HasSuffix(raw, "\r\n\r\n"+`{"error":"unavailable","detail":"Service Unavailable"}`), raw)
@@ -396,15 +254,13 @@ func TestGuard_ClientGoneWhileConsuming(t *testing.T) {
 		b.guard.Wrap(accepts).ServeHTTP(w, r)
 	}))
 	ticket := b.mint(t)
-	conn := dial(t, srv)
-	_, err := io.WriteString(conn, upgrade("GET", "/ws?ticket="+ticket))
-	require.NoError(t, err)
+	conn := begin(t, srv, upgrade("GET", "/ws?ticket="+ticket))
 	<-taking
 	require.NoError(t, conn.Close())
 	<-served
 	outcomes := append(b.rec.Events(t, audit.SocketOpened), b.rec.Events(t, audit.UpgradeRefused)...)
 	assert.Len(t, outcomes, 1, b.rec.Text())
 	assert.Empty(t, b.rec.Events(t, audit.TicketRejected))
-	_, err = b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
+	_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
 	assert.ErrorIs(t, err, tickets.ErrUsed)
 }

@@ -36,25 +36,7 @@ func newMintBed(t testing.TB, opts middleware.MintOptions, s *middleware.Session
 	opts.Audit, b.rec = newAudit()
 	mint, err := middleware.NewMint(b.issuer, &opts)
 	require.NoError(t, err)
-	return mintBed{b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s != nil {
-			r = r.WithContext(middleware.WithSession(r.Context(), s))
-		}
-		mint.ServeHTTP(w, r)
-	})}
-}
-
-const mintPath = "/api/auth/ws-ticket"
-
-// post is a raw request to mint. A body is JSON unless a line says otherwise.
-func post(body string, lines ...string) string {
-	if body != "" {
-		lines = append(lines, fmt.Sprintf("Content-Length: %d", len(body)))
-		if !strings.Contains(strings.Join(lines, "\n"), "Content-Type") {
-			lines = append(lines, "Content-Type: application/json")
-		}
-	}
-	return rawRequest("POST", mintPath, lines...) + body
+	return mintBed{b, signedInAs(s)(mint)}
 }
 
 func TestMint(t *testing.T) {
@@ -70,35 +52,38 @@ func TestMint(t *testing.T) {
 		}}
 	}
 	type row struct {
-		name, source string
-		opts         middleware.MintOptions
-		request      string
-		status       int
-		code, reason string
-		endpoint     string // of the ticket that is minted
+		refusal
+		endpoint string // of the ticket that is minted
+		opts     middleware.MintOptions
 	}
 	ok := func(name, source, request, endpoint string) row {
-		return row{name: name, source: source, request: request, status: 200, endpoint: endpoint}
+		return row{refused(200, "", "")(name, source, request), endpoint, middleware.MintOptions{}}
 	}
 	no := func(status int, code, reason string) func(name, source, request string) row {
 		return func(name, source, request string) row {
-			return row{name: name, source: source, request: request, status: status, code: code, reason: reason}
+			return row{refusal: refused(status, code, reason)(name, source, request)}
 		}
 	}
 	method, forbidden := no(405, "method_not_allowed", "method"), no(403, "forbidden", "origin")
-	tooLarge, wrongType, bad := no(413, "too_large", "body"), no(415, "unsupported_media_type", "body"), no(400, "bad_request", "body")
+	tooLarge, wrongType := no(413, "too_large", "body"), no(415, "unsupported_media_type", "body")
+	bad := no(400, "bad_request", "body")
+	chunks := func(body string) string {
+		return post("", "Transfer-Encoding: chunked", "Content-Type: application/json") + body
+	}
+	const own, other = "Origin: https://app.example", "Origin: https://other.example:8443"
+	kib := strings.Repeat("a", 1<<10-len(`{"endpoint":"/"}`)) // makes a body of 1 KiB
 	rows := []row{
 		ok("no body", "", post(""), ""),
 		ok("length 0 of another type", "", post("", "Content-Length: 0", "Content-Type: text/plain"), ""),
 		ok("empty object", "", post("{}"), ""),
 		ok("no chunks", "RFC 9112 7.1", post("", "Transfer-Encoding: chunked")+"0\r\n\r\n", ""),
 		ok("endpoint", "", post(`{"endpoint":"/ws/pty"}`), "/ws/pty"),
-		ok("endpoint in chunks", "RFC 9112 7.1", post("", "Transfer-Encoding: chunked", "Content-Type: application/json")+"9\r\n{\"endpoin\r\n8\r\nt\":\"/a\"}\r\n0\r\n\r\n", "/a"),
+		ok("endpoint in chunks", "RFC 9112 7.1", chunks("9\r\n{\"endpoin\r\n8\r\nt\":\"/a\"}\r\n0\r\n\r\n"), "/a"),
 		ok("endpoint escaped: the ticket is for its plain spelling", "HOSTILE W30", post(`{"endpoint":"/ws/%70ty%20x"}`), "/ws/pty x"),
 		ok("endpoint with a slash behind", "RFC 3986 6.2.3", post(`{"endpoint":"/ws/"}`), "/ws/"),
 		ok("JSON with a charset", "RFC 8259 11", post(`{"endpoint":"/a"}`, "Content-Type: Application/JSON; charset=utf-8"), "/a"),
-		ok("body of 1 KiB", "RFC 9110 15.5.14", post(`{"endpoint":"/`+strings.Repeat("a", 1<<10-16)+`"}`), "/"+strings.Repeat("a", 1<<10-16)),
-		ok("same site says so", "Fetch Metadata", post("", "Sec-Fetch-Site: same-origin", "Origin: https://app.example"), ""),
+		ok("body of 1 KiB", "RFC 9110 15.5.14", post(`{"endpoint":"/`+kib+`"}`), "/"+kib),
+		ok("same site says so", "Fetch Metadata", post("", "Sec-Fetch-Site: same-origin", own), ""),
 		ok("address bar", "Fetch Metadata", post("", "Sec-Fetch-Site: none"), ""),
 		ok("Origin in capitals", "CrossOriginProtection compares bytes", post("", "Origin: https://APP.example"), ""),
 		ok("default port", "RFC 6454 4", post("", "Origin: https://app.example:443"), ""),
@@ -114,8 +99,9 @@ func TestMint(t *testing.T) {
 
 		forbidden("cross-site", "CVE-2026-34403", post("", "Sec-Fetch-Site: cross-site")),
 		forbidden("same-site", "a sibling domain", post("", "Sec-Fetch-Site: same-site")),
-		forbidden("cross-site, own Origin", "Fetch Metadata", post("", "Sec-Fetch-Site: cross-site", "Origin: https://app.example")),
-		forbidden("cross-site to a path of hooks", "CVE-2025-47910", strings.Replace(post("", "Sec-Fetch-Site: cross-site"), mintPath, "/hook", 1)),
+		forbidden("cross-site, own Origin", "Fetch Metadata", post("", "Sec-Fetch-Site: cross-site", own)),
+		forbidden("cross-site to a path of hooks", "CVE-2025-47910",
+			strings.Replace(post("", "Sec-Fetch-Site: cross-site"), mintPath, "/hook", 1)),
 		forbidden("unknown Sec-Fetch-Site", "Fetch Metadata", post("", "Sec-Fetch-Site: SAME-ORIGIN")),
 		forbidden("two Sec-Fetch-Site", "HOSTILE M16", post("", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site")),
 		forbidden("two Sec-Fetch-Site, the first empty", "HOSTILE M16", post("", "Sec-Fetch-Site:", "Sec-Fetch-Site: cross-site")),
@@ -126,11 +112,11 @@ func TestMint(t *testing.T) {
 		forbidden("another Origin", "ASVS 4.4.2", post("", "Origin: https://evil.example")),
 		forbidden("another port", "RFC 6454 4", post("", "Origin: https://app.example:8443")),
 		forbidden("suffix", "CVE-2026-34403", post("", "Origin: https://app.example.evil")),
-		forbidden("two Origins", "RFC 6454 7.3", post("", "Origin: https://app.example", "Origin: https://app.example")),
+		forbidden("two Origins", "RFC 6454 7.3", post("", own, own)),
 
-		tooLarge("1 KiB and 1", "RFC 9110 15.5.14", post(`{"endpoint":"/`+strings.Repeat("a", 1<<10-15)+`"}`)),
+		tooLarge("1 KiB and 1", "RFC 9110 15.5.14", post(`{"endpoint":"/`+kib+`a"}`)),
 		tooLarge("10 MB that never come", "CWE-400", rawRequest("POST", mintPath, "Content-Length: 10000000", "Content-Type: application/json")),
-		tooLarge("endless chunks", "CWE-400", post("", "Transfer-Encoding: chunked", "Content-Type: application/json")+strings.Repeat("100\r\n"+strings.Repeat(" ", 256)+"\r\n", 8)),
+		tooLarge("endless chunks", "CWE-400", chunks(strings.Repeat("100\r\n"+strings.Repeat(" ", 256)+"\r\n", 8))),
 		wrongType("form", "simple requests need no CORS", post("endpoint=/a", "Content-Type: application/x-www-form-urlencoded")),
 		wrongType("text that is JSON", "simple requests need no CORS", post(`{"endpoint":"/a"}`, "Content-Type: text/plain")),
 		wrongType("no type", "RFC 9110 8.3", post(`{"endpoint":"/a"}`, "Content-Type:")),
@@ -150,21 +136,23 @@ func TestMint(t *testing.T) {
 		bad("endpoint twice, once null", "HOSTILE M16", post(`{"endpoint":"/a","endpoint":null}`)),
 		bad("endpoint twice, in another case", "HOSTILE M16", post(`{"endpoint":"/a","Endpoint":""}`)),
 		bad("no JSON", "", post("\xef\xbb\xbf{}")),
-		bad("broken chunk", "RFC 9112 7.1", post("", "Transfer-Encoding: chunked", "Content-Type: application/json")+"zz\r\n"),
+		bad("broken chunk", "RFC 9112 7.1", chunks("zz\r\n")),
 	}
 	for _, endpoint := range []string{
-		"ws", "//evil.example/ws", "https://app.example/ws", "/ws?a=1", "/ws#a", "/ws/../admin", "/./ws", "//ws", "/ws//pty",
-		"/ws%2Fpty", "/ws/%2e%2e/admin", `/ws\\pty`, "/ws%5Cpty", "/ws\\u0000", "/ws%00", "/ws\\n", "/ws%zz", "*", "/ws%0d%0aX-A:%20b", "/ws/%252e%252e/admin", "/ws%252Fpty",
+		"ws", "//evil.example/ws", "https://app.example/ws", "/ws?a=1", "/ws#a", "/ws/../admin", "/./ws",
+		"//ws", "/ws//pty", "/ws%2Fpty", "/ws/%2e%2e/admin", `/ws\\pty`, "/ws%5Cpty", "/ws\\u0000", "/ws%00",
+		"/ws\\n", "/ws%zz", "*", "/ws%0d%0aX-A:%20b", "/ws/%252e%252e/admin", "/ws%252Fpty",
 	} {
-		rows = append(rows, bad("endpoint "+endpoint, "GHSA-gm3x-23wp-hc2c", post(`{"endpoint":"`+endpoint+`"}`)))
+		body := `{"endpoint":"` + endpoint + `"}`
+		rows = append(rows, bad("endpoint "+endpoint, "GHSA-gm3x-23wp-hc2c", post(body)))
 	}
 	with := func(opts middleware.MintOptions, tc row) row { tc.opts = opts; return tc }
 	denied := no(403, "forbidden", "endpoint")
 	rows = append(rows,
-		with(listed, ok("listed", "", post("", "Origin: https://other.example:8443"), "")),
-		with(listed, ok("listed, cross-site", "Fetch Metadata", post("", "Origin: https://other.example:8443", "Sec-Fetch-Site: cross-site"), "")),
+		with(listed, ok("listed", "", post("", other), "")),
+		with(listed, ok("listed, cross-site", "Fetch Metadata", post("", other, "Sec-Fetch-Site: cross-site"), "")),
 		with(listed, ok("listed, in capitals", "CrossOriginProtection compares bytes", post("", "Origin: HTTPS://Other.Example:8443", "Sec-Fetch-Site: cross-site"), "")),
-		with(listed, forbidden("own host, not listed", "the list is all of it", strings.Replace(post("", "Origin: https://own.example"), "app.example", "own.example", 1))),
+		with(listed, forbidden("own host, not listed", "the list is all of it", toHost("own.example", post("", "Origin: https://own.example")))),
 		with(listed, forbidden("listed by http", "RFC 6454 4", post("", "Origin: http://app.example"))),
 		with(allows("/a"), ok("allowed", "", post(`{"endpoint":"/a"}`), "/a")),
 		with(allows("/a b"), ok("asked in the decoded form", "", post(`{"endpoint":"/a%20b"}`), "/a b")),
@@ -197,18 +185,20 @@ func TestMint(t *testing.T) {
 				}
 				require.Equal(t, tc.status, a.Status, a)
 				if tc.code != "" {
-					requireRefused(t, tc.status, tc.code, a, strings.HasPrefix(tc.request, "HEAD"))
+					tc.allow = "POST"
+					requireRefusal(t, tc.refusal, a)
 					require.Zero(t, b.store.puts.Load())
 					lines := b.rec.Lines(t)
 					require.Len(t, lines, 1)
-					assert.Equal(t, []any{"ws_mint_refused", tc.reason, "127.0.0.1", "oidc", "ann", ticketID(ann().ID)},
-						[]any{lines[0]["event"], lines[0]["reason"], lines[0]["ip"], lines[0]["provider"], lines[0]["user_id"], lines[0]["session"]})
+					assert.Equal(t, []any{"ws_mint_refused", tc.reason, "127.0.0.1", "oidc", "ann", auditID(ann().ID)},
+						fields(lines[0], "event", "reason", "ip", "provider", "user_id", "session"))
 					assert.Equal(t, strings.Contains(tc.request, "Origin:"), lines[0]["origin"] != nil)
 					return
 				}
 				ticket := requireMinted(t, a, 30)
-				require.Equal(t, fmt.Sprintf(`{"event":"ws_ticket_minted","provider":"oidc","user_id":"ann","ip":"127.0.0.1","ticket_id":"%s","endpoint":"%s","session":"%s"}`+"\n",
-					ticketID(ticket), tc.endpoint, ticketID(ann().ID)), b.rec.Text())
+				require.Equal(t, `{"event":"ws_ticket_minted","provider":"oidc","user_id":"ann","ip":"127.0.0.1",`+
+					fmt.Sprintf(`"ticket_id":"%s","endpoint":"%s","session":"%s"}`+"\n",
+						auditID(ticket), tc.endpoint, auditID(ann().ID)), b.rec.Text())
 				g, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
 				require.NoError(t, err)
 				require.Equal(t, tc.endpoint, g.Endpoint)
@@ -246,6 +236,9 @@ func sendAsH2(t *testing.T, srv *httptest.Server, raw string) (answer, bool) {
 	return a, true
 }
 
+// endlessBody is a request to mint whose body does not come.
+var endlessBody = rawRequest("POST", mintPath, "Content-Length: 100", "Content-Type: application/json") + "{"
+
 // A page that goes while it asks has spent at most one ticket, which nobody will
 // ever see and which expires; nothing of the request stays behind.
 func TestMint_ClientGone(t *testing.T) {
@@ -253,7 +246,7 @@ func TestMint_ClientGone(t *testing.T) {
 		name, request string
 		puts          int64
 	}{
-		{"in the midst of its body", rawRequest("POST", mintPath, "Content-Length: 100", "Content-Type: application/json") + "{", 0},
+		{"in the midst of its body", endlessBody, 0},
 		{"while the store is slow", post(""), 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -264,15 +257,14 @@ func TestMint_ClientGone(t *testing.T) {
 				<-gone
 				return nil
 			}
-			conn := dial(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				defer close(done)
 				if tc.puts == 0 {
 					began <- struct{}{}
 				}
 				b.handler.ServeHTTP(w, r)
-			})))
-			_, err := io.WriteString(conn, tc.request)
-			require.NoError(t, err)
+			}))
+			conn := begin(t, srv, tc.request)
 			<-began
 			require.NoError(t, conn.Close())
 			close(gone)
@@ -280,20 +272,6 @@ func TestMint_ClientGone(t *testing.T) {
 			assert.Equal(t, tc.puts, b.store.puts.Load())
 			assert.Len(t, b.rec.Lines(t), 1, "one outcome, one line")
 		})
-	}
-}
-
-func requireRefused(t *testing.T, status int, code string, a answer, head bool) {
-	t.Helper()
-	body := fmt.Sprintf(`{"error":"%s","detail":"%s"}`, code, http.StatusText(status))
-	if head {
-		body = ""
-	}
-	assert.Equal(t, body, a.Body)
-	assert.Equal(t, "no-store", a.Header.Get("Cache-Control"))
-	assert.Equal(t, "application/json; charset=utf-8", a.Header.Get("Content-Type"))
-	if status == http.StatusMethodNotAllowed {
-		assert.Equal(t, "POST", a.Header.Get("Allow"))
 	}
 }
 
@@ -314,34 +292,38 @@ func TestMint_SessionAndStore(t *testing.T) {
 	}
 	storeFails := errors.New("OOM command not allowed, session " + ann().ID)
 	const dead = `{"error":"session_expired","detail":"Unauthorized","reason":"invalid_or_expired_session"}`
-	for _, tc := range []struct {
+	type row struct {
 		name, source string
 		session      func(*middleware.Session) // nil: none
-		before       func(*testing.T, mintBed)
 		put          error
 		status, ttl  int
 		body, reason string
-	}{
-		{name: "none", status: 401, body: `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session"}`, reason: "session"},
-		{name: "no end", session: func(*middleware.Session) {}, status: 200, ttl: 30},
-		{name: "ends late", session: over(time.Hour), status: 200, ttl: 30},
-		{name: "ends in 5 s", source: "a ticket never outlives its session", session: over(5 * time.Second), status: 200, ttl: 5},
-		{name: "ends in 5.9 s", source: "rounded down", session: over(5900 * time.Millisecond), status: 200, ttl: 5},
-		{name: "ends in 1 s", session: over(time.Second), status: 200, ttl: 1},
-		{name: "ends in less", source: "no page could use it", session: over(time.Second - 1), status: 401, body: dead, reason: "session"},
-		{name: "has ended", source: "CWE-613", session: over(-time.Second), status: 401, body: dead, reason: "session"},
-		{name: "revoked", source: "pomerium#1279", session: func(*middleware.Session) {}, status: 401, body: dead, reason: "revoked",
-			before: func(t *testing.T, b mintBed) {
-				require.NoError(t, b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: ann().ID}))
-			}},
-		{name: "store full", source: "memory is bounded", session: func(*middleware.Session) {}, put: tickets.ErrFull,
-			status: 503, body: `{"error":"unavailable","detail":"Service Unavailable"}`, reason: "store"},
-		{name: "store fails", source: "Redis maxmemory", session: func(*middleware.Session) {}, put: storeFails,
-			status: 503, body: `{"error":"unavailable","detail":"Service Unavailable"}`, reason: "store"},
-		{name: "store times out", source: "the outcome is not known", session: func(*middleware.Session) {}, put: context.DeadlineExceeded,
-			status: 503, body: `{"error":"unavailable","detail":"Service Unavailable"}`, reason: "store"},
-		{name: "data too long", source: "256 bytes", session: func(s *middleware.Session) { s.Data = strings.Repeat("x", 257) },
-			status: 503, body: `{"error":"unavailable","detail":"Service Unavailable"}`, reason: "store"},
+	}
+	minted := func(name, source string, session func(*middleware.Session), ttl int) row {
+		return row{name, source, session, nil, 200, ttl, "", ""}
+	}
+	ended := func(name, source, reason string, session func(*middleware.Session)) row {
+		return row{name, source, session, nil, 401, 0, dead, reason}
+	}
+	fails := func(name, source string, session func(*middleware.Session), put error) row {
+		return row{name, source, session, put, 503, 0, bodyDown, "store"}
+	}
+	endless := func(*middleware.Session) {}
+	long := func(s *middleware.Session) { s.Data = strings.Repeat("x", 257) }
+	for _, tc := range []row{
+		{name: "none", status: 401, body: bodyNoLogin, reason: "session"},
+		minted("no end", "", endless, 30),
+		minted("ends late", "", over(time.Hour), 30),
+		minted("ends in 5 s", "a ticket never outlives its session", over(5*time.Second), 5),
+		minted("ends in 5.9 s", "rounded down", over(5900*time.Millisecond), 5),
+		minted("ends in 1 s", "", over(time.Second), 1),
+		ended("ends in less", "no page could use it", "session", over(time.Second-1)),
+		ended("has ended", "CWE-613", "session", over(-time.Second)),
+		ended("revoked", "pomerium#1279", "revoked", endless),
+		fails("store full", "memory is bounded", endless, tickets.ErrFull),
+		fails("store fails", "Redis maxmemory", endless, storeFails),
+		fails("store times out", "the outcome is not known", endless, context.DeadlineExceeded),
+		fails("data too long", "256 bytes", long, nil),
 	} {
 		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -352,8 +334,8 @@ func TestMint_SessionAndStore(t *testing.T) {
 				}
 				b := newMintBed(t, middleware.MintOptions{}, s)
 				b.store.onPut = func() error { return tc.put }
-				if tc.before != nil {
-					tc.before(t, b)
+				if tc.reason == "revoked" {
+					require.NoError(t, b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: s.ID}))
 				}
 				conn := serveInBubble(t, b.handler)()
 				go io.WriteString(conn, post(""))
@@ -368,12 +350,12 @@ func TestMint_SessionAndStore(t *testing.T) {
 				}
 				assert.Equal(t, tc.body, a.Body)
 				assert.Equal(t, "no-store", a.Header.Get("Cache-Control"))
-				assert.Equal(t, []any{"ws_mint_refused", tc.reason}, []any{lines[0]["event"], lines[0]["reason"]})
+				assert.Equal(t, []any{"ws_mint_refused", tc.reason}, fields(lines[0], "event", "reason"))
 				if tc.status == http.StatusServiceUnavailable {
 					assert.Regexp(t, `^[1-9]$`, a.Header.Get("Retry-After"))
 				}
 				if s != nil {
-					assert.Equal(t, []any{"oidc", "ann"}, []any{lines[0]["provider"], lines[0]["user_id"]})
+					assert.Equal(t, []any{"oidc", "ann"}, fields(lines[0], "provider", "user_id"))
 				}
 				requireNoSecret(t, "the audit", b.rec.Text())
 			})
@@ -389,9 +371,7 @@ func TestMint_TooManyIs429(t *testing.T) {
 		log, rec := newAudit()
 		mint, err := middleware.NewMint(issuer, &middleware.MintOptions{Audit: log})
 		require.NoError(t, err)
-		conn := serveInBubble(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			mint.ServeHTTP(w, r.WithContext(middleware.WithSession(r.Context(), ann())))
-		}))()
+		conn := serveInBubble(t, signedInAs(ann())(mint))()
 		try := func() answer {
 			go io.WriteString(conn, post(""))
 			a, _ := receive(t, conn, "POST")
@@ -402,11 +382,10 @@ func TestMint_TooManyIs429(t *testing.T) {
 		requireMinted(t, try(), 30)
 		rec.Take()
 		a := try()
-		require.Equal(t, http.StatusTooManyRequests, a.Status)
-		requireRefused(t, 429, "too_many", a, false)
+		requireRefusal(t, refusal{status: 429, code: "too_many"}, a)
 		assert.Contains(t, []string{"20", "21"}, a.Header.Get("Retry-After"))
 		assert.Equal(t, `{"event":"ws_mint_refused","reason":"too_many","ip":"pipe","path":"`+mintPath+
-			`","provider":"oidc","user_id":"ann","session":"`+ticketID(ann().ID)+`"}`+"\n", rec.Take())
+			`","provider":"oidc","user_id":"ann","session":"`+auditID(ann().ID)+`"}`+"\n", rec.Take())
 		time.Sleep(21 * time.Second)
 		requireMinted(t, try(), 30)
 		require.NoError(t, conn.Close())
@@ -424,9 +403,9 @@ func TestMint_EndlessBodyIsCutOff(t *testing.T) {
 		dial := serveInBubble(t, b.handler)
 		start := time.Now()
 		conn := dial()
-		go io.WriteString(conn, rawRequest("POST", mintPath, "Content-Length: 100", "Content-Type: application/json")+"{")
+		go io.WriteString(conn, endlessBody)
 		a, _ := receive(t, conn, "POST")
-		requireRefused(t, 400, "bad_request", a, false)
+		requireRefusal(t, refusal{status: 400, code: "bad_request"}, a)
 		assert.Less(t, time.Since(start), 20*time.Second)
 		require.NoError(t, conn.Close())
 
@@ -443,9 +422,13 @@ func TestMint_EndlessBodyIsCutOff(t *testing.T) {
 
 func TestMintConfiguration(t *testing.T) {
 	_, err := middleware.NewMint(nil, &middleware.MintOptions{Origins: []string{
-		"https://App.Example", "https://*.x", "https://a@b", "null", "https://a.example/", "https://a.example:443", "a.example", "wss://a.example", "", "https://ok.example",
+		"https://App.Example", "https://*.x", "https://a@b", "null", "https://a.example/",
+		"https://a.example:443", "a.example", "wss://a.example", "", "https://ok.example",
 	}})
-	for _, want := range []string{"issuer is nil", `"https://App.Example"`, `"https://*.x"`, `"https://a@b"`, `"null"`, `"https://a.example/"`, `"https://a.example:443"`, `"a.example"`, `"wss://a.example"`, `Origins: ""`} {
+	for _, want := range []string{
+		"issuer is nil", `"https://App.Example"`, `"https://*.x"`, `"https://a@b"`, `"null"`,
+		`"https://a.example/"`, `"https://a.example:443"`, `"a.example"`, `"wss://a.example"`, `Origins: ""`,
+	} {
 		assert.ErrorContains(t, err, want)
 	}
 	assert.NotContains(t, err.Error(), "ok.example")
@@ -490,14 +473,7 @@ func TestMint_TicketsDifferAndAreStoredHashed(t *testing.T) {
 	require.Len(t, all, 50)
 	for ticket := range all {
 		id := tickets.Ticket(ticket).Key().ID()
-		assert.True(t, bytes.HasPrefix(id[:], must(hex.DecodeString(ticketID(ticket)))))
+		assert.True(t, bytes.HasPrefix(id[:], must(hex.DecodeString(auditID(ticket)))))
 		assert.NotContains(t, b.rec.Text(), ticket[:9])
 	}
-}
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
 }

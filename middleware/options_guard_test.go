@@ -120,20 +120,16 @@ func TestGuard_ChecksTheGrant(t *testing.T) {
 				return
 			}
 			code := map[int]string{forbidden: "forbidden", rejected: "ticket_rejected", unavailable: "unavailable"}[tc.status]
-			requireRefusal(t, refusal{status: tc.status, code: code, reason: tc.reason}, a, false)
+			requireRefusal(t, refusal{status: tc.status, code: code, reason: tc.reason}, a)
 			lines := b.rec.Lines(t)
 			require.Len(t, lines, 1, b.rec.Text())
-			assert.Equal(t, []any{"ws_ticket_rejected", tc.reason, "127.0.0.1", ticketID(ticket), "oidc", "ann"},
+			assert.Equal(t, []any{"ws_ticket_rejected", tc.reason, "127.0.0.1", auditID(ticket), "oidc", "ann"},
 				[]any{lines[0]["event"], lines[0]["reason"], lines[0]["ip"], lines[0]["ticket_id"], lines[0]["provider"], lines[0]["user_id"]})
-			assert.Contains(t, b.rec.Text(), strings.ReplaceAll(known, "{ID}", ticketID(ticket)))
+			assert.Contains(t, b.rec.Text(), strings.ReplaceAll(known, "{ID}", auditID(ticket)))
 			_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
 			require.ErrorIs(t, err, tickets.ErrUsed, "the ticket can be tried elsewhere")
 		})
 	}
-}
-
-func strip(prefix string) func(http.Handler) http.Handler {
-	return func(next http.Handler) http.Handler { return http.StripPrefix(prefix, next) }
 }
 
 func noRequestURI(next http.Handler) http.Handler {
@@ -141,15 +137,6 @@ func noRequestURI(next http.Handler) http.Handler {
 		r.RequestURI = ""
 		next.ServeHTTP(w, r)
 	})
-}
-
-func header(name, value string) func(http.Handler) http.Handler {
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			r.Header.Set(name, value)
-			next.ServeHTTP(w, r)
-		})
-	}
 }
 
 // A guard without room says so before it takes the ticket; a person without,
@@ -174,7 +161,7 @@ func TestGuard_NoRoomIs429(t *testing.T) {
 			ticket := b.mint(t)
 			a := send(t, srv, upgrade("GET", "/ws?ticket="+ticket))
 			tooMany := refusal{status: 429, code: "too_many", reason: "too_many"}
-			requireRefusal(t, tooMany, a, false)
+			requireRefusal(t, tooMany, a)
 			assert.Equal(t, auditLine(tooMany, nil), b.rec.Take())
 			require.NoError(t, c.Close(websocket.StatusNormalClosure, ""))
 			_, err = b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
@@ -186,21 +173,6 @@ func TestGuard_NoRoomIs429(t *testing.T) {
 		})
 	}
 }
-
-// guardedEcho is a WebSocket library at work.
-var guardedEcho = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"chat"}, InsecureSkipVerify: true})
-	if err != nil {
-		return
-	}
-	defer c.CloseNow()
-	for {
-		kind, message, err := c.Read(r.Context())
-		if err != nil || c.Write(r.Context(), kind, message) != nil {
-			return
-		}
-	}
-})
 
 // Around a whole router a guard passes on what cannot become a socket, and
 // nothing else: two libraries take "Connection: not-upgrade" for an upgrade.
@@ -274,7 +246,7 @@ func TestGuardAdmitsRequests(t *testing.T) {
 		{"stream", "", get(ws, "Accept: text/event-stream"), 200, "", 1},
 		{"stream, name escaped", "RFC 3986 2.1", get("/ws?a=1&%74icket={T}"), 200, "", 1},
 		{"stream of the same origin", "WHATWG HTML 9.2", get(ws, "Origin: https://app.example"), 200, "", 1},
-		{"upgrade", "", upgrade("GET", ws), 101, "", 1},
+		{"upgrade", "", opening(), 101, "", 1},
 		{"no ticket", "", get("/ws"), 426, "not_upgrade", 0},
 		{"HEAD", "RFC 9110 9.3.2", rawRequest("HEAD", ws), 426, "not_upgrade", 0},
 		{"POST", "RFC 9110 9.3.3", rawRequest("POST", ws, "Content-Length: 0"), 426, "not_upgrade", 0},

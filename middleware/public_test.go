@@ -158,44 +158,50 @@ func TestPublicPaths(t *testing.T) {
 
 // A pattern means what it means to http.ServeMux; hosts are compared as hosts.
 func TestPublicPatterns(t *testing.T) {
-	for _, c := range []struct {
-		name, source string
-		pattern      string
-		request      string // method, target
-		host         string
-		public       bool
-	}{
-		{name: "method", pattern: "GET /healthz", request: "GET /healthz", public: true},
-		{name: "GET means HEAD too", pattern: "GET /healthz", request: "HEAD /healthz", public: true},
-		{name: "another method", pattern: "GET /healthz", request: "POST /healthz"},
-		{name: "method in lower case", source: "RFC 9110 section 9.1", pattern: "GET /healthz", request: "get /healthz"},
-		{name: "a tab behind the method", source: "net/http's syntax", pattern: "GET\t/healthz", request: "GET /healthz", public: true},
-		{name: "tab, and a host", source: "net/http's syntax", pattern: "GET \t App.Example/healthz", request: "GET /healthz", host: "app.example", public: true},
-		{name: "every method", pattern: "/hook", request: "PATCH /hook", public: true},
-		{name: "prefix", pattern: "/static/", request: "GET /static/a/b", public: true},
-		{name: "the folder without its slash", source: "CVE-2025-47910", pattern: "/static/", request: "GET /static"},
-		{name: "exact", pattern: "/static", request: "GET /static/"},
-		{name: "only the root", pattern: "/{$}", request: "GET /", public: true},
-		{name: "not only the root", pattern: "/{$}", request: "GET /a"},
-		{name: "one segment", pattern: "/u/{id}/avatar", request: "GET /u/7/avatar", public: true},
-		{name: "two segments", pattern: "/u/{id}/avatar", request: "GET /u/7/8/avatar"},
-		{name: "an escaped slash in a segment", source: "GHSA-vrch-868g-9jx5", pattern: "/u/{id}/avatar", request: "GET /u/7%2f8/avatar"},
-		{name: "the rest", pattern: "/f/{path...}", request: "GET /f/a/b", public: true},
-		{name: "the rest, upwards", pattern: "/f/{path...}", request: "GET /f/a/../../b"},
-		{name: "CONNECT, by name", source: "RFC 9110 section 9.3.6", pattern: "CONNECT /", request: "CONNECT /x"},
+	type row struct {
+		name, source, pattern string
+		request               string // method, target
+		host                  string // "": any.example
+		public                bool
+	}
+	public := func(name, source, pattern, request, host string) row {
+		return row{name, source, pattern, request, host, true}
+	}
+	private := func(name, source, pattern, request, host string) row {
+		return row{name, source, pattern, request, host, false}
+	}
+	for _, c := range []row{
+		public("method", "", "GET /healthz", "GET /healthz", ""),
+		public("GET means HEAD too", "", "GET /healthz", "HEAD /healthz", ""),
+		private("another method", "", "GET /healthz", "POST /healthz", ""),
+		private("method in lower case", "RFC 9110 section 9.1", "GET /healthz", "get /healthz", ""),
+		public("a tab behind the method", "net/http's syntax", "GET\t/healthz", "GET /healthz", ""),
+		public("tab, and a host", "net/http's syntax", "GET \t App.Example/healthz", "GET /healthz", "app.example"),
+		public("every method", "", "/hook", "PATCH /hook", ""),
+		public("prefix", "", "/static/", "GET /static/a/b", ""),
+		private("the folder without its slash", "CVE-2025-47910", "/static/", "GET /static", ""),
+		private("exact", "", "/static", "GET /static/", ""),
+		public("only the root", "", "/{$}", "GET /", ""),
+		private("not only the root", "", "/{$}", "GET /a", ""),
+		public("one segment", "", "/u/{id}/avatar", "GET /u/7/avatar", ""),
+		private("two segments", "", "/u/{id}/avatar", "GET /u/7/8/avatar", ""),
+		private("an escaped slash in a segment", "GHSA-vrch-868g-9jx5", "/u/{id}/avatar", "GET /u/7%2f8/avatar", ""),
+		public("the rest", "", "/f/{path...}", "GET /f/a/b", ""),
+		private("the rest, upwards", "", "/f/{path...}", "GET /f/a/../../b", ""),
+		private("CONNECT, by name", "RFC 9110 section 9.3.6", "CONNECT /", "CONNECT /x", ""),
 
-		{name: "host", pattern: "app.example/a", request: "GET /a", host: "app.example", public: true},
-		{name: "another host", pattern: "app.example/a", request: "GET /a", host: "evil.example"},
-		{name: "host in capitals", source: "GHSA-328g-jx67-v94g", pattern: "app.example/a", request: "GET /a", host: "APP.Example", public: true},
-		{name: "pattern in capitals", source: "GHSA-328g-jx67-v94g", pattern: "GET App.EXAMPLE/a", request: "GET /a", host: "app.example", public: true},
-		{name: "port", source: "GHSA-328g-jx67-v94g", pattern: "app.example/a", request: "GET /a", host: "app.example:443", public: true},
-		{name: "trailing dot", source: "GHSA-328g-jx67-v94g", pattern: "app.example/a", request: "GET /a", host: "app.example.", public: true},
-		{name: "trailing dot and port", source: "GHSA-328g-jx67-v94g", pattern: "app.example/a", request: "GET /a", host: "app.example.:443", public: true},
-		{name: "host as a prefix", pattern: "app.example/a", request: "GET /a", host: "app.example.evil"},
-		{name: "two trailing dots", pattern: "app.example/a", request: "GET /a", host: "app.example.."},
-		{name: "absolute form names another host", source: "RFC 9112 section 3.2.2", pattern: "app.example/a", request: "GET http://evil.example/a", host: "app.example"},
-		{name: "absolute form names the host", source: "RFC 9112 section 3.2.2", pattern: "app.example/a", request: "GET http://App.Example/a", host: "evil.example", public: true},
-		{name: "X-Forwarded-Host", source: "GHSA-7x63-xv5r-3p2x", pattern: "app.example/a", request: "GET /a", host: "evil.example\r\nX-Forwarded-Host: app.example"},
+		public("host", "", "app.example/a", "GET /a", "app.example"),
+		private("another host", "", "app.example/a", "GET /a", "evil.example"),
+		public("host in capitals", "GHSA-328g-jx67-v94g", "app.example/a", "GET /a", "APP.Example"),
+		public("pattern in capitals", "GHSA-328g-jx67-v94g", "GET App.EXAMPLE/a", "GET /a", "app.example"),
+		public("port", "GHSA-328g-jx67-v94g", "app.example/a", "GET /a", "app.example:443"),
+		public("trailing dot", "GHSA-328g-jx67-v94g", "app.example/a", "GET /a", "app.example."),
+		public("trailing dot and port", "GHSA-328g-jx67-v94g", "app.example/a", "GET /a", "app.example.:443"),
+		private("host as a prefix", "", "app.example/a", "GET /a", "app.example.evil"),
+		private("two trailing dots", "", "app.example/a", "GET /a", "app.example.."),
+		private("absolute form names another host", "RFC 9112 section 3.2.2", "app.example/a", "GET http://evil.example/a", "app.example"),
+		public("absolute form names the host", "RFC 9112 section 3.2.2", "app.example/a", "GET http://App.Example/a", "evil.example"),
+		private("X-Forwarded-Host", "GHSA-7x63-xv5r-3p2x", "app.example/a", "GET /a", "evil.example\r\nX-Forwarded-Host: app.example"),
 	} {
 		gate, _ := newGate(t, middleware.GateOptions{Public: []string{c.pattern}})
 		method, target, _ := strings.Cut(c.request, " ")

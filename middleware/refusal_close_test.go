@@ -16,9 +16,7 @@ import (
 // server sends until it closes the connection.
 func rawAnswers(t *testing.T, h http.Handler, request string) string {
 	t.Helper()
-	conn := dial(t, serve(t, h))
-	_, err := io.WriteString(conn, request+get("/next", "Connection: close"))
-	require.NoError(t, err)
+	conn := begin(t, serve(t, h), request+get("/next", "Connection: close"))
 	raw, _ := io.ReadAll(conn) // a connection that is closed with unread bytes is reset
 	return string(raw)
 }
@@ -57,7 +55,7 @@ func TestGuardRefusal_ClosesConnection(t *testing.T) {
 			}
 			h.ServeHTTP(w, r)
 		})
-		for _, tc := range append(append([]refusal{}, badHandshakes...), badTickets...) {
+		for _, tc := range refusals {
 			if tc.only == "tls" || tc.code == "" || len(tc.request) > 4096 {
 				continue
 			}
@@ -81,7 +79,7 @@ func TestGuardRefusal_ClosesConnection(t *testing.T) {
 
 // The same of a gate, where the request resembles an upgrade.
 func TestGateRefusal_ClosesConnectionOfUpgrade(t *testing.T) {
-	for name, onReject := range map[string]func(http.ResponseWriter, *http.Request, *middleware.Rejection){
+	for name, onReject := range map[string]onReject{
 		"default": nil,
 		"OnReject": func(w http.ResponseWriter, _ *http.Request, rej *middleware.Rejection) {
 			http.Error(w, rej.Reason, rej.Status)

@@ -17,21 +17,21 @@ import (
 // RequireProtocol refuses a ticket in the query, and leaves it valid (OWASP ASVS
 // 5.0, 14.2.1).
 func TestRequireProtocol(t *testing.T) {
-	for name, onReject := range map[string]func(http.ResponseWriter, *http.Request, *middleware.Rejection){
+	for name, onReject := range map[string]onReject{
 		"default": nil, "RejectByClosing": middleware.RejectByClosing,
 	} {
 		b := newBed(t, middleware.GuardOptions{RequireProtocol: true, OnReject: onReject})
 		h := b.guard.Wrap(accepts)
 		for place, srv := range map[string]http.Handler{"alone": h, "behind ConcealTicket": middleware.ConcealTicket(h)} {
 			for _, tc := range []refusal{
-				{name: "valid", request: upgrade("GET", ws)},
+				{name: "valid", request: opening()},
 				{name: "empty", request: upgrade("GET", "/ws?ticket=")},
 				{name: "another's", request: upgrade("GET", "/ws?ticket=ST-1")},
 				{name: "escaped name", request: upgrade("GET", "/ws?%74icket={T}")},
-				{name: "beside one in the protocol", request: upgrade("GET", ws, "Sec-WebSocket-Protocol: chat, ticket.{U}")},
+				{name: "beside one in the protocol", request: opening("Sec-WebSocket-Protocol: chat, ticket.{U}")},
 				{name: "two", request: upgrade("GET", ws+"&ticket={U}")},
-				{name: "from another origin", request: upgrade("GET", ws, "Origin: https://evil.example")},
-				{name: "of another version", request: upgrade("GET", ws, "Sec-WebSocket-Version: 8")},
+				{name: "from another origin", request: opening("Origin: https://evil.example")},
+				{name: "of another version", request: opening("Sec-WebSocket-Version: 8")},
 			} {
 				b.rec.Take()
 				f := b.fill(t)
@@ -91,15 +91,15 @@ func fromFields(w http.ResponseWriter, r *http.Request, rej *middleware.Rejectio
 
 // A custom OnReject can answer as completely as the default.
 func TestRejection_FieldsAreTheWholeAnswer(t *testing.T) {
-	pair := func(wrap func(onReject func(http.ResponseWriter, *http.Request, *middleware.Rejection)) http.Handler, request string) {
+	pair := func(wrap func(onReject) http.Handler, request string) {
 		t.Helper()
 		want, got := send(t, serve(t, wrap(nil)), request), send(t, serve(t, wrap(fromFields)), request)
 		want.Header.Del("Date")
 		got.Header.Del("Date")
 		assert.Equal(t, want, got, request)
 	}
-	gate := func(onReject func(http.ResponseWriter, *http.Request, *middleware.Rejection)) http.Handler {
-		g, _ := newGate(t, middleware.GateOptions{LoginURL: "/login", OnReject: onReject})
+	gate := func(reject onReject) http.Handler {
+		g, _ := newGate(t, middleware.GateOptions{LoginURL: "/login", OnReject: reject})
 		return g.Wrap(whoami)
 	}
 	for _, request := range []string{
@@ -109,8 +109,8 @@ func TestRejection_FieldsAreTheWholeAnswer(t *testing.T) {
 		pair(gate, request)
 	}
 	for _, s := range []*middleware.Session{nil, ann()} {
-		mint := func(onReject func(http.ResponseWriter, *http.Request, *middleware.Rejection)) http.Handler {
-			return newMintBed(t, middleware.MintOptions{OnReject: onReject}, s).handler
+		mint := func(reject onReject) http.Handler {
+			return newMintBed(t, middleware.MintOptions{OnReject: reject}, s).handler
 		}
 		for _, request := range []string{
 			get(mintPath), post("", "Sec-Fetch-Site: cross-site"), post("{"), post("{}", "Content-Type: text/plain"),
@@ -120,10 +120,10 @@ func TestRejection_FieldsAreTheWholeAnswer(t *testing.T) {
 		}
 	}
 	b := newBed(t, middleware.GuardOptions{})
-	guard := func(onReject func(http.ResponseWriter, *http.Request, *middleware.Rejection)) http.Handler {
-		return must(middleware.NewGuard(b.issuer, &middleware.GuardOptions{OnReject: onReject, Sockets: b.guard.Sockets()})).Wrap(accepts)
+	guard := func(reject onReject) http.Handler {
+		return must(middleware.NewGuard(b.issuer, &middleware.GuardOptions{OnReject: reject, Sockets: b.guard.Sockets()})).Wrap(accepts)
 	}
-	for _, tc := range append(append([]refusal{}, badHandshakes...), badTickets...) {
+	for _, tc := range refusals {
 		if tc.only == "" && tc.code != "" && len(tc.request) < 4096 {
 			pair(guard, b.fill(t).Replace(tc.request))
 		}

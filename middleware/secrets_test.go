@@ -132,7 +132,7 @@ func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *ticke
 			return tickets.Grant{}, errors.New("read tcp: connection reset by peer")
 		}}, nil))
 	auditLog := audit.New(slog.NewJSONHandler(outlet{o, "the audit"}, nil))
-	rejects := func(answer func(http.ResponseWriter, *http.Request, *middleware.Rejection)) func(http.ResponseWriter, *http.Request, *middleware.Rejection) {
+	rejects := func(answer onReject) onReject {
 		return func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
 			if !errors.Is(rej.Err, errQuotes) { // an error of the application's own shows what the application put there
 				show("the rejection", rej)
@@ -282,9 +282,7 @@ func TestSecrets_AppearNowhere(t *testing.T) {
 				upgrade("GET", path+door.suffix, append(door.lines, "Connection: Upgrade, close")...),
 			} {
 				request = fill(request)
-				conn := dial(t, h1)
-				_, err := io.WriteString(conn, request)
-				require.NoError(t, err)
+				conn := begin(t, h1, request)
 				raw, _ := io.ReadAll(conn)
 				require.NoError(t, conn.Close())
 				sent(request, string(raw))

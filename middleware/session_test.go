@@ -17,70 +17,76 @@ import (
 // What a credential is: the same questions to each of the ready-made
 // Authenticators, over a raw connection, where nothing mends a header.
 func TestCredentials(t *testing.T) {
-	none, dead := middleware.ErrNoSession, middleware.ErrSessionExpired
 	type row struct {
 		name, source string
 		lines        []string
 		value        string // what lookup is asked for, if it is
 		err          error
 	}
+	asks := func(value string, err error) func(name, source string, lines ...string) row {
+		return func(name, source string, lines ...string) row {
+			return row{name, source, lines, value, err}
+		}
+	}
+	found := func(value string) func(string, string, ...string) row { return asks(value, nil) }
+	abc, none, dead := found("abc"), asks("", middleware.ErrNoSession), asks("", middleware.ErrSessionExpired)
 	cookie := []row{
-		{name: "one", lines: []string{"Cookie: sid=abc"}, value: "abc"},
-		{name: "among others", lines: []string{"Cookie: a=b; sid=abc; c=d"}, value: "abc"},
-		{name: "without spaces", lines: []string{"Cookie: a=b;sid=abc;c=d;"}, value: "abc"},
-		{name: "in a second line", source: "RFC 9113 section 8.2.3", lines: []string{"Cookie: a=b", "Cookie: sid=abc"}, value: "abc"},
-		{name: "twice the same", source: "RFC 6265 section 5.4", lines: []string{"Cookie: sid=abc; sid=abc", "Cookie: sid=abc"}, value: "abc"},
-		{name: "quoted", source: "RFC 6265 section 4.1.1", lines: []string{`Cookie: sid="abc"`}, value: "abc"},
-		{name: "with = in it", lines: []string{"Cookie: sid=YWJj=="}, value: "YWJj=="},
-		{name: "with a space in it", lines: []string{"Cookie: sid=a b"}, value: "a b"},
-		{name: "with a comma in it", lines: []string{"Cookie: sid=a,b"}, value: "a,b"},
-		{name: "header in lower case", source: "RFC 9110 section 5.1", lines: []string{"cookie: sid=abc"}, value: "abc"},
+		abc("one", "", "Cookie: sid=abc"),
+		abc("among others", "", "Cookie: a=b; sid=abc; c=d"),
+		abc("without spaces", "", "Cookie: a=b;sid=abc;c=d;"),
+		abc("in a second line", "RFC 9113 section 8.2.3", "Cookie: a=b", "Cookie: sid=abc"),
+		abc("twice the same", "RFC 6265 section 5.4", "Cookie: sid=abc; sid=abc", "Cookie: sid=abc"),
+		abc("quoted", "RFC 6265 section 4.1.1", `Cookie: sid="abc"`),
+		found("YWJj==")("with = in it", "", "Cookie: sid=YWJj=="),
+		found("a b")("with a space in it", "", "Cookie: sid=a b"),
+		found("a,b")("with a comma in it", "", "Cookie: sid=a,b"),
+		abc("header in lower case", "RFC 9110 section 5.1", "cookie: sid=abc"),
 
-		{name: "none", lines: nil, err: none},
-		{name: "another", lines: []string{"Cookie: side=abc; xsid=abc"}, err: none},
-		{name: "name in another case", source: "RFC 6265 section 5.4", lines: []string{"Cookie: SID=abc"}, err: none},
-		{name: "cleared", lines: []string{"Cookie: sid="}, err: none},
-		{name: "cleared, quoted", lines: []string{`Cookie: sid=""`}, err: none},
-		{name: "without a value", lines: []string{"Cookie: sid"}, err: none},
-		{name: "as a value", lines: []string{"Cookie: a=sid=abc"}, err: none},
-		{name: "as an attribute", source: "RFC 2965", lines: []string{"Cookie: $Version=1; $sid=abc"}, err: none},
-		{name: "3,000 others", source: "CVE-2025-58186", lines: []string{"Cookie: sid=abc" + strings.Repeat("; a", 3000)}, err: none},
-		{name: "3,000 in all", source: "CVE-2025-58186", lines: []string{"Cookie: sid=abc" + strings.Repeat("; a", 2999)}, value: "abc"},
+		none("none", ""),
+		none("another", "", "Cookie: side=abc; xsid=abc"),
+		none("name in another case", "RFC 6265 section 5.4", "Cookie: SID=abc"),
+		none("cleared", "", "Cookie: sid="),
+		none("cleared, quoted", "", `Cookie: sid=""`),
+		none("without a value", "", "Cookie: sid"),
+		none("as a value", "", "Cookie: a=sid=abc"),
+		none("as an attribute", "RFC 2965", "Cookie: $Version=1; $sid=abc"),
+		none("3,000 others", "CVE-2025-58186", "Cookie: sid=abc"+strings.Repeat("; a", 3000)),
+		abc("3,000 in all", "CVE-2025-58186", "Cookie: sid=abc"+strings.Repeat("; a", 2999)),
 
-		{name: "two that differ", source: "RFC 6265 section 8.6", lines: []string{"Cookie: sid=abc; sid=abd"}, err: dead},
-		{name: "two that differ, in two lines", source: "RFC 6265 section 8.6", lines: []string{"Cookie: sid=abc", "Cookie: a=b; sid=abd"}, err: dead},
-		{name: "two, one of them empty", source: "RFC 6265 section 8.6", lines: []string{"Cookie: sid=abc; sid="}, err: dead},
-		{name: "two, the first of them empty", source: "RFC 6265 section 8.6", lines: []string{"Cookie: sid=; sid=abc"}, err: dead},
-		{name: "two, one of them malformed", source: "RFC 6265 section 8.6", lines: []string{`Cookie: sid=abc; sid=a\c`}, err: dead},
-		{name: "a backslash", source: "CVE-2026-25748", lines: []string{`Cookie: sid=a\c`}, err: dead},
-		{name: "a quote", source: "CVE-2026-25748", lines: []string{`Cookie: sid=a"c`}, err: dead},
-		{name: "one quote", source: "CVE-2026-25748", lines: []string{`Cookie: sid="`}, err: dead},
-		{name: "outside ASCII", source: "RFC 6265 section 4.1.1", lines: []string{"Cookie: sid=\xc3\xa9"}, err: dead},
-		{name: "not UTF-8", source: "RFC 6265 section 4.1.1", lines: []string{"Cookie: sid=\xff"}, err: dead},
-		{name: "a tab", source: "RFC 6265 section 4.1.1", lines: []string{"Cookie: sid=a\tb"}, err: dead},
+		dead("two that differ", "RFC 6265 section 8.6", "Cookie: sid=abc; sid=abd"),
+		dead("two that differ, in two lines", "RFC 6265 section 8.6", "Cookie: sid=abc", "Cookie: a=b; sid=abd"),
+		dead("two, one of them empty", "RFC 6265 section 8.6", "Cookie: sid=abc; sid="),
+		dead("two, the first of them empty", "RFC 6265 section 8.6", "Cookie: sid=; sid=abc"),
+		dead("two, one of them malformed", "RFC 6265 section 8.6", `Cookie: sid=abc; sid=a\c`),
+		dead("a backslash", "CVE-2026-25748", `Cookie: sid=a\c`),
+		dead("a quote", "CVE-2026-25748", `Cookie: sid=a"c`),
+		dead("one quote", "CVE-2026-25748", `Cookie: sid="`),
+		dead("outside ASCII", "RFC 6265 section 4.1.1", "Cookie: sid=\xc3\xa9"),
+		dead("not UTF-8", "RFC 6265 section 4.1.1", "Cookie: sid=\xff"),
+		dead("a tab", "RFC 6265 section 4.1.1", "Cookie: sid=a\tb"),
 	}
 	bearer := []row{
-		{name: "one", source: "RFC 6750 section 2.1", lines: []string{"Authorization: Bearer abc"}, value: "abc"},
-		{name: "scheme in any case", source: "RFC 9110 section 11.1", lines: []string{"Authorization: bEARER abc"}, value: "abc"},
-		{name: "several spaces", source: "RFC 9110 section 11.4", lines: []string{"Authorization: Bearer   abc"}, value: "abc"},
-		{name: "the whole alphabet", source: "RFC 6750 section 2.1", lines: []string{"Authorization: Bearer aZ09-._~+/=="}, value: "aZ09-._~+/=="},
+		abc("one", "RFC 6750 section 2.1", "Authorization: Bearer abc"),
+		abc("scheme in any case", "RFC 9110 section 11.1", "Authorization: bEARER abc"),
+		abc("several spaces", "RFC 9110 section 11.4", "Authorization: Bearer   abc"),
+		found("aZ09-._~+/==")("the whole alphabet", "RFC 6750 section 2.1", "Authorization: Bearer aZ09-._~+/=="),
 
-		{name: "none", err: none},
-		{name: "another scheme", source: "RFC 9110 section 11.1", lines: []string{"Authorization: Basic YTpi"}, err: none},
-		{name: "a scheme that begins alike", lines: []string{"Authorization: Bearers abc"}, err: none},
-		{name: "a token alone", lines: []string{"Authorization: abc"}, err: none},
-		{name: "empty", lines: []string{"Authorization: "}, err: none},
-		{name: "in another header", lines: []string{"Proxy-Authorization: Bearer abc"}, err: none},
+		none("none", ""),
+		none("another scheme", "RFC 9110 section 11.1", "Authorization: Basic YTpi"),
+		none("a scheme that begins alike", "", "Authorization: Bearers abc"),
+		none("a token alone", "", "Authorization: abc"),
+		none("empty", "", "Authorization: "),
+		none("in another header", "", "Proxy-Authorization: Bearer abc"),
 
-		{name: "without a token", source: "RFC 6750 section 2.1", lines: []string{"Authorization: Bearer"}, err: dead},
-		{name: "only padding", source: "RFC 6750 section 2.1", lines: []string{"Authorization: Bearer =="}, err: dead},
-		{name: "padding inside", source: "RFC 6750 section 2.1", lines: []string{"Authorization: Bearer a=b"}, err: dead},
-		{name: "two tokens", source: "RFC 6750 section 2.1", lines: []string{"Authorization: Bearer abc abd"}, err: dead},
-		{name: "a list", source: "RFC 9110 section 11.6.2", lines: []string{"Authorization: Bearer abc, Bearer abd"}, err: dead},
-		{name: "quoted", source: "RFC 6750 section 2.1", lines: []string{`Authorization: Bearer "abc"`}, err: dead},
-		{name: "outside ASCII", source: "RFC 6750 section 2.1", lines: []string{"Authorization: Bearer \xc3\xa9"}, err: dead},
-		{name: "two headers", source: "RFC 9110 section 11.6.2", lines: []string{"Authorization: Bearer abc", "Authorization: Bearer abc"}, err: dead},
-		{name: "two schemes", source: "RFC 9110 section 11.6.2", lines: []string{"Authorization: Basic YTpi", "Authorization: Bearer abc"}, err: dead},
+		dead("without a token", "RFC 6750 section 2.1", "Authorization: Bearer"),
+		dead("only padding", "RFC 6750 section 2.1", "Authorization: Bearer =="),
+		dead("padding inside", "RFC 6750 section 2.1", "Authorization: Bearer a=b"),
+		dead("two tokens", "RFC 6750 section 2.1", "Authorization: Bearer abc abd"),
+		dead("a list", "RFC 9110 section 11.6.2", "Authorization: Bearer abc, Bearer abd"),
+		dead("quoted", "RFC 6750 section 2.1", `Authorization: Bearer "abc"`),
+		dead("outside ASCII", "RFC 6750 section 2.1", "Authorization: Bearer \xc3\xa9"),
+		dead("two headers", "RFC 9110 section 11.6.2", "Authorization: Bearer abc", "Authorization: Bearer abc"),
+		dead("two schemes", "RFC 9110 section 11.6.2", "Authorization: Basic YTpi", "Authorization: Bearer abc"),
 	}
 
 	var asked []string

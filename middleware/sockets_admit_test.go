@@ -66,7 +66,7 @@ func TestAdmitWithoutWrap(t *testing.T) {
 	// Admitted, but the handler never took the connection: the place is free again.
 	refused := strings.Replace(handshake(app.ticketFor(t, bob)), "/ws?", "/refuse?", 1)
 	require.Equal(t, http.StatusTeapot, app.send(t, refused).status)
-	eventually(t, "the second refusal", func() bool { return len(app.audit.Events(t, audit.UpgradeRefused)) == 2 })
+	app.await(t, audit.UpgradeRefused, 2)
 	require.Equal(t, "upgrade_failed", app.audit.Events(t, audit.UpgradeRefused)[1]["reason"])
 
 	// A stream has the place until its session is revoked.

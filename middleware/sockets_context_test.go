@@ -11,10 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ticketgate/ticketgate/middleware"
-	"github.com/ticketgate/ticketgate/tickets"
 )
-
-type contextKey struct{}
 
 // Ways to find out about the end of a context, and its cause.
 var lookers = map[string]func(ctx context.Context) error{
@@ -72,7 +69,7 @@ func TestContext_HasTheSameCauseInEveryWayToAsk(t *testing.T) {
 					}), socketAppOptions{})
 					p := app.live(t, annsGrant())
 					<-ready
-					require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+					revokeAnn(t, app)
 					if by == "revocation" { // the context ends when the close frame is out
 						requireClosed(t, p, 4401, "session_revoked")
 					}

@@ -104,15 +104,10 @@ func TestWrap_PanicBeforeHijackFreesPlace(t *testing.T) {
 	}), socketAppOptions{tcp: true, sockets: middleware.SocketsOptions{Max: 1}})
 	for range 3 {
 		before := len(app.audit.Events(t, audit.UpgradeRefused))
-		c, err := app.dial()
-		require.NoError(t, err)
-		_, err = io.WriteString(c, handshake(app.ticketFor(t, annsGrant())))
-		require.NoError(t, err)
+		c := app.begin(t, handshake(app.ticketFor(t, annsGrant())))
 		_, _ = io.Copy(io.Discard, c)
 		c.Close()
-		eventually(t, "the line", func() bool {
-			return len(app.audit.Events(t, audit.UpgradeRefused)) == before+1
-		})
+		app.await(t, audit.UpgradeRefused, before+1)
 	}
 	requireExact(t, app)
 	require.Empty(t, app.audit.Events(t, audit.SocketOpened))
@@ -221,10 +216,7 @@ func TestAdmission_CountsInAnyOrder(t *testing.T) {
 				}
 				a.release() // what a deferred call does
 			}), true)
-			c, err := app.dial()
-			require.NoError(t, err)
-			_, err = io.WriteString(c, handshake(app.ticketFor(t, annsGrant())))
-			require.NoError(t, err)
+			c := app.begin(t, handshake(app.ticketFor(t, annsGrant())))
 			taken := <-hijacks
 			requireOneHijack(t, order, taken)
 			c.Close()
@@ -274,14 +266,10 @@ func TestAdmission_SecondConnectionIsRefused(t *testing.T) {
 	}), true)
 	p := app.live(t, annsGrant())
 	conn := <-first
-	other, err := app.dial()
-	require.NoError(t, err)
-	defer other.Close()
-	_, err = io.WriteString(other, get("/other"))
-	require.NoError(t, err)
+	other := app.begin(t, get("/other"))
 	require.Error(t, <-second)
 	_, _ = io.Copy(io.Discard, other) // the server has closed it
-	_, err = conn.Write(wire(1, "mine"))
+	_, err := conn.Write(wire(1, "mine"))
 	require.NoError(t, err)
 	f, err := readWireFrame(p.br)
 	require.NoError(t, err)

@@ -129,14 +129,10 @@ func TestNothingOpensAfterTheEnd(t *testing.T) {
 			_, _ = conn.Write(wire(1, "x"))
 		}
 	}), socketAppOptions{tcp: true, sockets: middleware.SocketsOptions{CloseGrace: 20 * time.Millisecond}})
-	conn, err := app.dial()
-	require.NoError(t, err)
-	defer conn.Close()
-	_, err = io.WriteString(conn, handshake(app.ticketFor(t, annsGrant())))
-	require.NoError(t, err)
+	app.begin(t, handshake(app.ticketFor(t, annsGrant())))
 	<-hijacked
-	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
-	eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.UpgradeRefused)) == 1 })
+	revokeAnn(t, app)
+	app.await(t, audit.UpgradeRefused, 1)
 	close(goOn)
 	<-done
 	require.Empty(t, app.audit.Events(t, audit.SocketOpened))
@@ -230,7 +226,7 @@ func TestReverseProxyBehindGuard(t *testing.T) {
 	f, err := readWireFrame(p.br)
 	require.NoError(t, err)
 	require.Equal(t, wireFrame{1, "hi"}, f)
-	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+	revokeAnn(t, app)
 	requireClosed(t, p, 4401, "session_revoked")
 }
 
@@ -242,10 +238,7 @@ func TestContextBeforeHijack(t *testing.T) {
 		<-r.Context().Done()
 		causes <- context.Cause(r.Context())
 	}), socketAppOptions{tcp: true})
-	c, err := app.dial()
-	require.NoError(t, err)
-	_, err = io.WriteString(c, handshake(app.ticketFor(t, annsGrant())))
-	require.NoError(t, err)
+	c := app.begin(t, handshake(app.ticketFor(t, annsGrant())))
 	<-waiting
 	c.Close()
 	require.ErrorIs(t, <-causes, context.Canceled)

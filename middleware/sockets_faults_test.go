@@ -101,11 +101,7 @@ func TestHijackAfterRelease(t *testing.T) {
 		_, _, err := http.NewResponseController(w).Hijack()
 		hijacked <- err
 	}), true)
-	c, err := app.dial()
-	require.NoError(t, err)
-	defer c.Close()
-	_, err = c.Write([]byte(handshake(app.ticketFor(t, annsGrant()))))
-	require.NoError(t, err)
+	app.begin(t, handshake(app.ticketFor(t, annsGrant())))
 	require.ErrorIs(t, <-hijacked, net.ErrClosed)
 }
 

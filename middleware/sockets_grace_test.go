@@ -76,7 +76,7 @@ func TestEndedWithinGrace(t *testing.T) {
 				}
 				synctest.Wait()
 				begin := time.Now()
-				require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+				revokeAnn(t, app)
 				require.NoError(t, app.sockets.Shutdown(t.Context())) // waits until it is gone
 				require.Equal(t, tt.want, time.Since(begin))
 				reading.Wait()

@@ -69,7 +69,7 @@ func TestLimits(t *testing.T) {
 				return
 			}
 			require.Equal(t, http.StatusSwitchingProtocols, second.status)
-			eventually(t, "the second", func() bool { return len(app.audit.Events(t, audit.SocketOpened)) == 2 })
+			app.await(t, audit.SocketOpened, 2)
 			if tt.evicted {
 				requireClosed(t, first, 4429, "evicted")
 				require.ErrorIs(t, h.ended(t, 1)[0], middleware.ErrEvicted)
@@ -212,8 +212,7 @@ func TestEndedByItself(t *testing.T) {
 			require.ErrorAs(t, <-causes, &closed)
 			require.Equal(t, tt.reason, closed.Reason)
 			require.EqualValues(t, tt.code, closed.Code)
-			eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == 1 })
-			line := app.audit.Events(t, audit.SocketClosed)[0]
+			line := app.await(t, audit.SocketClosed, 1)[0]
 			require.Equal(t, tt.reason, line["reason"])
 			require.Equal(t, tt.code, line["close_code"])
 			require.Zero(t, app.sockets.Len())
@@ -232,7 +231,7 @@ func TestHandlerForgetsToClose(t *testing.T) {
 		}
 	}), socketAppOptions{tcp: true})
 	app.live(t, annsGrant()).Close()
-	eventually(t, "the end", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == 1 })
+	app.await(t, audit.SocketClosed, 1)
 	require.Zero(t, app.sockets.Len())
 }
 

@@ -21,27 +21,6 @@ import (
 // What happens first when a socket is closed from outside: the close frame, then
 // the end of the context, then the end of the handler's blocked calls.
 
-// held is what a handler by hand gives to the test that runs it.
-type held struct {
-	conn net.Conn
-	ctx  context.Context
-}
-
-// holder gives its connection and its context away, and returns.
-func holder(t *testing.T, out chan<- held) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, _, err := upgradeByHand(w, 1000)
-		assert.NoError(t, err)
-		out <- held{conn, r.Context()}
-	})
-}
-
-func revokeAnn(t testing.TB, app *socketApp) {
-	t.Helper()
-	ann := tickets.Revocation{SessionID: annsGrant().SessionID}
-	require.NoError(t, app.issuer.Revoke(t.Context(), ann))
-}
-
 // HOSTILE W35: a handler that acts on its context must find the close frame out.
 func TestClose_ContextEndsAfterCloseFrame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -163,11 +142,7 @@ func TestClose_StreamsContextEndsAtOnce(t *testing.T) {
 				})
 				app := newSocketApp(t, stream, socketAppOptions{
 					guard: middleware.GuardOptions{AdmitRequests: true}})
-				c, err := app.dial()
-				require.NoError(t, err)
-				defer c.Close()
-				_, err = io.WriteString(c, get(app.ticketFor(t, annsGrant())))
-				require.NoError(t, err)
+				app.begin(t, get(app.ticketFor(t, annsGrant())))
 				h := <-out
 				synctest.Wait() // the page reads nothing: what the handler writes blocks
 				begin := time.Now()

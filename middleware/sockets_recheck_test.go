@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -19,42 +18,6 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 	"github.com/ticketgate/ticketgate/tickets"
 )
-
-// restores is a Restore whose answer a test can change.
-type restores struct {
-	mu     sync.Mutex
-	answer func(ctx context.Context, s *middleware.Session) (*middleware.Session, error)
-	calls  int
-}
-
-func (r *restores) set(answer func(ctx context.Context, s *middleware.Session) (*middleware.Session, error)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.answer, r.calls = answer, 0
-}
-
-func (r *restores) restore(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
-	r.mu.Lock()
-	r.calls++
-	answer := r.answer
-	r.mu.Unlock()
-	if answer == nil {
-		return s, nil
-	}
-	return answer(ctx, s)
-}
-
-func until(end time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
-	return func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
-		c := *s
-		c.ExpiresAt = end
-		return &c, nil
-	}
-}
-
-func says(err error) func(context.Context, *middleware.Session) (*middleware.Session, error) {
-	return func(context.Context, *middleware.Session) (*middleware.Session, error) { return nil, err }
-}
 
 // lifetime waits until the page's socket ends with session_expired, and returns
 // how long that was.
@@ -147,7 +110,7 @@ func TestRestoreAtTheEnd(t *testing.T) {
 		want     time.Duration
 		failures int
 	}{
-		{"a later end", func(begin time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+		{"a later end", func(begin time.Time) restoreFunc {
 			return func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
 				if time.Since(begin) < 3*hour-time.Minute {
 					return until(time.Now().Add(hour))(ctx, s) // slides
@@ -155,22 +118,22 @@ func TestRestoreAtTheEnd(t *testing.T) {
 				return s, nil
 			}
 		}, 3 * hour, 0},
-		{"no known end is no later one", func(time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+		{"no known end is no later one", func(time.Time) restoreFunc {
 			return until(time.Time{})
 		}, hour, 0},
-		{"gone", func(time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+		{"gone", func(time.Time) restoreFunc {
 			return says(middleware.ErrNoSession)
 		}, hour, 0},
-		{"undecided: the end that is known stands", func(time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+		{"undecided: the end that is known stands", func(time.Time) restoreFunc {
 			return says(errDown)
 		}, hour, 1},
-		{"hangs", func(time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+		{"hangs", func(time.Time) restoreFunc {
 			return func(ctx context.Context, _ *middleware.Session) (*middleware.Session, error) {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			}
 		}, hour + 5*time.Second, 1},
-		{"hangs, whatever its context says", func(time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+		{"hangs, whatever its context says", func(time.Time) restoreFunc {
 			return func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
 				time.Sleep(3 * hour)
 				return until(time.Now().Add(hour))(nil, s)

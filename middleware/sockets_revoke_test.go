@@ -62,8 +62,7 @@ func TestRevokeEndsSockets(t *testing.T) {
 				require.Equal(t, 4401, closed.Code)
 				require.Equal(t, "session_revoked", closed.Reason)
 			}
-			eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == n })
-			for _, line := range app.audit.Events(t, audit.SocketClosed) {
+			for _, line := range app.await(t, audit.SocketClosed, n) {
 				require.Equal(t, "session_revoked", line["reason"])
 				require.Equal(t, 4401.0, line["close_code"])
 				require.GreaterOrEqual(t, line["seconds"], 0.0)
@@ -96,16 +95,6 @@ func TestSocketLines(t *testing.T) {
 	require.Equal(t, fmt.Sprintf("%x", sha256.Sum256([]byte(annsGrant().SessionID)))[:12], info.Session)
 }
 
-func onlySocket(t testing.TB, s *middleware.Sockets) middleware.SocketInfo {
-	t.Helper()
-	var all []middleware.SocketInfo
-	for info := range s.All() {
-		all = append(all, info)
-	}
-	require.Len(t, all, 1)
-	return all[0]
-}
-
 // However many guards share a Sockets, a revocation is one line, with the sockets
 // of all of them; another Sockets writes its own.
 func TestRevoke_IsOneLinePerSockets(t *testing.T) {
@@ -121,7 +110,7 @@ func TestRevoke_IsOneLinePerSockets(t *testing.T) {
 	other.serve(t, own.Wrap(&echoes{}), true)
 
 	pages := []*page{app.live(t, annsGrant()), app.live(t, annsGrant()), other.live(t, annsGrant())}
-	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+	revokeAnn(t, app)
 	for _, p := range pages {
 		requireClosed(t, p, 4401, "session_revoked")
 	}
@@ -175,7 +164,7 @@ func TestRevokeBeforeHijack(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, all, 1)
 		requireCloseFrame(t, all, 4401, "session_revoked")
-		eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == 1 })
+		app.await(t, audit.SocketClosed, 1)
 		require.Equal(t, 1.0, app.audit.Events(t, audit.Revoke)[0]["sockets"])
 		require.Len(t, app.audit.Events(t, audit.SocketOpened), 1)
 	}
@@ -206,7 +195,7 @@ func TestRevokeInsideFrame(t *testing.T) {
 		}), socketAppOptions{tcp: true})
 		p := app.live(t, annsGrant())
 		<-begun
-		require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+		revokeAnn(t, app)
 		close(revoked)
 		all, err := p.frames()
 		require.NoError(t, err)
@@ -233,7 +222,7 @@ func TestRevokeWhilePeerWrites(t *testing.T) {
 		_, err := p.Write(make([]byte, 64<<20)) // more than any buffer holds
 		written <- err
 	}()
-	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+	revokeAnn(t, app)
 	require.NoError(t, <-written)
 	requireClosed(t, p, 4401, "session_revoked")
 }
@@ -253,7 +242,7 @@ func TestRevokeAfterTheHandlersCloseFrame(t *testing.T) {
 	}), socketAppOptions{tcp: true})
 	p := app.live(t, annsGrant())
 	<-said
-	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+	revokeAnn(t, app)
 	requireClosed(t, p, 3007, "done")
 	require.NoError(t, app.sockets.Shutdown(t.Context()))
 	line := app.audit.Events(t, audit.SocketClosed)[0]

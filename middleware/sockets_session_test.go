@@ -89,7 +89,7 @@ func TestSession_OfALiveSocketChangesWithRestore(t *testing.T) {
 
 // hasRole answers with a Value and an end, and tries to change what is not its
 // to change.
-func hasRole(role string, end time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+func hasRole(role string, end time.Time) restoreFunc {
 	return func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
 		s.Value, s.ExpiresAt = role, end // s is a copy
 		s.Data, s.StartedAt = "elsewhere", time.Now().Add(time.Hour)

@@ -70,15 +70,14 @@ func TestRevokeEndsStreams(t *testing.T) {
 		info := onlySocket(t, app.sockets)
 		require.True(t, info.Stream)
 		require.Positive(t, info.BytesOut)
-		require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+		revokeAnn(t, app)
 		eventually(t, "the end of the handler", func() bool { return len(causes) == 1 })
 		require.ErrorIs(t, <-causes, tickets.ErrRevoked)
 		_, err = io.Copy(io.Discard, res.Body)
 		require.Error(t, err, "a stream that is cut must not look whole")
 		res.Body.Close()
 		client.CloseIdleConnections()
-		eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == 1 })
-		line := app.audit.Events(t, audit.SocketClosed)[0]
+		line := app.await(t, audit.SocketClosed, 1)[0]
 		require.Equal(t, "session_revoked", line["reason"])
 		require.Equal(t, 0.0, line["close_code"], "there are no close codes in HTTP")
 		require.Len(t, app.audit.Events(t, audit.SocketOpened), 1)
@@ -168,7 +167,7 @@ func TestRevokedStreamIsResetOnce(t *testing.T) {
 		require.NoError(t, err)
 	}
 	<-in
-	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+	revokeAnn(t, app)
 	time.AfterFunc(200*time.Millisecond, func() { close(quit) }) // many times what it would take for the next
 	resets := 0
 	for ended := false; !ended; {
@@ -192,14 +191,9 @@ func TestStreamThatHijacks(t *testing.T) {
 			_ = conn.Close()
 		}
 	}), socketAppOptions{tcp: true, guard: middleware.GuardOptions{AdmitRequests: true}})
-	conn, err := app.dial()
-	require.NoError(t, err)
-	defer conn.Close()
-	_, err = io.WriteString(conn, "GET "+app.ticketFor(t, annsGrant())+" HTTP/1.1\r\nHost: app.example\r\n\r\n")
-	require.NoError(t, err)
+	conn := app.begin(t, "GET "+app.ticketFor(t, annsGrant())+" HTTP/1.1\r\nHost: app.example\r\n\r\n")
 	_, _ = io.ReadAll(conn)
-	eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == 1 })
-	line := app.audit.Events(t, audit.SocketClosed)[0]
+	line := app.await(t, audit.SocketClosed, 1)[0]
 	require.Equal(t, 0.0, line["close_code"])
 	require.Len(t, app.audit.Events(t, audit.SocketOpened), 1)
 	require.Empty(t, app.audit.Events(t, audit.UpgradeRefused))
@@ -220,7 +214,7 @@ func TestStreamEndsByItself(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, body, 100_000)
 		res.Body.Close()
-		eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == i+1 })
+		app.await(t, audit.SocketClosed, i+1)
 		require.Equal(t, "closed", app.audit.Events(t, audit.SocketClosed)[i]["reason"])
 	}
 }

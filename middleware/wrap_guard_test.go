@@ -164,19 +164,17 @@ func TestGuardWhenTheUpgradeFails(t *testing.T) {
 // A ResponseWriter that cannot be hijacked is found before the ticket is consumed
 // (HOSTILE W22).
 func TestGuard_NotHijackableIs501(t *testing.T) {
-	for name, onReject := range map[string]func(http.ResponseWriter, *http.Request, *middleware.Rejection){
+	for name, onReject := range map[string]onReject{
 		"default": nil, "RejectByClosing": middleware.RejectByClosing,
 	} {
 		b := newBed(t, middleware.GuardOptions{OnReject: onReject})
 		srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			b.guard.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-				t.Error("the handler is called")
-			})).ServeHTTP(embeds{w}, r)
+			b.guard.Wrap(mustNotRun(t)).ServeHTTP(embeds{w}, r)
 		}))
 		ticket := b.mint(t)
 		a := send(t, srv, upgrade("GET", "/ws?ticket="+ticket))
 		tc := refusal{status: 501, code: "not_implemented", reason: "not_hijackable"}
-		requireRefusal(t, tc, a, false)
+		requireRefusal(t, tc, a)
 		assert.Equal(t, auditLine(tc, nil), b.rec.Text(), name)
 		_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
 		assert.NoError(t, err, "%s: the ticket is consumed", name)
@@ -205,14 +203,12 @@ func TestGuardContextOutlivesTheHandler(t *testing.T) {
 			}
 		})).ServeHTTP(w, r)
 	}))
-	client := dial(t, srv)
-	_, err := io.WriteString(client, upgrade("GET", "/ws?ticket="+b.mint(t)))
-	require.NoError(t, err)
+	client := begin(t, srv, upgrade("GET", "/ws?ticket="+b.mint(t)))
 	<-returned
 	k := <-took
 	require.NoError(t, k.ctx.Err())
 	assert.Equal(t, "outer", k.ctx.Value(outerKey{}))
-	_, err = io.WriteString(k.conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+	_, err := io.WriteString(k.conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
 	require.NoError(t, err)
 	a, _ := receive(t, client, "GET")
 	require.Equal(t, http.StatusSwitchingProtocols, a.Status)

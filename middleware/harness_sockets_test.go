@@ -12,17 +12,103 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/middleware"
 	"github.com/ticketgate/ticketgate/tickets"
 )
+
+// watchedStore is a store that counts what it is asked, and fails on demand.
+type watchedStore struct {
+	tickets.Store
+	puts, takes atomic.Int64
+	onPut       func() error
+	onTake      func(take func() (tickets.Grant, error)) (tickets.Grant, error)
+}
+
+func (s *watchedStore) Put(ctx context.Context, key tickets.Key, g tickets.Grant) error {
+	s.puts.Add(1)
+	if s.onPut != nil {
+		if err := s.onPut(); err != nil {
+			return err
+		}
+	}
+	return s.Store.Put(ctx, key, g)
+}
+
+func (s *watchedStore) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) {
+	s.takes.Add(1)
+	take := func() (tickets.Grant, error) { return s.Store.Take(ctx, key) }
+	if s.onTake != nil {
+		return s.onTake(take)
+	}
+	return take()
+}
+
+// bed is a guard, its store, and what it writes to the audit.
+type bed struct {
+	store  *watchedStore
+	issuer *tickets.Issuer
+	guard  *middleware.Guard
+	rec    *recorder
+}
+
+func newBed(t testing.TB, opts middleware.GuardOptions, sockets ...middleware.SocketsOptions) *bed {
+	t.Helper()
+	b := &bed{store: &watchedStore{Store: tickets.NewMemoryStore(nil)}}
+	var err error
+	b.issuer, err = tickets.NewIssuer(b.store, &tickets.IssuerOptions{MaxPerSession: 1 << 16})
+	require.NoError(t, err)
+	opts.Audit, b.rec = newAudit()
+	for _, o := range sockets {
+		o.Audit = opts.Audit
+		opts.Sockets, err = middleware.NewSockets(b.issuer, &o)
+		require.NoError(t, err)
+	}
+	b.guard, err = middleware.NewGuard(b.issuer, &opts)
+	require.NoError(t, err)
+	return b
+}
+
+// mint returns a ticket of ann's.
+func (b *bed) mint(t testing.TB, changes ...func(*tickets.Grant)) string {
+	t.Helper()
+	s := ann()
+	g := tickets.Grant{SessionID: s.ID, Provider: s.Provider, UserID: s.UserID}
+	for _, change := range changes {
+		change(&g)
+	}
+	ticket, err := b.issuer.Mint(t.Context(), g)
+	require.NoError(t, err)
+	return string(ticket)
+}
+
+// fill puts fresh tickets in the place of {T} and {U}, and in that of {T2}
+// another spelling of the first, whose last character has two bits to spare.
+func (b *bed) fill(t testing.TB) *strings.Replacer {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	ticket := b.mint(t)
+	last := strings.IndexByte(alphabet, ticket[42])
+	return strings.NewReplacer("{T}", ticket, "{U}", b.mint(t), "{T2}", ticket[:42]+alphabet[last+1:last+2], "{ID}", auditID(ticket))
+}
+
+func newIssuer(t testing.TB) *tickets.Issuer {
+	t.Helper()
+	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, issuer.Close()) })
+	return issuer
+}
 
 // socketApp is a guarded endpoint in front of a listener of pipes: a pipe may be
 // used in a synctest bubble, and holds nothing between its ends.
@@ -71,7 +157,7 @@ func newSocketApp(t testing.TB, h http.Handler, o socketAppOptions) *socketApp {
 
 // serve runs h, which need not be the guard's own Wrap.
 func (app *socketApp) serve(t testing.TB, h http.Handler, tcp bool) {
-	var ln net.Listener = &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+	var ln net.Listener = newPipeListener()
 	if tcp {
 		var err error
 		ln, err = net.Listen("tcp", "127.0.0.1:0")
@@ -116,10 +202,15 @@ var certificate = sync.OnceValue(func() tls.Certificate {
 	return srv.TLS.Certificates[0]
 })
 
+// pipeListener is a listener of pipes.
 type pipeListener struct {
 	conns chan net.Conn
 	done  chan struct{}
 	once  sync.Once
+}
+
+func newPipeListener() *pipeListener {
+	return &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
 func (l *pipeListener) dial() (net.Conn, error) {
@@ -147,6 +238,30 @@ func (l *pipeListener) Close() error {
 }
 
 func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
+
+// serveInBubble serves h on pipes until the test ends, and returns what dials it.
+func serveInBubble(t *testing.T, h http.Handler) func() net.Conn {
+	ln := newPipeListener()
+	srv := &http.Server{
+		Handler: h, ErrorLog: log.New(io.Discard, "", 0), Protocols: new(http.Protocols),
+	}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	go srv.Serve(ln)
+	t.Cleanup(func() { _ = srv.Close() })
+	return func() net.Conn { return must(ln.dial()) }
+}
+
+// exchange sends a request that asks for the connection to be closed, and
+// returns the answer as it came, without its date.
+func exchange(t *testing.T, conn net.Conn, request string) string {
+	t.Helper()
+	go io.WriteString(conn, request)
+	raw, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	return regexp.MustCompile(`(?m)^Date: .*\r\n`).ReplaceAllString(string(raw), "")
+}
 
 func annsGrant() tickets.Grant {
 	return tickets.Grant{SessionID: "session-1-" + secretMark, Provider: "oidc", UserID: "ann"}
@@ -195,6 +310,42 @@ func (app *socketApp) live(t testing.TB, g tickets.Grant) *page {
 	require.Equal(t, http.StatusSwitchingProtocols, p.status)
 	eventually(t, "ws_opened", func() bool { return len(app.audit.Events(t, audit.SocketOpened)) > before })
 	return p
+}
+
+// begin opens a connection and writes request to it.
+func (app *socketApp) begin(t testing.TB, request string) net.Conn {
+	t.Helper()
+	c, err := app.dial()
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	_, err = io.WriteString(c, request)
+	require.NoError(t, err)
+	return c
+}
+
+// await waits until the audit has n lines of an event, and returns them.
+func (app *socketApp) await(t testing.TB, e audit.Event, n int) []map[string]any {
+	t.Helper()
+	eventually(t, fmt.Sprintf("line %d of %s", n, e), func() bool {
+		return len(app.audit.Events(t, e)) == n
+	})
+	return app.audit.Events(t, e)
+}
+
+func revokeAnn(t testing.TB, app *socketApp) {
+	t.Helper()
+	ann := tickets.Revocation{SessionID: annsGrant().SessionID}
+	require.NoError(t, app.issuer.Revoke(t.Context(), ann))
+}
+
+func onlySocket(t testing.TB, s *middleware.Sockets) middleware.SocketInfo {
+	t.Helper()
+	var all []middleware.SocketInfo
+	for info := range s.All() {
+		all = append(all, info)
+	}
+	require.Len(t, all, 1)
+	return all[0]
 }
 
 // wireFrame is a frame as a server sends it.
@@ -307,25 +458,36 @@ type echoes struct {
 }
 
 func (e *echoes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c, err := websocket.Accept(w, r, nil)
-	if err != nil {
+	if !echoEach(w, r, nil) {
 		return
 	}
-	defer c.CloseNow()
-	for {
-		kind, msg, err := c.Read(r.Context())
-		if err != nil {
-			break
-		}
-		if c.Write(r.Context(), kind, msg) != nil {
-			break
-		}
-	}
-	_ = c.CloseNow()
 	e.mu.Lock()
 	e.causes = append(e.causes, context.Cause(r.Context()))
 	e.mu.Unlock()
 }
+
+// echoEach sends each message back until the socket ends. It reports whether
+// there was a socket.
+func echoEach(w http.ResponseWriter, r *http.Request, opts *websocket.AcceptOptions) bool {
+	c, err := websocket.Accept(w, r, opts)
+	if err != nil {
+		return false
+	}
+	defer c.CloseNow()
+	for {
+		kind, message, err := c.Read(r.Context())
+		if err != nil || c.Write(r.Context(), kind, message) != nil {
+			return true
+		}
+	}
+}
+
+// guardedEcho is echoEach with a subprotocol, for pages of any origin.
+var guardedEcho = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	echoEach(w, r, &websocket.AcceptOptions{
+		Subprotocols: []string{"chat"}, InsecureSkipVerify: true,
+	})
+})
 
 // ended waits until n contexts have ended, and returns their causes.
 func (e *echoes) ended(t testing.TB, n int) []error {
@@ -366,3 +528,71 @@ func (app *socketApp) client() *http.Client {
 		DisableKeepAlives: true,
 	}}
 }
+
+// h1Client is what can upgrade over TLS.
+func h1Client(srv *httptest.Server) *http.Client {
+	tr := srv.Client().Transport.(*http.Transport).Clone()
+	tr.ForceAttemptHTTP2 = false
+	tr.Protocols = new(http.Protocols)
+	tr.Protocols.SetHTTP1(true)
+	if tr.TLSClientConfig != nil {
+		tr.TLSClientConfig.NextProtos = nil
+	}
+	return &http.Client{Transport: tr}
+}
+
+// held is what a handler by hand gives to the test that runs it.
+type held struct {
+	conn net.Conn
+	ctx  context.Context
+}
+
+// holder gives its connection and its context away, and returns.
+func holder(t *testing.T, out chan<- held) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := upgradeByHand(w, 1000)
+		assert.NoError(t, err)
+		out <- held{conn, r.Context()}
+	})
+}
+
+// restoreFunc is the type of a Restore option.
+type restoreFunc = func(context.Context, *middleware.Session) (*middleware.Session, error)
+
+// restores is a Restore whose answer a test can change.
+type restores struct {
+	mu     sync.Mutex
+	answer func(ctx context.Context, s *middleware.Session) (*middleware.Session, error)
+	calls  int
+}
+
+func (r *restores) set(answer func(ctx context.Context, s *middleware.Session) (*middleware.Session, error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answer, r.calls = answer, 0
+}
+
+func (r *restores) restore(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+	r.mu.Lock()
+	r.calls++
+	answer := r.answer
+	r.mu.Unlock()
+	if answer == nil {
+		return s, nil
+	}
+	return answer(ctx, s)
+}
+
+func until(end time.Time) restoreFunc {
+	return func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
+		c := *s
+		c.ExpiresAt = end
+		return &c, nil
+	}
+}
+
+func says(err error) restoreFunc {
+	return func(context.Context, *middleware.Session) (*middleware.Session, error) { return nil, err }
+}
+
+type contextKey struct{}
