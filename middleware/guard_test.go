@@ -38,15 +38,16 @@ func TestGuard_InvalidTicketsGetOneAnswer(t *testing.T) {
 			require.Equal(t, auditID(ticket), lines[0]["ticket_id"])
 			return raw, lines[0]["reason"].(string)
 		}
-		fresh, used, revoked, last, late := b.mint(t), b.mint(t), b.mint(t, func(g *tickets.Grant) { g.SessionID = "another" }), b.mint(t), b.mint(t)
+		fresh, used, last, late := b.mint(t), b.mint(t), b.mint(t), b.mint(t)
+		revoked := b.mint(t, func(g *tickets.Grant) { g.SessionID = "another" })
 		require.NoError(t, b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: "another"}))
 		_, reason := try(fresh)
 		require.Equal(t, "in", reason)
 		want, reason := try(fresh)
 		require.Equal(t, "used", reason)
-		require.Equal(t, "HTTP/1.1 401 Unauthorized\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Type: application/json; charset=utf-8\r\n"+
-			"Vary: Cookie\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 51\r\n\r\n"+
-			`{"error":"ticket_rejected","detail":"Unauthorized"}`, want)
+		require.Equal(t, "HTTP/1.1 401 Unauthorized\r\nCache-Control: no-store\r\nConnection: close\r\n"+
+			"Content-Type: application/json; charset=utf-8\r\nVary: Cookie\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 51\r\n\r\n"+
+			errorBody(401, "ticket_rejected"), want)
 		same := func(ticket, why string) {
 			t.Helper()
 			raw, reason := try(ticket)
@@ -92,7 +93,9 @@ func TestGuard_InvalidTicketsGetOneAnswerEachWay(t *testing.T) {
 		}
 	}
 	h2 := func(t *testing.T, conn net.Conn, ticket string) string {
-		go exchangeH2(conn, h2EndHeaders|h2EndStream, ":method", "GET", ":scheme", "http", ":authority", "app.example", ":path", "/ws?ticket="+ticket)
+		fields := getH2("/ws?ticket=" + ticket)
+		fields[3] = "http" // the scheme
+		go exchangeH2(conn, h2EndHeaders|h2EndStream, fields...)
 		a := readH2Answer(t, conn)
 		return string(a.fields) + string(a.body)
 	}
@@ -150,40 +153,46 @@ func TestGuard_StoreFailureIs503(t *testing.T) {
 	fails := func(err error) grantAnd {
 		return func(func() (tickets.Grant, error)) (tickets.Grant, error) { return tickets.Grant{}, err }
 	}
-	for _, tc := range []struct {
+	none := tickets.Grant{}
+	type row struct {
 		name, source string
-		take         grantAnd
 		status       int
 		reason       string
 		again        string // what becomes of the ticket when the store is well
-	}{
-		{"refused", "connection refused or reset before the send", fails(errors.New("dial tcp 10.0.0.7:6379: connect: connection refused")), 503, "store", "in"},
-		{"answer lost", "a client that sends the command twice finds nothing", func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
-			_, _ = take()
-			return tickets.Grant{}, io.EOF
-		}, 503, "store", "used"},
-		{"answer lost, grant and all", "Go: values beside an error mean nothing", func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
-			g, _ := take()
-			return g, io.ErrUnexpectedEOF
-		}, 503, "store", "used"},
-		{"its own timeout", "a black hole", func(func() (tickets.Grant, error)) (tickets.Grant, error) {
+		take         grantAnd
+	}
+	away := func(name, source, again string, take grantAnd) row {
+		return row{name, source, 503, "store", again, take}
+	}
+	connect := errors.New("dial tcp 10.0.0.7:6379: connect: connection refused")
+	readOnly := errors.New("READONLY You can't write against a read only replica.")
+	slow := func(d time.Duration) grantAnd {
+		return func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+			time.Sleep(d)
+			return take()
+		}
+	}
+	for _, tc := range []row{
+		away("refused", "connection refused or reset before the send", "in", fails(connect)),
+		away("answer lost", "a client that sends the command twice finds nothing", "used",
+			func(take func() (tickets.Grant, error)) (tickets.Grant, error) { _, _ = take(); return none, io.EOF }),
+		away("answer lost, grant and all", "Go: values beside an error mean nothing", "used",
+			func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+				g, _ := take()
+				return g, io.ErrUnexpectedEOF
+			}),
+		away("its own timeout", "a black hole", "in", func(func() (tickets.Grant, error)) (tickets.Grant, error) {
 			time.Sleep(500 * time.Millisecond)
-			return tickets.Grant{}, context.DeadlineExceeded
-		}, 503, "store", "in"},
-		{"slow", "100 ms", func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
-			time.Sleep(100 * time.Millisecond)
-			return take()
-		}, 101, "", "used"},
-		{"so slow that the ticket expires", "RFC 9110 15.6.4", func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
-			time.Sleep(31 * time.Second)
-			return take()
-		}, 401, "expired", "expired"},
-		{"cancelled", "patroni#1412: the outcome is not known", fails(context.Canceled), 503, "store", "in"},
-		{"full", "a limit that is no answer", fails(tickets.ErrFull), 503, "store", "in"},
-		{"read-only replica", "READONLY", fails(errors.New("READONLY You can't write against a read only replica.")), 503, "store", "in"},
-		{"unknown, wrapped", "errors.Is", fails(fmt.Errorf("redis: nil: %w", tickets.ErrUnknown)), 401, "unknown", "in"},
-		{"invalid of no kind", "errors.Is", fails(tickets.ErrInvalid), 401, "unknown", "in"},
-		{"neither grant nor error", "rows found are not rows deleted", fails(nil), 503, "store", "in"},
+			return none, context.DeadlineExceeded
+		}),
+		{"slow", "100 ms", 101, "", "used", slow(100 * time.Millisecond)},
+		{"so slow that the ticket expires", "RFC 9110 15.6.4", 401, "expired", "expired", slow(31 * time.Second)},
+		away("cancelled", "patroni#1412: the outcome is not known", "in", fails(context.Canceled)),
+		away("full", "a limit that is no answer", "in", fails(tickets.ErrFull)),
+		away("read-only replica", "READONLY", "in", fails(readOnly)),
+		{"unknown, wrapped", "errors.Is", 401, "unknown", "in", fails(fmt.Errorf("redis: nil: %w", tickets.ErrUnknown))},
+		{"invalid of no kind", "errors.Is", 401, "unknown", "in", fails(tickets.ErrInvalid)},
+		away("neither grant nor error", "rows found are not rows deleted", "in", fails(nil)),
 	} {
 		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -205,10 +214,10 @@ func TestGuard_StoreFailureIs503(t *testing.T) {
 				if tc.status != http.StatusSwitchingProtocols {
 					lines := b.rec.Lines(t)
 					require.Len(t, lines, 1)
-					assert.Equal(t, []any{"ws_ticket_rejected", tc.reason, auditID(ticket)}, []any{lines[0]["event"], lines[0]["reason"], lines[0]["ticket_id"]})
+					assert.Equal(t, []any{"ws_ticket_rejected", tc.reason, auditID(ticket)}, fields(lines[0], "event", "reason", "ticket_id"))
 				}
 				if tc.status == http.StatusServiceUnavailable {
-					assert.True(t, strings.HasSuffix(raw, "\r\n\r\n"+`{"error":"unavailable","detail":"Service Unavailable"}`), raw)
+					assert.True(t, strings.HasSuffix(raw, "\r\n\r\n"+bodyDown), raw)
 					assert.Regexp(t, `\r\nRetry-After: [1-9]\r\n`, raw)
 				}
 

@@ -323,13 +323,9 @@ func (app *socketApp) begin(t testing.TB, request string) net.Conn {
 	return c
 }
 
-// await waits until the audit has n lines of an event, and returns them.
 func (app *socketApp) await(t testing.TB, e audit.Event, n int) []map[string]any {
 	t.Helper()
-	eventually(t, fmt.Sprintf("line %d of %s", n, e), func() bool {
-		return len(app.audit.Events(t, e)) == n
-	})
-	return app.audit.Events(t, e)
+	return app.audit.Await(t, e, n)
 }
 
 func revokeAnn(t testing.TB, app *socketApp) {
@@ -524,8 +520,7 @@ func upgradeByHand(w http.ResponseWriter, n int) (net.Conn, *bufio.ReadWriter, e
 // client is an http.Client that dials the app, whatever the URL says.
 func (app *socketApp) client() *http.Client {
 	return &http.Client{Transport: &http.Transport{
-		DialContext:       func(context.Context, string, string) (net.Conn, error) { return app.dial() },
-		DisableKeepAlives: true,
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return app.dial() },
 	}}
 }
 

@@ -406,6 +406,13 @@ func (a *recorder) Events(t testing.TB, e audit.Event) []map[string]any {
 	return slices.DeleteFunc(a.Lines(t), func(line map[string]any) bool { return line["event"] != string(e) })
 }
 
+// Await waits until there are n lines of one event, and returns them.
+func (a *recorder) Await(t testing.TB, e audit.Event, n int) []map[string]any {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d lines of %s", n, e), func() bool { return len(a.Events(t, e)) == n })
+	return a.Events(t, e)
+}
+
 // fields are the values of a line's fields.
 func fields(line map[string]any, names ...string) []any {
 	var values []any

@@ -42,7 +42,7 @@ var (
 func foreign(name, source string, origins ...string) refusal {
 	var lines []string
 	for _, o := range origins {
-		lines = append(lines, "Origin: "+o)
+		lines = append(lines, strings.TrimRight("Origin: "+o, " "))
 	}
 	row := badOrigin(name, source, opening(lines...))
 	row.more = `,"origin":"` + strings.Join(origins, ", ") + `"`

@@ -23,43 +23,46 @@ func TestNewSocketsRefusesAll(t *testing.T) {
 	_, err := middleware.NewSockets(issuer, &middleware.SocketsOptions{
 		Max: -1, MaxPerUser: -2, MaxPerSession: -3, CloseGrace: -time.Second, RecheckEvery: -time.Minute,
 	})
-	for _, want := range []string{"Max is -1", "MaxPerUser is -2", "MaxPerSession is -3", "CloseGrace is -1s", "RecheckEvery is -1m0s"} {
+	for _, want := range []string{
+		"Max is -1", "MaxPerUser is -2", "MaxPerSession is -3", "CloseGrace is -1s", "RecheckEvery is -1m0s",
+	} {
 		require.ErrorContains(t, err, want)
 	}
 	_, err = middleware.NewSockets(issuer, nil)
 	require.NoError(t, err)
 }
 
+var annAsUser = middleware.User{Provider: "oidc", UserID: "ann"}
+
 func TestLimits(t *testing.T) {
 	same, otherSession, otherUser, nobody := annsGrant(), annsGrant(), annsGrant(), annsGrant()
 	otherSession.SessionID = "session-2"
 	otherUser.SessionID, otherUser.UserID = "session-3", "bob"
 	nobody.SessionID, nobody.UserID = "", ""
+	type limits = middleware.SocketsOptions
 	for _, tt := range []struct {
-		name    string
-		opts    middleware.SocketsOptions
-		first   tickets.Grant
-		second  tickets.Grant
-		refused bool
-		evicted bool
+		name          string
+		opts          limits
+		first, second tickets.Grant
+		want          string
 	}{
-		{"no limit", middleware.SocketsOptions{}, same, same, false, false},
-		{"all", middleware.SocketsOptions{Max: 1}, same, otherUser, true, false},
-		{"all, never the oldest", middleware.SocketsOptions{Max: 1, EvictOldest: true}, same, same, true, false},
-		{"user", middleware.SocketsOptions{MaxPerUser: 1}, same, otherSession, true, false},
-		{"user, the oldest", middleware.SocketsOptions{MaxPerUser: 1, EvictOldest: true}, same, otherSession, false, true},
-		{"user, another's", middleware.SocketsOptions{MaxPerUser: 1}, same, otherUser, false, false},
-		{"user, nobody in particular", middleware.SocketsOptions{MaxPerUser: 1, MaxPerSession: 1}, nobody, nobody, false, false},
-		{"session", middleware.SocketsOptions{MaxPerSession: 1}, same, same, true, false},
-		{"session, the oldest", middleware.SocketsOptions{MaxPerSession: 1, EvictOldest: true}, same, same, false, true},
-		{"session, another of the same user", middleware.SocketsOptions{MaxPerSession: 1}, same, otherSession, false, false},
+		{"no limit", limits{}, same, same, "both"},
+		{"all", limits{Max: 1}, same, otherUser, "refused"},
+		{"all, never the oldest", limits{Max: 1, EvictOldest: true}, same, same, "refused"},
+		{"user", limits{MaxPerUser: 1}, same, otherSession, "refused"},
+		{"user, the oldest", limits{MaxPerUser: 1, EvictOldest: true}, same, otherSession, "evicted"},
+		{"user, another's", limits{MaxPerUser: 1}, same, otherUser, "both"},
+		{"user, nobody in particular", limits{MaxPerUser: 1, MaxPerSession: 1}, nobody, nobody, "both"},
+		{"session", limits{MaxPerSession: 1}, same, same, "refused"},
+		{"session, the oldest", limits{MaxPerSession: 1, EvictOldest: true}, same, same, "evicted"},
+		{"session, another of the same user", limits{MaxPerSession: 1}, same, otherSession, "both"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := &echoes{}
 			app := newSocketApp(t, h, socketAppOptions{tcp: true, sockets: tt.opts})
 			first := app.live(t, tt.first)
 			second := app.open(t, tt.second)
-			if tt.refused {
+			if tt.want == "refused" {
 				require.Equal(t, http.StatusTooManyRequests, second.status)
 				require.Equal(t, 1, app.sockets.Len())
 				require.Equal(t, "too_many", app.audit.Events(t, audit.UpgradeRefused)[0]["reason"])
@@ -70,7 +73,7 @@ func TestLimits(t *testing.T) {
 			}
 			require.Equal(t, http.StatusSwitchingProtocols, second.status)
 			app.await(t, audit.SocketOpened, 2)
-			if tt.evicted {
+			if tt.want == "evicted" {
 				requireClosed(t, first, 4429, "evicted")
 				require.ErrorIs(t, h.ended(t, 1)[0], middleware.ErrEvicted)
 				require.Equal(t, 1, app.sockets.Len())
@@ -135,7 +138,7 @@ func TestLimitIsAtomic(t *testing.T) {
 			return len(app.audit.Events(t, audit.SocketOpened)) == int(in.Load())
 		})
 		eventually(t, "the last eviction", func() bool { return app.sockets.Len() == 5 })
-		require.Equal(t, map[middleware.User]int{{Provider: "oidc", UserID: "ann"}: 5}, app.sockets.Users())
+		require.Equal(t, map[middleware.User]int{annAsUser: 5}, app.sockets.Users())
 	}
 }
 
@@ -147,14 +150,17 @@ func TestSocketFacts(t *testing.T) {
 	ann, bob := annsGrant(), annsGrant()
 	ann.SessionExpiresAt = ends
 	bob.UserID, bob.SessionID = "bob", ""
-	c, _, err := websocket.Dial(t.Context(), "http://x"+app.ticketFor(t, ann), &websocket.DialOptions{HTTPClient: app.client()})
+	opts := &websocket.DialOptions{HTTPClient: app.client()}
+	c, _, err := websocket.Dial(t.Context(), "http://x"+app.ticketFor(t, ann), opts)
 	require.NoError(t, err)
 	defer c.CloseNow()
 	require.NoError(t, c.Write(t.Context(), websocket.MessageText, []byte("hello")))
 	_, _, err = c.Read(t.Context())
 	require.NoError(t, err)
 
-	eventually(t, "the count", func() bool { return onlySocket(t, app.sockets).BytesOut == 2+5 }) // net/http wrote the 101
+	eventually(t, "the count", func() bool { // net/http wrote the 101
+		return onlySocket(t, app.sockets).BytesOut == 2+5
+	})
 	info := onlySocket(t, app.sockets)
 	require.Equal(t, "oidc", info.Provider)
 	require.Equal(t, "ann", info.UserID)
@@ -165,7 +171,8 @@ func TestSocketFacts(t *testing.T) {
 	require.True(t, ends.Equal(info.EndsAt))
 	require.EqualValues(t, 2+4+5, info.BytesIn) // header, masking key, payload
 	app.live(t, bob)
-	require.Equal(t, map[middleware.User]int{{Provider: "oidc", UserID: "ann"}: 1, {Provider: "oidc", UserID: "bob"}: 1}, app.sockets.Users())
+	bobAsUser := middleware.User{Provider: "oidc", UserID: "bob"}
+	require.Equal(t, map[middleware.User]int{annAsUser: 1, bobAsUser: 1}, app.sockets.Users())
 	n := 0
 	for info := range app.sockets.All() { // oldest first
 		if n++; n == 1 {
@@ -242,7 +249,9 @@ func TestUpgradeFailed(t *testing.T) {
 		handler http.HandlerFunc
 		status  int
 	}{
-		{"the handler answers", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusTeapot) }, 418},
+		{"the handler answers", func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "no", http.StatusTeapot)
+		}, 418},
 		{"the handler panics after it has answered", func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusTeapot)
 			_ = http.NewResponseController(w).Flush()
@@ -261,8 +270,8 @@ func TestUpgradeFailed(t *testing.T) {
 			request := handshake(app.ticketFor(t, annsGrant()), "Origin: http://app.example")
 			require.Equal(t, tt.status, app.send(t, request).status)
 			eventually(t, "the line", func() bool { return app.audit.Text() != "" })
-			require.Equal(t, `{"event":"ws_upgrade_refused","reason":"upgrade_failed","ip":"127.0.0.1","path":"/ws","origin":"http://app.example"}`+"\n",
-				app.audit.Take())
+			failed := refusal{reason: "upgrade_failed", more: `,"origin":"http://app.example"`}
+			require.Equal(t, auditLine(failed, nil), app.audit.Take())
 			require.Zero(t, app.sockets.Len())
 			require.Equal(t, http.StatusUnauthorized, app.send(t, request).status)
 			require.NoError(t, app.sockets.Shutdown(t.Context()), "nothing is left of it")

@@ -191,7 +191,7 @@ func TestStreamThatHijacks(t *testing.T) {
 			_ = conn.Close()
 		}
 	}), socketAppOptions{tcp: true, guard: middleware.GuardOptions{AdmitRequests: true}})
-	conn := app.begin(t, "GET "+app.ticketFor(t, annsGrant())+" HTTP/1.1\r\nHost: app.example\r\n\r\n")
+	conn := app.begin(t, get(app.ticketFor(t, annsGrant())))
 	_, _ = io.ReadAll(conn)
 	line := app.await(t, audit.SocketClosed, 1)[0]
 	require.Equal(t, 0.0, line["close_code"])
@@ -204,7 +204,7 @@ func TestStreamEndsByItself(t *testing.T) {
 	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.Copy(w, &io.LimitedReader{R: zeros{}, N: 100_000})
 	}), socketAppOptions{tcp: true, guard: middleware.GuardOptions{AdmitRequests: true}, sockets: middleware.SocketsOptions{MaxPerUser: 1}})
-	client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return app.dial() }}}
+	client := app.client()
 	defer client.CloseIdleConnections()
 	for i := range 3 {
 		res, err := client.Get("http://app.example" + app.ticketFor(t, annsGrant()))

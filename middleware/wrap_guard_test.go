@@ -56,11 +56,7 @@ func TestGuardBeforeALibrary(t *testing.T) {
 			mux.Handle("GET /ws", guardedEcho)
 			return b, b.guard.Wrap(mux)
 		},
-		"behind a gate": sockets(func(b *bed) http.Handler {
-			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				b.guard.Wrap(guardedEcho).ServeHTTP(w, r.WithContext(middleware.WithSession(r.Context(), ann())))
-			})
-		}),
+		"behind a gate":      sockets(func(b *bed) http.Handler { return signedInAs(ann())(b.guard.Wrap(guardedEcho)) }),
 		"behind StripPrefix": sockets(func(b *bed) http.Handler { return http.StripPrefix("/", b.guard.Wrap(guardedEcho)) }),
 		"behind Unwrap": sockets(func(b *bed) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -94,10 +90,10 @@ func TestGuardBeforeALibrary(t *testing.T) {
 				assert.Equal(t, "chat", c.Subprotocol())
 				require.NoError(t, c.CloseNow())
 			}
-			require.Eventually(t, func() bool { return len(b.rec.Events(t, audit.SocketClosed)) == 4 }, patience, time.Millisecond)
+			b.rec.Await(t, audit.SocketClosed, 4)
 			assert.Len(t, b.rec.Lines(t), 8, "each socket is opened and closed, once: %s", b.rec.Text())
 			for _, line := range b.rec.Events(t, audit.SocketOpened) {
-				assert.Equal(t, []any{"oidc", "ann", "127.0.0.1"}, []any{line["provider"], line["user_id"], line["ip"]})
+				assert.Equal(t, []any{"oidc", "ann", "127.0.0.1"}, fields(line, "provider", "user_id", "ip"))
 				assert.Contains(t, "/ws", line["path"]) // StripPrefix leaves part of it
 				assert.Regexp(t, `^[0-9a-f]{12}$`, line["ticket_id"])
 			}
@@ -123,6 +119,7 @@ func (w unwraps) Unwrap() http.ResponseWriter { return w.inner }
 // and leaves one line that says so.
 func TestGuardWhenTheUpgradeFails(t *testing.T) {
 	oops := errors.New("oops")
+	panics := func(v any) http.HandlerFunc { return func(http.ResponseWriter, *http.Request) { panic(v) } }
 	for _, tc := range []struct {
 		name    string
 		handler http.HandlerFunc
@@ -131,8 +128,8 @@ func TestGuardWhenTheUpgradeFails(t *testing.T) {
 	}{
 		{name: "no handler for it", handler: http.NotFound, status: 404},
 		{name: "does nothing", handler: func(http.ResponseWriter, *http.Request) {}, status: 200},
-		{name: "panics", handler: func(http.ResponseWriter, *http.Request) { panic(oops) }, panics: oops, status: 500},
-		{name: "aborts", handler: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, panics: http.ErrAbortHandler, status: 500},
+		{name: "panics", handler: panics(oops), panics: oops, status: 500},
+		{name: "aborts", handler: panics(http.ErrAbortHandler), panics: http.ErrAbortHandler, status: 500},
 		{name: "the library refuses", handler: func(w http.ResponseWriter, r *http.Request) {
 			_, err := websocket.Accept(w, r, nil) // it checks the origin again
 			assert.Error(t, err)
@@ -153,7 +150,7 @@ func TestGuardWhenTheUpgradeFails(t *testing.T) {
 			ticket := b.mint(t)
 			a := send(t, srv, upgrade("GET", "/ws?ticket="+ticket, "Origin: https://pages.example"))
 			assert.Equal(t, tc.status, a.Status, a)
-			assert.Equal(t, `{"event":"ws_upgrade_refused","reason":"upgrade_failed","ip":"127.0.0.1","path":"/ws","origin":"https://pages.example"}`+"\n", b.rec.Text())
+			assert.Equal(t, auditLine(refusal{reason: "upgrade_failed", more: `,"origin":"https://pages.example"`}, nil), b.rec.Text())
 			_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
 			assert.ErrorIs(t, err, tickets.ErrUsed)
 			assert.Zero(t, b.guard.Sockets().Len())
@@ -223,13 +220,14 @@ func TestGuardContextOutlivesTheHandler(t *testing.T) {
 func TestGuardRestores(t *testing.T) {
 	type cart struct{ items int }
 	end := time.Now().Add(time.Hour).Round(0)
-	b := newBed(t, middleware.GuardOptions{}, middleware.SocketsOptions{Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+	restore := func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
 		assert.NoError(t, ctx.Err())
 		got := *s
 		assert.Equal(t, "room 7", s.Data)
 		got.Value, got.ExpiresAt, got.Data = &cart{3}, end, "elsewhere"
 		return &got, nil
-	}})
+	}
+	b := newBed(t, middleware.GuardOptions{}, middleware.SocketsOptions{Restore: restore})
 	srv := serve(t, b.guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, ok := middleware.SessionFrom(r.Context())
 		if assert.True(t, ok) {
@@ -239,6 +237,8 @@ func TestGuardRestores(t *testing.T) {
 		}
 		accepts(w, r)
 	})))
-	ticket := b.mint(t, func(g *tickets.Grant) { g.Data, g.SessionExpiresAt = "room 7", time.Now().Add(time.Minute) })
-	assert.Equal(t, http.StatusSwitchingProtocols, send(t, srv, upgrade("GET", "/ws?ticket="+ticket)).Status)
+	ticket := b.mint(t, func(g *tickets.Grant) {
+		g.Data, g.SessionExpiresAt = "room 7", time.Now().Add(time.Minute)
+	})
+	assert.Equal(t, 101, send(t, srv, upgrade("GET", "/ws?ticket="+ticket)).Status)
 }
