@@ -115,35 +115,33 @@ func TestGuard_InvalidTicketsGetOneAnswerEachWay(t *testing.T) {
 		{"a stream over h2", inHTTP, h2, h2Statuses[401]},
 		{"a stream, where sockets are closed", byClosing, h1(stream), "HTTP/1.1 401 "},
 	} {
-		t.Run(way.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBed(t, way.opts)
-				dial := serveInBubble(t, b.guard.Wrap(accepts))
-				other := func(g *tickets.Grant) { g.SessionID = "another" }
-				expired, revoked := b.mint(t), b.mint(t, other)
-				time.Sleep(tickets.DefaultTTL + 1)
-				used, late := b.mint(t), b.mint(t, other)
-				_, err := b.issuer.Consume(t.Context(), tickets.Ticket(used))
-				require.NoError(t, err)
-				require.NoError(t, b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: "another"}))
-				var first string
-				for _, bad := range []struct{ ticket, reason string }{
-					{strings.Repeat("A", 43), "unknown"}, {used, "used"}, {expired, "expired"}, {late, "revoked"},
-					{late, "used"}, {revoked, "expired"}, {strings.Repeat("A", 42) + "B", "unknown"}, {"a", "unknown"},
-				} {
-					b.rec.Take()
-					conn := dial()
-					raw := way.ask(t, conn, bad.ticket)
-					require.NoError(t, conn.Close())
-					synctest.Wait()
-					require.Contains(t, b.rec.Text(), `"reason":"`+bad.reason+`"`)
-					if first == "" {
-						first = raw
-						require.Contains(t, raw, way.wants)
-					}
-					assert.Equal(t, first, raw, bad.reason)
+		runInBubble(t, way.name, func(t *testing.T) {
+			b := newBed(t, way.opts)
+			dial := serveInBubble(t, b.guard.Wrap(accepts))
+			other := func(g *tickets.Grant) { g.SessionID = "another" }
+			expired, revoked := b.mint(t), b.mint(t, other)
+			time.Sleep(tickets.DefaultTTL + 1)
+			used, late := b.mint(t), b.mint(t, other)
+			_, err := b.issuer.Consume(t.Context(), tickets.Ticket(used))
+			require.NoError(t, err)
+			require.NoError(t, b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: "another"}))
+			var first string
+			for _, bad := range []struct{ ticket, reason string }{
+				{strings.Repeat("A", 43), "unknown"}, {used, "used"}, {expired, "expired"}, {late, "revoked"},
+				{late, "used"}, {revoked, "expired"}, {strings.Repeat("A", 42) + "B", "unknown"}, {"a", "unknown"},
+			} {
+				b.rec.Take()
+				conn := dial()
+				raw := way.ask(t, conn, bad.ticket)
+				require.NoError(t, conn.Close())
+				synctest.Wait()
+				require.Contains(t, b.rec.Text(), `"reason":"`+bad.reason+`"`)
+				if first == "" {
+					first = raw
+					require.Contains(t, raw, way.wants)
 				}
-			})
+				assert.Equal(t, first, raw, bad.reason)
+			}
 		})
 	}
 }
@@ -194,44 +192,42 @@ func TestGuard_StoreFailureIs503(t *testing.T) {
 		{"invalid of no kind", "errors.Is", 401, "unknown", "in", fails(tickets.ErrInvalid)},
 		away("neither grant nor error", "rows found are not rows deleted", "in", fails(nil)),
 	} {
-		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBed(t, middleware.GuardOptions{})
-				var well atomic.Bool
-				b.store.onTake = func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
-					if well.Load() {
-						return take()
-					}
-					return tc.take(take)
+		runInBubble(t, tc.name+" ("+tc.source+")", func(t *testing.T) {
+			b := newBed(t, middleware.GuardOptions{})
+			var well atomic.Bool
+			b.store.onTake = func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+				if well.Load() {
+					return take()
 				}
-				dial := serveInBubble(t, b.guard.Wrap(accepts))
-				ticket := b.mint(t)
-				request := upgrade("GET", "/ws?ticket="+ticket, "Connection: Upgrade, close")
-				raw := exchange(t, dial(), request)
-				assert.EqualValues(t, 1, b.store.takes.Load(), "asked again: what was lost may have happened")
-				synctest.Wait()
-				require.Contains(t, raw, fmt.Sprintf("HTTP/1.1 %d ", tc.status))
-				if tc.status != http.StatusSwitchingProtocols {
-					lines := b.rec.Lines(t)
-					require.Len(t, lines, 1)
-					assert.Equal(t, []any{"ws_ticket_rejected", tc.reason, auditID(ticket)}, fields(lines[0], "event", "reason", "ticket_id"))
-				}
-				if tc.status == http.StatusServiceUnavailable {
-					assert.True(t, strings.HasSuffix(raw, "\r\n\r\n"+bodyDown), raw)
-					assert.Regexp(t, `\r\nRetry-After: [1-9]\r\n`, raw)
-				}
+				return tc.take(take)
+			}
+			dial := serveInBubble(t, b.guard.Wrap(accepts))
+			ticket := b.mint(t)
+			request := upgrade("GET", "/ws?ticket="+ticket, "Connection: Upgrade, close")
+			raw := exchange(t, dial(), request)
+			assert.EqualValues(t, 1, b.store.takes.Load(), "asked again: what was lost may have happened")
+			synctest.Wait()
+			require.Contains(t, raw, fmt.Sprintf("HTTP/1.1 %d ", tc.status))
+			if tc.status != http.StatusSwitchingProtocols {
+				lines := b.rec.Lines(t)
+				require.Len(t, lines, 1)
+				assert.Equal(t, []any{"ws_ticket_rejected", tc.reason, auditID(ticket)}, fields(lines[0], "event", "reason", "ticket_id"))
+			}
+			if tc.status == http.StatusServiceUnavailable {
+				assert.True(t, strings.HasSuffix(raw, "\r\n\r\n"+bodyDown), raw)
+				assert.Regexp(t, `\r\nRetry-After: [1-9]\r\n`, raw)
+			}
 
-				b.rec.Take()
-				well.Store(true)
-				raw = exchange(t, dial(), request)
-				synctest.Wait()
-				if tc.again == "in" {
-					assert.Contains(t, raw, "HTTP/1.1 101 ")
-				} else {
-					assert.Contains(t, raw, "HTTP/1.1 401 ")
-					assert.Equal(t, tc.again, b.rec.Lines(t)[0]["reason"])
-				}
-			})
+			b.rec.Take()
+			well.Store(true)
+			raw = exchange(t, dial(), request)
+			synctest.Wait()
+			if tc.again == "in" {
+				assert.Contains(t, raw, "HTTP/1.1 101 ")
+			} else {
+				assert.Contains(t, raw, "HTTP/1.1 401 ")
+				assert.Equal(t, tc.again, b.rec.Lines(t)[0]["reason"])
+			}
 		})
 	}
 }

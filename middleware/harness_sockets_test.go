@@ -17,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -80,11 +81,15 @@ func newBed(t testing.TB, opts middleware.GuardOptions, sockets ...middleware.So
 	return b
 }
 
+// grantOf is what a ticket of s says.
+func grantOf(s *middleware.Session) tickets.Grant {
+	return tickets.Grant{SessionID: s.ID, Provider: s.Provider, UserID: s.UserID}
+}
+
 // mint returns a ticket of ann's.
 func (b *bed) mint(t testing.TB, changes ...func(*tickets.Grant)) string {
 	t.Helper()
-	s := ann()
-	g := tickets.Grant{SessionID: s.ID, Provider: s.Provider, UserID: s.UserID}
+	g := grantOf(ann())
 	for _, change := range changes {
 		change(&g)
 	}
@@ -517,6 +522,20 @@ func upgradeByHand(w http.ResponseWriter, n int) (net.Conn, *bufio.ReadWriter, e
 	return c, rw, nil
 }
 
+// byHand upgrades by hand, and gives the connection to do.
+func byHand(t testing.TB, do func(c net.Conn, r *http.Request)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, _, err := upgradeByHand(w, 1000); assert.NoError(t, err) {
+			do(c, r)
+		}
+	})
+}
+
+// runInBubble is t.Run with synctest.Test.
+func runInBubble(t *testing.T, name string, f func(t *testing.T)) {
+	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
+}
+
 // client is an http.Client that dials the app, whatever the URL says.
 func (app *socketApp) client() *http.Client {
 	return &http.Client{Transport: &http.Transport{
@@ -544,11 +563,7 @@ type held struct {
 
 // holder gives its connection and its context away, and returns.
 func holder(t *testing.T, out chan<- held) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, _, err := upgradeByHand(w, 1000)
-		assert.NoError(t, err)
-		out <- held{conn, r.Context()}
-	})
+	return byHand(t, func(c net.Conn, r *http.Request) { out <- held{c, r.Context()} })
 }
 
 // restoreFunc is the type of a Restore option.

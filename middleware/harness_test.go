@@ -452,6 +452,9 @@ func ann() *middleware.Session {
 	return &middleware.Session{ID: "id-of-ann-" + secretMark, Provider: "oidc", UserID: "ann"}
 }
 
+// lookupFunc is the type of an application's lookup of a credential.
+type lookupFunc = func(context.Context, string) (*middleware.Session, error)
+
 // lookup is the session store of the tests.
 func lookup(_ context.Context, value string) (*middleware.Session, error) {
 	switch value {

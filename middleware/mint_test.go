@@ -325,40 +325,38 @@ func TestMint_SessionAndStore(t *testing.T) {
 		fails("store times out", "the outcome is not known", endless, context.DeadlineExceeded),
 		fails("data too long", "256 bytes", long, nil),
 	} {
-		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var s *middleware.Session
-				if tc.session != nil {
-					s = ann()
-					tc.session(s)
-				}
-				b := newMintBed(t, middleware.MintOptions{}, s)
-				b.store.onPut = func() error { return tc.put }
-				if tc.reason == "revoked" {
-					require.NoError(t, b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: s.ID}))
-				}
-				conn := serveInBubble(t, b.handler)()
-				go io.WriteString(conn, post(""))
-				a, _ := receive(t, conn, "POST")
-				require.NoError(t, conn.Close())
-				require.Equal(t, tc.status, a.Status, a)
-				lines := b.rec.Lines(t)
-				require.Len(t, lines, 1, b.rec.Text())
-				if tc.ttl > 0 {
-					requireMinted(t, a, tc.ttl)
-					return
-				}
-				assert.Equal(t, tc.body, a.Body)
-				assert.Equal(t, "no-store", a.Header.Get("Cache-Control"))
-				assert.Equal(t, []any{"ws_mint_refused", tc.reason}, fields(lines[0], "event", "reason"))
-				if tc.status == http.StatusServiceUnavailable {
-					assert.Regexp(t, `^[1-9]$`, a.Header.Get("Retry-After"))
-				}
-				if s != nil {
-					assert.Equal(t, []any{"oidc", "ann"}, fields(lines[0], "provider", "user_id"))
-				}
-				requireNoSecret(t, "the audit", b.rec.Text())
-			})
+		runInBubble(t, tc.name+" ("+tc.source+")", func(t *testing.T) {
+			var s *middleware.Session
+			if tc.session != nil {
+				s = ann()
+				tc.session(s)
+			}
+			b := newMintBed(t, middleware.MintOptions{}, s)
+			b.store.onPut = func() error { return tc.put }
+			if tc.reason == "revoked" {
+				require.NoError(t, b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: s.ID}))
+			}
+			conn := serveInBubble(t, b.handler)()
+			go io.WriteString(conn, post(""))
+			a, _ := receive(t, conn, "POST")
+			require.NoError(t, conn.Close())
+			require.Equal(t, tc.status, a.Status, a)
+			lines := b.rec.Lines(t)
+			require.Len(t, lines, 1, b.rec.Text())
+			if tc.ttl > 0 {
+				requireMinted(t, a, tc.ttl)
+				return
+			}
+			assert.Equal(t, tc.body, a.Body)
+			assert.Equal(t, "no-store", a.Header.Get("Cache-Control"))
+			assert.Equal(t, []any{"ws_mint_refused", tc.reason}, fields(lines[0], "event", "reason"))
+			if tc.status == http.StatusServiceUnavailable {
+				assert.Regexp(t, `^[1-9]$`, a.Header.Get("Retry-After"))
+			}
+			if s != nil {
+				assert.Equal(t, []any{"oidc", "ann"}, fields(lines[0], "provider", "user_id"))
+			}
+			requireNoSecret(t, "the audit", b.rec.Text())
 		})
 	}
 }

@@ -40,10 +40,8 @@ func TestWrap_PanicAfterHijackCloses1011(t *testing.T) {
 			app := newSocketApp(t, nil, socketAppOptions{
 				sockets: middleware.SocketsOptions{MaxPerSession: 1, Max: 1}})
 			passed := make(chan any, 1)
-			guarded := app.guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-				conn, _, err := upgradeByHand(w, 1000)
-				assert.NoError(t, err)
-				_, _ = conn.Write(wire(1, "hello"))
+			guarded := app.guard.Wrap(byHand(t, func(c net.Conn, _ *http.Request) {
+				_, _ = c.Write(wire(1, "hello"))
 				panic(tt.value)
 			}))
 			app.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -115,11 +113,9 @@ func TestWrap_PanicBeforeHijackFreesPlace(t *testing.T) {
 
 // A handler that closed its connection, and panics then, has closed it.
 func TestWrap_PanicAfterCloseKeepsItsEnd(t *testing.T) {
-	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		conn, _, err := upgradeByHand(w, 1000)
-		assert.NoError(t, err)
-		_, _ = conn.Write(wire(8, "\x03\xe8bye"))
-		assert.NoError(t, conn.Close())
+	app := newSocketApp(t, byHand(t, func(c net.Conn, _ *http.Request) {
+		_, _ = c.Write(wire(8, "\x03\xe8bye"))
+		assert.NoError(t, c.Close())
 		panic(http.ErrAbortHandler)
 	}), socketAppOptions{tcp: true})
 	p := app.open(t, annsGrant())

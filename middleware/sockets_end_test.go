@@ -171,11 +171,7 @@ func TestPipelinedBytes(t *testing.T) {
 
 // The connection behaves as the one that it stands for.
 func TestHijackedConnection(t *testing.T) {
-	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, _, err := upgradeByHand(w, 1000)
-		if !assert.NoError(t, err) {
-			return
-		}
+	app := newSocketApp(t, byHand(t, func(c net.Conn, _ *http.Request) {
 		raw, ok := c.(interface{ NetConn() net.Conn })
 		if assert.True(t, ok) {
 			assert.IsType(t, &net.TCPConn{}, raw.NetConn())
@@ -183,7 +179,7 @@ func TestHijackedConnection(t *testing.T) {
 		}
 		var timeout net.Error
 		assert.NoError(t, c.SetReadDeadline(time.Now()))
-		_, err = c.Read(make([]byte, 1))
+		_, err := c.Read(make([]byte, 1))
 		assert.ErrorAs(t, err, &timeout)
 		assert.NoError(t, c.SetDeadline(time.Time{}))
 		buffers := net.Buffers{wire(1, "a"), wire(1, "b")}
@@ -249,9 +245,7 @@ func TestContextOutlivesHandler(t *testing.T) {
 	type key struct{}
 	causes := make(chan error, 1)
 	returned := make(chan context.Context, 1)
-	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _, err := upgradeByHand(w, 1000)
-		assert.NoError(t, err)
+	h := byHand(t, func(_ net.Conn, r *http.Request) {
 		go func() {
 			<-r.Context().Done()
 			causes <- context.Cause(r.Context())

@@ -2,6 +2,7 @@ package middleware_test
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"runtime"
 	"strconv"
@@ -9,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/ticketgate/ticketgate/middleware"
@@ -24,15 +24,8 @@ func TestNoGoroutinePerSocket(t *testing.T) {
 		h    http.Handler
 	}{
 		{"a library that reads with the context", &echoes{}},
-		{"a handler that returns at once", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			_, _, err := upgradeByHand(w, 1000)
-			assert.NoError(t, err)
-		})},
-		{"contexts made of its context", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			c, _, err := upgradeByHand(w, 1000)
-			if !assert.NoError(t, err) {
-				return
-			}
+		{"a handler that returns at once", byHand(t, func(net.Conn, *http.Request) {})},
+		{"contexts made of its context", byHand(t, func(c net.Conn, r *http.Request) {
 			defer c.Close()
 			ctx, cancel := context.WithCancel(r.Context())
 			defer cancel()

@@ -58,40 +58,34 @@ func TestEndedWithinGrace(t *testing.T) {
 			<-done
 		}, false, 0, true},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				done := make(chan struct{})
-				app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					c, _, err := upgradeByHand(w, 1000)
-					if assert.NoError(t, err) {
-						tt.handler(c, done)
-					}
-				}), socketAppOptions{})
-				p := app.live(t, annsGrant())
-				var got []wireFrame
-				var err error
-				var reading sync.WaitGroup
-				if !tt.silent {
-					reading.Go(func() { got, err = p.frames() })
-				}
-				synctest.Wait()
-				begin := time.Now()
-				revokeAnn(t, app)
-				require.NoError(t, app.sockets.Shutdown(t.Context())) // waits until it is gone
-				require.Equal(t, tt.want, time.Since(begin))
-				reading.Wait()
-				line := app.audit.Events(t, audit.SocketClosed)
-				require.Len(t, line, 1)
-				require.Equal(t, "session_revoked", line[0]["reason"])
-				if tt.told {
-					require.NoError(t, err)
-					requireCloseFrame(t, got, 4401, "session_revoked")
-					require.Equal(t, 4401.0, line[0]["close_code"])
-				} else {
-					require.Equal(t, 1006.0, line[0]["close_code"])
-				}
-				close(done)
-			})
+		runInBubble(t, tt.name, func(t *testing.T) {
+			done := make(chan struct{})
+			h := byHand(t, func(c net.Conn, _ *http.Request) { tt.handler(c, done) })
+			app := newSocketApp(t, h, socketAppOptions{})
+			p := app.live(t, annsGrant())
+			var got []wireFrame
+			var err error
+			var reading sync.WaitGroup
+			if !tt.silent {
+				reading.Go(func() { got, err = p.frames() })
+			}
+			synctest.Wait()
+			begin := time.Now()
+			revokeAnn(t, app)
+			require.NoError(t, app.sockets.Shutdown(t.Context())) // waits until it is gone
+			require.Equal(t, tt.want, time.Since(begin))
+			reading.Wait()
+			line := app.audit.Events(t, audit.SocketClosed)
+			require.Len(t, line, 1)
+			require.Equal(t, "session_revoked", line[0]["reason"])
+			if tt.told {
+				require.NoError(t, err)
+				requireCloseFrame(t, got, 4401, "session_revoked")
+				require.Equal(t, 4401.0, line[0]["close_code"])
+			} else {
+				require.Equal(t, 1006.0, line[0]["close_code"])
+			}
+			close(done)
 		})
 	}
 }

@@ -3,6 +3,7 @@ package middleware_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -230,12 +231,9 @@ func TestEndedByItself(t *testing.T) {
 // A handler that returns without closing, when the peer has gone, leaves
 // nothing behind.
 func TestHandlerForgetsToClose(t *testing.T) {
-	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, _, err := upgradeByHand(w, 1000)
-		if assert.NoError(t, err) {
-			_, err = c.Read(make([]byte, 1))
-			assert.Error(t, err)
-		}
+	app := newSocketApp(t, byHand(t, func(c net.Conn, _ *http.Request) {
+		_, err := c.Read(make([]byte, 1))
+		assert.Error(t, err)
 	}), socketAppOptions{tcp: true})
 	app.live(t, annsGrant()).Close()
 	app.await(t, audit.SocketClosed, 1)

@@ -45,24 +45,22 @@ func TestRevokeEndsSocketsOfAnotherNode(t *testing.T) {
 		{"a person without sockets here", tickets.Revocation{Provider: "oidc", UserID: "eve"}, false,
 			map[string]any{"event": "revoke", "user": fmt.Sprintf("%x", user[:6]), "reason": "", "sockets": 0.0}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				_, here, there := twoNodes(t, &echoes{}, socketAppOptions{})
-				ticket := there.ticketFor(t, annsGrant())
-				p := here.send(t, handshake(ticket))
-				require.Equal(t, http.StatusSwitchingProtocols, p.status, "minted there, opened here")
-				synctest.Wait()
-				began := time.Now()
-				require.NoError(t, there.issuer.Revoke(t.Context(), tt.revoke))
-				if tt.ends {
-					requireClosed(t, p, 4401, "session_revoked")
-					require.Less(t, time.Since(began), 50*time.Millisecond)
-				}
-				time.Sleep(time.Minute)
-				require.Equal(t, []map[string]any{tt.line}, here.audit.Events(t, audit.Revoke), "one line, however often it is heard")
-				require.Len(t, there.audit.Events(t, audit.Revoke), 1)
-				require.Zero(t, there.audit.Events(t, audit.Revoke)[0]["sockets"])
-			})
+		runInBubble(t, tt.name, func(t *testing.T) {
+			_, here, there := twoNodes(t, &echoes{}, socketAppOptions{})
+			ticket := there.ticketFor(t, annsGrant())
+			p := here.send(t, handshake(ticket))
+			require.Equal(t, http.StatusSwitchingProtocols, p.status, "minted there, opened here")
+			synctest.Wait()
+			began := time.Now()
+			require.NoError(t, there.issuer.Revoke(t.Context(), tt.revoke))
+			if tt.ends {
+				requireClosed(t, p, 4401, "session_revoked")
+				require.Less(t, time.Since(began), 50*time.Millisecond)
+			}
+			time.Sleep(time.Minute)
+			require.Equal(t, []map[string]any{tt.line}, here.audit.Events(t, audit.Revoke), "one line, however often it is heard")
+			require.Len(t, there.audit.Events(t, audit.Revoke), 1)
+			require.Zero(t, there.audit.Events(t, audit.Revoke)[0]["sockets"])
 		})
 	}
 }

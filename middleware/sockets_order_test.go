@@ -76,27 +76,25 @@ func TestClose_ContextEndsWithCloseGrace(t *testing.T) {
 			_, _ = c.Write(wire(2, strings.Repeat("x", 256<<10)))
 		}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				out := make(chan held, 1)
-				app := newSocketApp(t, holder(t, out), socketAppOptions{
-					sockets: middleware.SocketsOptions{CloseGrace: grace}})
-				p := app.live(t, annsGrant())
-				h := <-out
-				go tt.begin(h.conn)
-				_, err := io.ReadFull(p.br, make([]byte, 3))
-				require.NoError(t, err)
-				synctest.Wait()
-				begin := time.Now()
-				revokeAnn(t, app)
-				<-h.ctx.Done()
-				require.Equal(t, grace, time.Since(begin))
-				require.ErrorIs(t, context.Cause(h.ctx), tickets.ErrRevoked)
-				_, err = h.conn.Read(make([]byte, 1))
-				require.ErrorIs(t, err, tickets.ErrRevoked)
-				require.NoError(t, app.sockets.Shutdown(t.Context()))
-				require.Equal(t, grace, time.Since(begin))
-			})
+		runInBubble(t, tt.name, func(t *testing.T) {
+			out := make(chan held, 1)
+			app := newSocketApp(t, holder(t, out), socketAppOptions{
+				sockets: middleware.SocketsOptions{CloseGrace: grace}})
+			p := app.live(t, annsGrant())
+			h := <-out
+			go tt.begin(h.conn)
+			_, err := io.ReadFull(p.br, make([]byte, 3))
+			require.NoError(t, err)
+			synctest.Wait()
+			begin := time.Now()
+			revokeAnn(t, app)
+			<-h.ctx.Done()
+			require.Equal(t, grace, time.Since(begin))
+			require.ErrorIs(t, context.Cause(h.ctx), tickets.ErrRevoked)
+			_, err = h.conn.Read(make([]byte, 1))
+			require.ErrorIs(t, err, tickets.ErrRevoked)
+			require.NoError(t, app.sockets.Shutdown(t.Context()))
+			require.Equal(t, grace, time.Since(begin))
 		})
 	}
 }
@@ -123,34 +121,32 @@ func TestClose_ContextEndsAtOnceBeforeHijack(t *testing.T) {
 // A stream has no close frame either, not even one that takes its connection.
 func TestClose_StreamsContextEndsAtOnce(t *testing.T) {
 	for _, hijacks := range []bool{false, true} {
-		t.Run(fmt.Sprint("hijacks_", hijacks), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				out := make(chan held, 1)
-				stream := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					h := held{ctx: r.Context()}
-					if hijacks {
-						var err error
-						h.conn, _, err = http.NewResponseController(w).Hijack()
-						if !assert.NoError(t, err) {
-							return
-						}
-						defer h.conn.Close()
-						go func() { _, _ = h.conn.Write([]byte("HTTP/1.1 200 OK\r\n\r\n")) }()
+		runInBubble(t, fmt.Sprint("hijacks_", hijacks), func(t *testing.T) {
+			out := make(chan held, 1)
+			stream := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				h := held{ctx: r.Context()}
+				if hijacks {
+					var err error
+					h.conn, _, err = http.NewResponseController(w).Hijack()
+					if !assert.NoError(t, err) {
+						return
 					}
-					out <- h
-					<-r.Context().Done()
-				})
-				app := newSocketApp(t, stream, socketAppOptions{
-					guard: middleware.GuardOptions{AdmitRequests: true}})
-				app.begin(t, get(app.ticketFor(t, annsGrant())))
-				h := <-out
-				synctest.Wait() // the page reads nothing: what the handler writes blocks
-				begin := time.Now()
-				revokeAnn(t, app)
-				<-h.ctx.Done()
-				require.Zero(t, time.Since(begin))
-				require.ErrorIs(t, context.Cause(h.ctx), tickets.ErrRevoked)
+					defer h.conn.Close()
+					go func() { _, _ = h.conn.Write([]byte("HTTP/1.1 200 OK\r\n\r\n")) }()
+				}
+				out <- h
+				<-r.Context().Done()
 			})
+			app := newSocketApp(t, stream, socketAppOptions{
+				guard: middleware.GuardOptions{AdmitRequests: true}})
+			app.begin(t, get(app.ticketFor(t, annsGrant())))
+			h := <-out
+			synctest.Wait() // the page reads nothing: what the handler writes blocks
+			begin := time.Now()
+			revokeAnn(t, app)
+			<-h.ctx.Done()
+			require.Zero(t, time.Since(begin))
+			require.ErrorIs(t, context.Cause(h.ctx), tickets.ErrRevoked)
 		})
 	}
 }

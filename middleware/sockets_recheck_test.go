@@ -57,25 +57,23 @@ func TestSocketEndsWithItsSession(t *testing.T) {
 			time.AfterFunc(time.Until(begin.Add(100*hour)), func() { app.sockets.CloseSession(annsGrant().SessionID, "session_expired") })
 		}, 100 * hour},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				h := &echoes{}
-				app := newSocketApp(t, h, socketAppOptions{})
-				g := annsGrant()
-				begin := time.Now()
-				g.SessionExpiresAt = begin.Add(hour)
-				p := app.live(t, g)
-				skew := time.Since(begin)
-				tt.act(app, begin)
-				require.Equal(t, tt.want, lifetime(t, p)+skew)
-				if cause := h.ended(t, 1)[0]; tt.want < 100*hour {
-					require.ErrorIs(t, cause, middleware.ErrSessionExpired)
-				}
-				synctest.Wait()
-				line := app.audit.Events(t, audit.SocketClosed)[0]
-				require.Equal(t, "session_expired", line["reason"])
-				require.InDelta(t, tt.want.Seconds(), line["seconds"], 0.01)
-			})
+		runInBubble(t, tt.name, func(t *testing.T) {
+			h := &echoes{}
+			app := newSocketApp(t, h, socketAppOptions{})
+			g := annsGrant()
+			begin := time.Now()
+			g.SessionExpiresAt = begin.Add(hour)
+			p := app.live(t, g)
+			skew := time.Since(begin)
+			tt.act(app, begin)
+			require.Equal(t, tt.want, lifetime(t, p)+skew)
+			if cause := h.ended(t, 1)[0]; tt.want < 100*hour {
+				require.ErrorIs(t, cause, middleware.ErrSessionExpired)
+			}
+			synctest.Wait()
+			line := app.audit.Events(t, audit.SocketClosed)[0]
+			require.Equal(t, "session_expired", line["reason"])
+			require.InDelta(t, tt.want.Seconds(), line["seconds"], 0.01)
 		})
 	}
 }
@@ -140,23 +138,21 @@ func TestRestoreAtTheEnd(t *testing.T) {
 			}
 		}, hour + 5*time.Second, 1},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				r := &restores{}
-				app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{Restore: r.restore}})
-				g := annsGrant()
-				begin := time.Now()
-				g.SessionExpiresAt = begin.Add(hour)
-				p := app.live(t, g)
-				q := app.live(t, g)
-				skew := time.Since(begin)
-				r.set(tt.answer(begin))
-				require.Equal(t, tt.want, lifetime(t, p)+skew)
-				requireClosed(t, q, 4401, "session_expired")
-				synctest.Wait()
-				require.Len(t, app.audit.Events(t, audit.SessionVerifyFailure), tt.failures)
-				time.Sleep(3 * hour) // for a Restore that hangs
-			})
+		runInBubble(t, tt.name, func(t *testing.T) {
+			r := &restores{}
+			app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{Restore: r.restore}})
+			g := annsGrant()
+			begin := time.Now()
+			g.SessionExpiresAt = begin.Add(hour)
+			p := app.live(t, g)
+			q := app.live(t, g)
+			skew := time.Since(begin)
+			r.set(tt.answer(begin))
+			require.Equal(t, tt.want, lifetime(t, p)+skew)
+			requireClosed(t, q, 4401, "session_expired")
+			synctest.Wait()
+			require.Len(t, app.audit.Events(t, audit.SessionVerifyFailure), tt.failures)
+			time.Sleep(3 * hour) // for a Restore that hangs
 		})
 	}
 }
@@ -184,41 +180,39 @@ func TestRecheck(t *testing.T) {
 			return &middleware.Session{ID: "x"}, nil
 		}, false, true},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				r := &restores{}
-				app := newSocketApp(t, &echoes{}, socketAppOptions{
-					sockets: middleware.SocketsOptions{Restore: r.restore,
-						RecheckEvery: every},
-				})
-				pages := []*page{app.live(t, annsGrant()), app.live(t, annsGrant()), app.live(t, annsGrant())}
-				r.set(tt.answer)
-				if tt.ends {
-					begin := time.Now()
-					for _, p := range pages {
-						requireClosed(t, p, 4401, "session_expired")
-					}
-					require.LessOrEqual(t, time.Since(begin), every)
-					require.Empty(t, app.audit.Events(t, audit.SessionVerifyFailure))
-					return
-				}
-				time.Sleep(10*every + 5*time.Second)
-				require.Equal(t, 3, app.sockets.Len())
-				r.mu.Lock()
-				calls := r.calls
-				r.mu.Unlock()
-				require.GreaterOrEqual(t, calls, 9, "at least once in a minute")
-				require.LessOrEqual(t, calls, 21, "once for the session, not for each socket")
-				failures := app.audit.Events(t, audit.SessionVerifyFailure)
-				if !tt.fails {
-					require.Empty(t, failures)
-					return
-				}
-				require.InDelta(t, calls, len(failures), 1)
-				require.Equal(t, map[string]any{"event": "session_verify_failure", "provider": "oidc",
-					"reason": "recheck", "ip": "pipe", "path": "/ws"}, failures[0])
-				requireNoSecret(t, "the audit", app.audit.Text())
+		runInBubble(t, tt.name, func(t *testing.T) {
+			r := &restores{}
+			app := newSocketApp(t, &echoes{}, socketAppOptions{
+				sockets: middleware.SocketsOptions{Restore: r.restore,
+					RecheckEvery: every},
 			})
+			pages := []*page{app.live(t, annsGrant()), app.live(t, annsGrant()), app.live(t, annsGrant())}
+			r.set(tt.answer)
+			if tt.ends {
+				begin := time.Now()
+				for _, p := range pages {
+					requireClosed(t, p, 4401, "session_expired")
+				}
+				require.LessOrEqual(t, time.Since(begin), every)
+				require.Empty(t, app.audit.Events(t, audit.SessionVerifyFailure))
+				return
+			}
+			time.Sleep(10*every + 5*time.Second)
+			require.Equal(t, 3, app.sockets.Len())
+			r.mu.Lock()
+			calls := r.calls
+			r.mu.Unlock()
+			require.GreaterOrEqual(t, calls, 9, "at least once in a minute")
+			require.LessOrEqual(t, calls, 21, "once for the session, not for each socket")
+			failures := app.audit.Events(t, audit.SessionVerifyFailure)
+			if !tt.fails {
+				require.Empty(t, failures)
+				return
+			}
+			require.InDelta(t, calls, len(failures), 1)
+			require.Equal(t, map[string]any{"event": "session_verify_failure", "provider": "oidc",
+				"reason": "recheck", "ip": "pipe", "path": "/ws"}, failures[0])
+			requireNoSecret(t, "the audit", app.audit.Text())
 		})
 	}
 }

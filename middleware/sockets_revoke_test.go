@@ -176,11 +176,7 @@ func TestRevokeInsideFrame(t *testing.T) {
 	for _, cut := range []int{1, 2, 3, 4, 5, 100, 70_000} {
 		begun, revoked := make(chan struct{}), make(chan struct{})
 		msg := wire(2, strings.Repeat("x", 70_000))
-		app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			c, _, err := upgradeByHand(w, 1000)
-			if !assert.NoError(t, err) {
-				return
-			}
+		app := newSocketApp(t, byHand(t, func(c net.Conn, _ *http.Request) {
 			defer c.Close()
 			_, _ = c.Write(msg[:cut])
 			close(begun)
@@ -208,12 +204,9 @@ func TestRevokeInsideFrame(t *testing.T) {
 // A peer that writes before it reads, as a browser that uploads does, is read
 // on, so that it comes to read its close frame.
 func TestRevokeWhilePeerWrites(t *testing.T) {
-	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, _, err := upgradeByHand(w, 1000)
-		if assert.NoError(t, err) {
-			defer c.Close()
-			<-r.Context().Done() // never reads
-		}
+	app := newSocketApp(t, byHand(t, func(c net.Conn, r *http.Request) {
+		defer c.Close()
+		<-r.Context().Done() // never reads
 	}), socketAppOptions{tcp: true, sockets: middleware.SocketsOptions{CloseGrace: time.Hour}})
 	p := app.live(t, annsGrant())
 	require.NoError(t, p.SetDeadline(time.Now().Add(patience)))
@@ -231,14 +224,11 @@ func TestRevokeWhilePeerWrites(t *testing.T) {
 // would break the protocol (RFC 6455 section 5.5.1).
 func TestRevokeAfterTheHandlersCloseFrame(t *testing.T) {
 	said := make(chan struct{})
-	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, _, err := upgradeByHand(w, 1000)
-		if assert.NoError(t, err) {
-			_, err = c.Write(wire(8, "\x0b\xbfdone"))
-			assert.NoError(t, err)
-			close(said)
-			<-r.Context().Done()
-		}
+	app := newSocketApp(t, byHand(t, func(c net.Conn, r *http.Request) {
+		_, err := c.Write(wire(8, "\x0b\xbfdone"))
+		assert.NoError(t, err)
+		close(said)
+		<-r.Context().Done()
 	}), socketAppOptions{tcp: true})
 	p := app.live(t, annsGrant())
 	<-said

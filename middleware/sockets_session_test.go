@@ -3,12 +3,11 @@ package middleware_test
 import (
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/ticketgate/ticketgate/middleware"
@@ -38,51 +37,45 @@ func TestSession_OfALiveSocketChangesWithRestore(t *testing.T) {
 			return gate.Wrap(gate.Wrap(next))
 		}},
 	} {
-		t.Run(inner.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				role := &restores{}
-				role.set(hasRole("admin", time.Time{}))
-				contexts := make(chan []context.Context, 1)
-				app := newSocketApp(t, inner.wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					c, _, err := upgradeByHand(w, 1000)
-					if !assert.NoError(t, err) {
-						return
-					}
-					child, cancel := context.WithCancel(context.WithValue(r.Context(), contextKey{}, 1))
-					defer cancel()
-					contexts <- []context.Context{r.Context(), child, context.WithoutCancel(child)}
-					_, _ = io.Copy(io.Discard, c)
-				})), socketAppOptions{sockets: middleware.SocketsOptions{Restore: role.restore, RecheckEvery: time.Minute}})
-				g := annsGrant()
-				g.Data, g.StartedAt = "room 7", time.Now().Add(-time.Hour)
-				g.SessionExpiresAt = time.Now().Add(time.Hour)
-				p := app.live(t, g)
-				all := <-contexts
-				for _, ctx := range all {
-					require.Equal(t, "admin", roleOf(ctx))
-				}
+		runInBubble(t, inner.name, func(t *testing.T) {
+			role := &restores{}
+			role.set(hasRole("admin", time.Time{}))
+			contexts := make(chan []context.Context, 1)
+			app := newSocketApp(t, inner.wrap(byHand(t, func(c net.Conn, r *http.Request) {
+				child, cancel := context.WithCancel(context.WithValue(r.Context(), contextKey{}, 1))
+				defer cancel()
+				contexts <- []context.Context{r.Context(), child, context.WithoutCancel(child)}
+				_, _ = io.Copy(io.Discard, c)
+			})), socketAppOptions{sockets: middleware.SocketsOptions{Restore: role.restore, RecheckEvery: time.Minute}})
+			g := annsGrant()
+			g.Data, g.StartedAt = "room 7", time.Now().Add(-time.Hour)
+			g.SessionExpiresAt = time.Now().Add(time.Hour)
+			p := app.live(t, g)
+			all := <-contexts
+			for _, ctx := range all {
+				require.Equal(t, "admin", roleOf(ctx))
+			}
 
-				end := time.Now().Add(2 * time.Hour)
-				role.set(hasRole("guest", end))
-				time.Sleep(time.Minute)
-				for _, ctx := range all {
-					require.Equal(t, "guest", roleOf(ctx))
-					s, _ := middleware.SessionFrom(ctx)
-					require.True(t, end.Equal(s.ExpiresAt))
-					require.Equal(t, "room 7", s.Data, "the ticket's")
-					require.True(t, g.StartedAt.Equal(s.StartedAt), "the ticket's")
-				}
-				role.set(hasRole("guest", time.Time{})) // zero: the end stays
-				time.Sleep(time.Minute)
-				require.Equal(t, 1, app.sockets.Len(), "it stayed open")
-				require.True(t, end.Equal(onlySocket(t, app.sockets).EndsAt))
+			end := time.Now().Add(2 * time.Hour)
+			role.set(hasRole("guest", end))
+			time.Sleep(time.Minute)
+			for _, ctx := range all {
+				require.Equal(t, "guest", roleOf(ctx))
+				s, _ := middleware.SessionFrom(ctx)
+				require.True(t, end.Equal(s.ExpiresAt))
+				require.Equal(t, "room 7", s.Data, "the ticket's")
+				require.True(t, g.StartedAt.Equal(s.StartedAt), "the ticket's")
+			}
+			role.set(hasRole("guest", time.Time{})) // zero: the end stays
+			time.Sleep(time.Minute)
+			require.Equal(t, 1, app.sockets.Len(), "it stayed open")
+			require.True(t, end.Equal(onlySocket(t, app.sockets).EndsAt))
 
-				later := end.Add(time.Hour)
-				require.Equal(t, 1, app.sockets.Extend(g.SessionID, later))
-				s, _ := middleware.SessionFrom(all[2])
-				require.True(t, later.Equal(s.ExpiresAt), "Extend shows too")
-				p.Close()
-			})
+			later := end.Add(time.Hour)
+			require.Equal(t, 1, app.sockets.Extend(g.SessionID, later))
+			s, _ := middleware.SessionFrom(all[2])
+			require.True(t, later.Equal(s.ExpiresAt), "Extend shows too")
+			p.Close()
 		})
 	}
 }
