@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -29,9 +28,7 @@ func ExampleGate() {
 		LoginURL: "/login",
 		Public:   []string{"/static/"},
 	})
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -71,9 +68,7 @@ func ExampleGate_Authenticate() {
 		func(_ context.Context, token string) (*middleware.Session, error) {
 			return nil, errors.New("session store: connection refused")
 		}), nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 
 	handle := func(w http.ResponseWriter, r *http.Request) {
 		s, rej := gate.Authenticate(w, r)
@@ -172,9 +167,7 @@ func ExampleFirstOf() {
 // gate takes its word.
 func ExampleContextSessions() {
 	gate, err := middleware.NewGate(middleware.ContextSessions, nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	page := gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, _ := middleware.SessionFrom(r.Context())
 		fmt.Fprint(w, "hello, ", s.UserID)
@@ -276,26 +269,18 @@ func ExampleRejection() {
 			}
 			rej.ServeHTTP(w, r)
 		}})
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	srv := httptest.NewServer(gate.Wrap(http.NotFoundHandler()))
 	defer srv.Close()
 
 	for _, cookie := range []string{"", "sid=x"} {
 		r, err := http.NewRequest("GET", srv.URL, nil)
-		if err != nil {
-			log.Fatal(err)
-		}
+		check(err)
 		r.Header.Set("Cookie", cookie)
 		res, err := srv.Client().Do(r)
-		if err != nil {
-			log.Fatal(err)
-		}
+		check(err)
 		body, err := io.ReadAll(res.Body)
-		if err != nil {
-			log.Fatal(err)
-		}
+		check(err)
 		_ = res.Body.Close()
 		fmt.Println(res.StatusCode, strings.TrimSpace(string(body)))
 	}

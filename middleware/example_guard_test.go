@@ -6,48 +6,29 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 
 	"github.com/coder/websocket"
 
-	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/middleware"
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
 // signedIn stands for a gate: everybody is ann.
-func signedIn(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s := &middleware.Session{ID: "s1", Provider: "oidc", UserID: "ann"}
-		next.ServeHTTP(w, r.WithContext(middleware.WithSession(r.Context(), s)))
-	})
-}
+var signedIn = signedInAs(&middleware.Session{ID: "s1", Provider: "oidc", UserID: "ann"})
 
-// greet is a WebSocket handler: it says who is there.
-func greet(w http.ResponseWriter, r *http.Request) {
-	c, err := websocket.Accept(w, r, nil)
-	if err != nil {
-		return
-	}
-	defer c.CloseNow()
-	s, _ := middleware.SessionFrom(r.Context())
-	_ = c.Write(r.Context(), websocket.MessageText, []byte("hello "+s.UserID))
-	_ = c.Close(websocket.StatusNormalClosure, "")
-}
+// annAtS1 is what a ticket of ann's session s1 says.
+var annAtS1 = tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "ann"}
 
 // A page that is signed in asks for a ticket, which is then good for one path
 // alone.
 func ExampleMint() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	mint, err := middleware.NewMint(issuer, &middleware.MintOptions{
-		Audit: audit.New(slog.DiscardHandler),
+		Audit: quiet,
 		Authorize: func(ctx context.Context, s *middleware.Session, endpoint string) error {
 			if endpoint == "/ws/admin" && s.UserID != "root" {
 				return errors.New("not an administrator")
@@ -55,25 +36,19 @@ func ExampleMint() {
 			return nil
 		},
 	})
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	srv := httptest.NewServer(signedIn(mint)) // in real life: gate.Wrap(mint)
 	defer srv.Close()
 
 	for _, endpoint := range []string{"/ws", "/ws/admin"} {
 		res, err := http.Post(srv.URL, "application/json", strings.NewReader(`{"endpoint":"`+endpoint+`"}`))
-		if err != nil {
-			log.Fatal(err)
-		}
+		check(err)
 		var answer struct {
 			Ticket string `json:"ticket"`
 			TTL    int    `json:"ttl_seconds"`
 			Error  string `json:"error"`
 		}
-		if err := json.NewDecoder(res.Body).Decode(&answer); err != nil {
-			log.Fatal(err)
-		}
+		check(json.NewDecoder(res.Body).Decode(&answer))
 		res.Body.Close()
 		fmt.Printf("%d %d %d %q\n", res.StatusCode, len(answer.Ticket), answer.TTL, answer.Error)
 	}
@@ -85,21 +60,15 @@ func ExampleMint() {
 // A socket opens with its ticket, once.
 func ExampleGuard() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
-	if err != nil {
-		log.Fatal(err)
-	}
-	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: audit.New(slog.DiscardHandler)})
-	if err != nil {
-		log.Fatal(err)
-	}
-	srv := httptest.NewServer(guard.Wrap(http.HandlerFunc(greet)))
+	check(err)
+	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: quiet})
+	check(err)
+	srv := httptest.NewServer(guard.Wrap(http.HandlerFunc(hello)))
 	defer srv.Close()
 
 	ctx := context.Background()
-	ticket, err := issuer.Mint(ctx, tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "ann"})
-	if err != nil {
-		log.Fatal(err)
-	}
+	ticket, err := issuer.Mint(ctx, annAtS1)
+	check(err)
 	for range 2 {
 		c, res, err := websocket.Dial(ctx, srv.URL+"/ws?ticket="+string(ticket), nil)
 		if err != nil {
@@ -118,16 +87,12 @@ func ExampleGuard() {
 // EventSource cannot set headers either: it comes in with a ticket too.
 func ExampleGuard_admitRequests() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{
 		AdmitRequests: true,
-		Audit:         audit.New(slog.DiscardHandler),
+		Audit:         quiet,
 	})
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	srv := httptest.NewServer(guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, _ := middleware.SessionFrom(r.Context())
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -135,14 +100,10 @@ func ExampleGuard_admitRequests() {
 	})))
 	defer srv.Close()
 
-	ticket, err := issuer.Mint(context.Background(), tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "ann"})
-	if err != nil {
-		log.Fatal(err)
-	}
+	ticket, err := issuer.Mint(context.Background(), annAtS1)
+	check(err)
 	res, err := http.Get(srv.URL + "/events?ticket=" + string(ticket))
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	defer res.Body.Close()
 	line, _ := bufio.NewReader(res.Body).ReadString('\n')
 	fmt.Print(res.Status, "\n", line)
@@ -154,13 +115,9 @@ func ExampleGuard_admitRequests() {
 // An application with its own framework asks for the decision.
 func ExampleGuard_Admit() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
-	if err != nil {
-		log.Fatal(err)
-	}
-	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: audit.New(slog.DiscardHandler)})
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
+	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: quiet})
+	check(err)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a, rej := guard.Admit(r)
 		if rej != nil {
@@ -170,15 +127,13 @@ func ExampleGuard_Admit() {
 		}
 		defer a.Release()
 		fmt.Printf("%s at %s\n", a.Session.UserID, a.Request.URL) // no ticket is left in it
-		greet(a.ResponseWriter(w), a.Request)
+		hello(a.ResponseWriter(w), a.Request)
 	}))
 	defer srv.Close()
 
 	ctx := context.Background()
-	ticket, err := issuer.Mint(ctx, tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "ann"})
-	if err != nil {
-		log.Fatal(err)
-	}
+	ticket, err := issuer.Mint(ctx, annAtS1)
+	check(err)
 	for _, protocols := range [][]string{{"chat", "ticket." + string(ticket)}, {"chat"}} {
 		c, _, err := websocket.Dial(ctx, srv.URL+"/ws?room=7", &websocket.DialOptions{Subprotocols: protocols})
 		if err == nil {
@@ -197,24 +152,18 @@ func ExampleGuard_Admit() {
 // why.
 func ExampleRejectByClosing() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{
 		OnReject: middleware.RejectByClosing,
-		Audit:    audit.New(slog.DiscardHandler),
+		Audit:    quiet,
 	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	srv := httptest.NewServer(guard.Wrap(http.HandlerFunc(greet)))
+	check(err)
+	srv := httptest.NewServer(guard.Wrap(http.HandlerFunc(hello)))
 	defer srv.Close()
 
 	ctx := context.Background()
 	c, _, err := websocket.Dial(ctx, srv.URL+"/ws?ticket=of-yesterday", nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	defer c.CloseNow()
 	_, _, err = c.Read(ctx)
 	var closed websocket.CloseError
@@ -226,35 +175,21 @@ func ExampleRejectByClosing() {
 // finds the ticket.
 func ExampleConcealTicket() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
-	if err != nil {
-		log.Fatal(err)
-	}
-	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: audit.New(slog.DiscardHandler)})
-	if err != nil {
-		log.Fatal(err)
-	}
-	accessLog := func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			fmt.Println(r.Method, r.RequestURI)
-			next.ServeHTTP(w, r)
-		})
-	}
-	srv := httptest.NewServer(middleware.ConcealTicket(accessLog(guard.Wrap(http.HandlerFunc(greet)))))
+	check(err)
+	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: quiet})
+	check(err)
+	srv := httptest.NewServer(middleware.ConcealTicket(accessLog(guard.Wrap(http.HandlerFunc(hello)))))
 	defer srv.Close()
 
 	ctx := context.Background()
-	ticket, err := issuer.Mint(ctx, tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "ann"})
-	if err != nil {
-		log.Fatal(err)
-	}
+	ticket, err := issuer.Mint(ctx, annAtS1)
+	check(err)
 	c, _, err := websocket.Dial(ctx, srv.URL+"/ws?ticket="+string(ticket)+"&room=7", nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	defer c.CloseNow()
 	_, message, err := c.Read(ctx)
 	fmt.Println(string(message), err)
 	// Output:
-	// GET /ws?room=7
+	// access log: GET /ws?room=7
 	// hello ann <nil>
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -14,7 +13,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/middleware"
 )
 
@@ -28,7 +26,7 @@ func FuzzGatePaths(f *testing.F) {
 	f.Add("POST", "/healthz")
 	f.Add("CONNECT", "/login")
 	patterns := []string{"/public/", "GET /healthz", "/foo/{x}/bar", "/f/{path...}", "/only/{$}"}
-	opts := middleware.GateOptions{LoginURL: "/login", Public: patterns, Audit: audit.New(slog.DiscardHandler)}
+	opts := middleware.GateOptions{LoginURL: "/login", Public: patterns, Audit: quiet}
 	gate, err := middleware.NewGate(cookies(), &opts)
 	if err != nil {
 		f.Fatal(err)
@@ -265,7 +263,7 @@ func FuzzOrigin(f *testing.F) {
 			f.Add(o, "app.example", false)
 		}
 	}
-	log := audit.New(slog.DiscardHandler)
+	log := quiet
 	guard, err := middleware.NewGuard(newIssuer(f), &middleware.GuardOptions{Audit: log})
 	if err != nil {
 		f.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -17,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/middleware"
 	"github.com/ticketgate/ticketgate/tickets"
 )
@@ -43,7 +41,7 @@ func fuzzGuard(f *testing.F, opts middleware.GuardOptions) (*middleware.Guard, *
 	store := new(grantsAll)
 	issuer := must(tickets.NewIssuer(store, nil))
 	must(issuer.Mint(f.Context(), tickets.Grant{UserID: "ann"}))
-	opts.Audit = audit.New(slog.DiscardHandler)
+	opts.Audit = quiet
 	return must(middleware.NewGuard(issuer, &opts)), store
 }
 
@@ -243,7 +241,7 @@ func FuzzMintBody(f *testing.F) {
 	issuer := must(tickets.NewIssuer(store, nil))
 	var asked string
 	mint := must(middleware.NewMint(issuer, &middleware.MintOptions{
-		Audit:     audit.New(slog.DiscardHandler),
+		Audit:     quiet,
 		Authorize: func(_ context.Context, _ *middleware.Session, endpoint string) error { asked = endpoint; return nil },
 	}))
 	f.Fuzz(func(t *testing.T, body []byte, contentType string) {

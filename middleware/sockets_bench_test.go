@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -21,7 +20,6 @@ import (
 	"github.com/coder/websocket"
 	"github.com/stretchr/testify/require"
 
-	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/middleware"
 	"github.com/ticketgate/ticketgate/tickets"
 )
@@ -97,7 +95,7 @@ func newBenchApp(b testing.TB, guarded bool, h http.Handler) *benchApp {
 	if guarded {
 		app.issuer, err = tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxPerSession: 1 << 20})
 		require.NoError(b, err)
-		app.guard, err = middleware.NewGuard(app.issuer, &middleware.GuardOptions{Audit: audit.New(slog.DiscardHandler)})
+		app.guard, err = middleware.NewGuard(app.issuer, &middleware.GuardOptions{Audit: quiet})
 		require.NoError(b, err)
 		h = app.guard.Wrap(h)
 	}

@@ -269,3 +269,19 @@ func TestContextOutlivesHandler(t *testing.T) {
 	var closed *middleware.CloseError
 	require.ErrorAs(t, <-causes, &closed)
 }
+
+// What was ended before Shutdown has run out of time too when Shutdown has.
+func TestShutdownCutsWhatIsEnding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: time.Minute}})
+		p := app.live(t, annsGrant()) // reads nothing from here on
+		require.Equal(t, 1, app.sockets.CloseSession(annsGrant().SessionID, ""))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.Error(t, app.sockets.Shutdown(ctx))
+		begin := time.Now()
+		_ = p.SetReadDeadline(time.Now().Add(time.Hour))
+		require.NoError(t, app.sockets.Shutdown(context.Background()))
+		require.Less(t, time.Since(begin), time.Second)
+	})
+}

@@ -1,0 +1,305 @@
+package middleware_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/ticketgate/ticketgate/middleware"
+	"github.com/ticketgate/ticketgate/tickets"
+)
+
+// opaque keeps the compiler from seeing who is behind a handler: it would put
+// the copy of the request on the stack, which it cannot in any program that
+// chains handlers.
+var opaque http.Handler
+
+// BenchmarkGatePass measures a request that a Gate lets through, over
+// CookieSessions and a map, beside what no middleware that passes on a value can
+// do without: the copy that a bare r.WithContext makes. They take turns, so that
+// whatever else the machine does weighs on both. "ratio" is the gate's time over
+// that floor's; "with-value" is the floor's with the context that carries the
+// value, over the floor's.
+func BenchmarkGatePass(b *testing.B) {
+	for _, c := range []struct {
+		name    string
+		cookies string
+		end     time.Time
+	}{
+		{name: "one cookie", cookies: "sid=" + goodCookie},
+		{name: "five cookies, session with an end", end: time.Now().Add(time.Hour),
+			cookies: "_ga=GA1.1.1234567890.1234567890; theme=dark; sid=" + goodCookie + "; lang=en-GB; csrf=0123456789abcdef"},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			s := ann()
+			s.ExpiresAt = c.end
+			sessions := map[string]*middleware.Session{goodCookie: s}
+			lookup := func(_ context.Context, value string) (*middleware.Session, error) {
+				return sessions[value], nil
+			}
+			gate := must(middleware.NewGate(middleware.CookieSessions("sid", lookup), &middleware.GateOptions{
+				LoginURL: "/login", Public: []string{"/static/"}, Audit: quiet,
+			}))
+			reached := 0
+			next := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached++ })
+			opaque = next
+			type key struct{}
+			ctx := context.WithValue(b.Context(), key{}, s)
+			handlers := []http.Handler{
+				http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					opaque.ServeHTTP(w, r.WithContext(ctx))
+				}),
+				http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					opaque.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, s)))
+				}),
+				gate.Wrap(next),
+			}
+			w := httptest.NewRecorder()
+			r := httptest.NewRequest("GET", "/dashboard", nil)
+			r.Header.Set("Cookie", c.cookies)
+
+			const turn = 1000
+			took := make([]time.Duration, len(handlers))
+			n := 0
+			for b.Loop() {
+				n++
+				for i, h := range handlers {
+					start := time.Now()
+					for range turn {
+						h.ServeHTTP(w, r)
+					}
+					took[i] += time.Since(start)
+				}
+			}
+			if reached != len(handlers)*turn*n {
+				b.Fatalf("%d of %d came in", reached, len(handlers)*turn*n)
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(float64(took[0].Nanoseconds())/float64(turn*n), "floor-ns")
+			b.ReportMetric(float64(took[2].Nanoseconds())/float64(turn*n), "gate-ns")
+			b.ReportMetric(float64(took[1])/float64(took[0]), "with-value")
+			b.ReportMetric(float64(took[2])/float64(took[0]), "ratio")
+		})
+	}
+}
+
+func benchGuard(tb testing.TB, opts middleware.GuardOptions) (*middleware.Guard, *tickets.Issuer) {
+	store := tickets.NewMemoryStore(&tickets.MemoryOptions{MaxOutstanding: 1 << 30})
+	issuer := must(tickets.NewIssuer(store, &tickets.IssuerOptions{MaxPerSession: 1 << 20}))
+	opts.Audit = quiet
+	return must(middleware.NewGuard(issuer, &opts)), issuer
+}
+
+// BenchmarkUpgrade is the rate of guarded upgrades over loopback beside that of
+// unguarded ones, which take turns: "guarded/unguarded" is 1 where the guard
+// costs nothing. It goes by medians, which a busy machine disturbs least. The
+// client is a WebSocket library, as an application's are; and a bare one, which
+// writes bytes and reads bytes, and so shows the most of the guard.
+func BenchmarkUpgrade(b *testing.B) {
+	guard, issuer := benchGuard(b, middleware.GuardOptions{})
+	accept := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, err := websocket.Accept(w, r, nil); err == nil {
+			_ = c.CloseNow()
+		}
+	})
+	mux := http.NewServeMux()
+	mux.Handle("/ws", guard.Wrap(accept))
+	mux.Handle("/no", accept)
+	srv := httptest.NewServer(mux)
+	defer srv.Close()
+	buf := make([]byte, 1024)
+	bare := func(target string) {
+		conn := must(net.Dial("tcp", srv.Listener.Addr().String()))
+		defer conn.Close()
+		must(io.WriteString(conn, upgrade("GET", target)))
+		n, err := conn.Read(buf)
+		if !strings.HasPrefix(string(buf[:n]), "HTTP/1.1 101 ") {
+			b.Fatalf("%q, %v", buf[:n], err)
+		}
+		for err == nil { // until the server has closed: its end costs the next one nothing
+			_, err = conn.Read(buf)
+		}
+	}
+	library := func(target string) {
+		c, _, err := websocket.Dial(b.Context(), srv.URL+target, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		_, _, _ = c.Read(b.Context())
+		_ = c.CloseNow()
+	}
+	for name, once := range map[string]func(target string){"bare": bare, "library": library} {
+		b.Run(name, func(b *testing.B) {
+			var guarded, unguarded []time.Duration
+			run := func(took *[]time.Duration, target string) {
+				start := time.Now()
+				once(target)
+				*took = append(*took, time.Since(start))
+			}
+			other := "/no?ticket=" + strings.Repeat("A", 43) // of the same length
+			for i := 0; b.Loop(); i++ {
+				target := "/ws?ticket=" + string(must(issuer.Mint(b.Context(), tickets.Grant{UserID: "ann"})))
+				if i%2 == 0 { // neither always follows the other
+					run(&guarded, target)
+				}
+				run(&unguarded, other)
+				if i%2 == 1 {
+					run(&guarded, target)
+				}
+			}
+			slices.Sort(guarded)
+			slices.Sort(unguarded)
+			g, u := float64(guarded[len(guarded)/2]), float64(unguarded[len(unguarded)/2])
+			b.ReportMetric(u/g, "guarded/unguarded")
+			b.ReportMetric(g, "guarded-ns")
+			b.ReportMetric(u, "unguarded-ns")
+		})
+	}
+}
+
+// nowhere is a ResponseWriter that costs nothing but its header.
+type nowhere struct{ header http.Header }
+
+func (w *nowhere) Header() http.Header         { return w.header }
+func (w *nowhere) Write(p []byte) (int, error) { return len(p), nil }
+func (w *nowhere) WriteHeader(int)             {}
+
+// badUpgrades are bad upgrades of every kind.
+var badUpgrades = []struct{ name, request string }{
+	{"no upgrade", get("/ws")},
+	{"version", upgrade("GET", "/ws", "Sec-WebSocket-Version: 8")},
+	{"no ticket", upgrade("GET", "/ws")},
+	{"two tickets", upgrade("GET", "/ws?ticket="+minted+"&ticket="+minted)},
+	{"malformed ticket", upgrade("GET", "/ws?ticket=a")},
+	{"unknown ticket", upgrade("GET", "/ws?ticket="+strings.Repeat("A", 43))},
+	{"own origin", upgrade("GET", "/ws", "Origin: http://app.example")},
+	{"origin", upgrade("GET", "/ws?ticket="+minted, "Origin: https://evil.example")},
+}
+
+// saysNothing is an OnReject without an answer.
+func saysNothing(http.ResponseWriter, *http.Request, *middleware.Rejection) {}
+
+// doesNothing is a handler without an answer.
+func doesNothing(http.ResponseWriter, *http.Request) {}
+
+// pageRequest is a request of no concern to a guard.
+var pageRequest = get("/page?a=1&b=2", "Accept: text/html", "Connection: keep-alive",
+	"Referer: https://app.example/page?c=3")
+
+// BenchmarkRefuse is what a bad upgrade costs: the decision alone, and with the
+// audit's line and the answer.
+func BenchmarkRefuse(b *testing.B) {
+	guard, _ := benchGuard(b, middleware.GuardOptions{})
+	silent, _ := benchGuard(b, middleware.GuardOptions{OnReject: saysNothing})
+	for _, bad := range badUpgrades {
+		r := readRequest(bad.request)
+		for name, h := range map[string]http.Handler{
+			"decision": silent.Wrap(accepts), "answered": guard.Wrap(accepts),
+		} {
+			b.Run(bad.name+"/"+name, func(b *testing.B) {
+				b.ReportAllocs()
+				w := &nowhere{header: make(http.Header)}
+				for b.Loop() {
+					clear(w.header)
+					h.ServeHTTP(w, r)
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkPass is what a request pays that is none of this package's business.
+func BenchmarkPass(b *testing.B) {
+	guard, _ := benchGuard(b, middleware.GuardOptions{PassOthers: true})
+	nothing, r := http.HandlerFunc(doesNothing), readRequest(pageRequest)
+	for name, h := range map[string]http.Handler{
+		"PassOthers": guard.Wrap(nothing), "ConcealTicket": middleware.ConcealTicket(nothing),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				h.ServeHTTP(nil, r)
+			}
+		})
+	}
+}
+
+// deadResponse is a ResponseWriter whose connection goes nowhere.
+type deadResponse struct {
+	nowhere
+	conn deadConn
+	rw   *bufio.ReadWriter
+}
+
+func newDeadResponse() *deadResponse {
+	return &deadResponse{nowhere: nowhere{make(http.Header)}, rw: bufio.NewReadWriter(bufio.NewReader(nil), bufio.NewWriter(nil))}
+}
+
+func (w *deadResponse) Hijack() (net.Conn, *bufio.ReadWriter, error) { return &w.conn, w.rw, nil }
+
+type deadConn struct{ addr net.TCPAddr }
+
+func (*deadConn) Read([]byte) (int, error)         { return 0, io.EOF }
+func (*deadConn) Write(p []byte) (int, error)      { return len(p), nil }
+func (*deadConn) Close() error                     { return nil }
+func (c *deadConn) LocalAddr() net.Addr            { return &c.addr }
+func (c *deadConn) RemoteAddr() net.Addr           { return &c.addr }
+func (*deadConn) SetDeadline(time.Time) error      { return nil }
+func (*deadConn) SetReadDeadline(time.Time) error  { return nil }
+func (*deadConn) SetWriteDeadline(time.Time) error { return nil }
+
+var switching = []byte("HTTP/1.1 101 Switching Protocols\r\n\r\n")
+
+// opensAndCloses does of a WebSocket library only what it does to the connection.
+var opensAndCloses = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	_, _ = conn.Write(switching)
+	_ = conn.Close()
+})
+
+// upgrades are n requests with a ticket each.
+func upgrades(tb testing.TB, issuer *tickets.Issuer, n int) []*http.Request {
+	rs := make([]*http.Request, n)
+	for i := range rs {
+		t := must(issuer.Mint(tb.Context(), tickets.Grant{SessionID: fmt.Sprint("session-", i), Provider: "oidc", UserID: "ann"}))
+		rs[i] = readRequest(upgrade("GET", "/ws?ticket="+string(t), "Origin: http://app.example"))
+	}
+	return rs
+}
+
+// BenchmarkAdmit is what a guard adds to an upgrade that comes in, from the
+// request to the closed connection.
+func BenchmarkAdmit(b *testing.B) {
+	guard, issuer := benchGuard(b, middleware.GuardOptions{})
+	for _, c := range []struct {
+		name string
+		h    http.Handler
+	}{{"bare", opensAndCloses}, {"guarded", guard.Wrap(opensAndCloses)}} {
+		b.Run(c.name, func(b *testing.B) {
+			const batch = 500
+			b.ReportAllocs()
+			w := newDeadResponse()
+			for i := 0; i < b.N; i += batch {
+				b.StopTimer()
+				rs := upgrades(b, issuer, min(batch, b.N-i))
+				b.StartTimer()
+				for _, r := range rs {
+					c.h.ServeHTTP(w, r)
+				}
+			}
+		})
+	}
+}
