@@ -38,7 +38,8 @@ func BenchmarkGatePass(b *testing.B) {
 	}{
 		{name: "one cookie", cookies: "sid=" + goodCookie},
 		{name: "five cookies, session with an end", end: time.Now().Add(time.Hour),
-			cookies: "_ga=GA1.1.1234567890.1234567890; theme=dark; sid=" + goodCookie + "; lang=en-GB; csrf=0123456789abcdef"},
+			cookies: "_ga=GA1.1.1234567890.1234567890; theme=dark; sid=" + goodCookie +
+				"; lang=en-GB; csrf=0123456789abcdef"},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			s := ann()
@@ -47,7 +48,8 @@ func BenchmarkGatePass(b *testing.B) {
 			lookup := func(_ context.Context, value string) (*middleware.Session, error) {
 				return sessions[value], nil
 			}
-			gate := must(middleware.NewGate(middleware.CookieSessions("sid", lookup), &middleware.GateOptions{
+			sessionsByCookie := middleware.CookieSessions("sid", lookup)
+			gate := must(middleware.NewGate(sessionsByCookie, &middleware.GateOptions{
 				LoginURL: "/login", Public: []string{"/static/"}, Audit: quiet,
 			}))
 			reached := 0
@@ -242,7 +244,8 @@ type deadResponse struct {
 }
 
 func newDeadResponse() *deadResponse {
-	return &deadResponse{nowhere: nowhere{make(http.Header)}, rw: bufio.NewReadWriter(bufio.NewReader(nil), bufio.NewWriter(nil))}
+	rw := bufio.NewReadWriter(bufio.NewReader(nil), bufio.NewWriter(nil))
+	return &deadResponse{nowhere: nowhere{make(http.Header)}, rw: rw}
 }
 
 func (w *deadResponse) Hijack() (net.Conn, *bufio.ReadWriter, error) { return &w.conn, w.rw, nil }
@@ -258,7 +261,7 @@ func (*deadConn) SetDeadline(time.Time) error      { return nil }
 func (*deadConn) SetReadDeadline(time.Time) error  { return nil }
 func (*deadConn) SetWriteDeadline(time.Time) error { return nil }
 
-var switching = []byte("HTTP/1.1 101 Switching Protocols\r\n\r\n")
+var bareSwitching = []byte("HTTP/1.1 101 Switching Protocols\r\n\r\n")
 
 // opensAndCloses does of a WebSocket library only what it does to the connection.
 var opensAndCloses = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -266,7 +269,7 @@ var opensAndCloses = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Reques
 	if err != nil {
 		panic(err)
 	}
-	_, _ = conn.Write(switching)
+	_, _ = conn.Write(bareSwitching)
 	_ = conn.Close()
 })
 
@@ -274,7 +277,8 @@ var opensAndCloses = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Reques
 func upgrades(tb testing.TB, issuer *tickets.Issuer, n int) []*http.Request {
 	rs := make([]*http.Request, n)
 	for i := range rs {
-		t := must(issuer.Mint(tb.Context(), tickets.Grant{SessionID: fmt.Sprint("session-", i), Provider: "oidc", UserID: "ann"}))
+		g := tickets.Grant{SessionID: fmt.Sprint("session-", i), Provider: "oidc", UserID: "ann"}
+		t := must(issuer.Mint(tb.Context(), g))
 		rs[i] = readRequest(upgrade("GET", "/ws?ticket="+string(t), "Origin: http://app.example"))
 	}
 	return rs

@@ -32,7 +32,9 @@ func TestRejectByClosing(t *testing.T) {
 	elsewhere := func(b *bed, t *testing.T) string {
 		return b.mint(t, func(g *tickets.Grant) { g.Endpoint = "/ws/pty" })
 	}
-	restore := func(err error) middleware.SocketsOptions { return middleware.SocketsOptions{Restore: says(err)} }
+	restore := func(err error) middleware.SocketsOptions {
+		return middleware.SocketsOptions{Restore: says(err)}
+	}
 	none, full := middleware.SocketsOptions{}, middleware.SocketsOptions{Max: 1}
 	rejected := websocket.CloseError{Code: 4401, Reason: "ticket_rejected"}
 	forbidden := websocket.CloseError{Code: 4403, Reason: "forbidden"}
@@ -120,10 +122,9 @@ func TestRejectByClosingOnTheWire(t *testing.T) {
 	frame := func(code uint16, reason string) string {
 		return string(binary.BigEndian.AppendUint16([]byte{0x88, byte(2 + len(reason))}, code)) + reason
 	}
-	const switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" // the answer to goodKey
+	const accepted = switching + "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" // of goodKey
 	rejected := "\r\n" + frame(4401, "ticket_rejected")
-	const chosen = switching + "Sec-WebSocket-Protocol: "
+	const chosen = accepted + "Sec-WebSocket-Protocol: "
 	masked := "\x82\xfe\x10\x00\x00\x00\x00\x00" + strings.Repeat("x", 4096)
 	all := func(t *testing.T, srv *httptest.Server, request string) string {
 		conn := begin(t, srv, request)
@@ -132,17 +133,17 @@ func TestRejectByClosingOnTheWire(t *testing.T) {
 		return string(raw)
 	}
 	for _, tc := range []struct{ name, source, request, want string }{
-		{"no ticket", "RFC 6455 7.4", upgrade("GET", "/ws"), switching + rejected},
+		{"no ticket", "RFC 6455 7.4", upgrade("GET", "/ws"), accepted + rejected},
 		{"another origin", "RFC 6455 10.2", opening("Origin: https://evil.example"),
-			switching + "\r\n" + frame(4403, "forbidden")},
+			accepted + "\r\n" + frame(4403, "forbidden")},
 		{"protocols that are no tokens", "RFC 9110 5.6.2", offering(`a"b, ticket.x, c d, ok, late`),
 			chosen + "ok\r\n" + rejected},
 		{"protocol in the second line", "RFC 6455 11.3.4", offering("ticket.x", "chat"),
 			chosen + "chat\r\n" + rejected},
 		{"key in white space", "RFC 9110 5.5",
-			upgrade("GET", "/ws", "Sec-WebSocket-Key: \tdGhlIHNhbXBsZSBub25jZQ== \t"), switching + rejected},
+			upgrade("GET", "/ws", "Sec-WebSocket-Key: \tdGhlIHNhbXBsZSBub25jZQ== \t"), accepted + rejected},
 		{"frames sent at once", "a reset would overtake the close frame",
-			upgrade("GET", "/ws") + strings.Repeat(masked, 1024), switching + rejected},
+			upgrade("GET", "/ws") + strings.Repeat(masked, 1024), accepted + rejected},
 	} {
 		for name, srv := range map[string]*httptest.Server{"plain": srv, "tls": serveTLS(t, h)} {
 			t.Run(tc.name+" ("+tc.source+")/"+name, func(t *testing.T) {

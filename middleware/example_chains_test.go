@@ -96,9 +96,9 @@ func Example_accessLog() {
 	// hello ada
 }
 
-// The wrong order: the access log is outside ConcealTicket, and has the ticket. The upgrade did not reach
-// the guard, so the ticket is still valid: a reader of the log opens a socket with it, as the person that
-// it was minted for.
+// The wrong order: the access log is outside ConcealTicket, and has the ticket. The upgrade
+// did not reach the guard, so the ticket is still valid. A reader of the log opens a socket
+// with it, as the person that it was minted for.
 func Example_wrongOrder() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
 	check(err)

@@ -209,7 +209,8 @@ func ExampleWithSession() {
 
 	r := httptest.NewRequest("GET", "/", nil)
 	w := httptest.NewRecorder()
-	handler.ServeHTTP(w, r.WithContext(middleware.WithSession(r.Context(), &middleware.Session{ID: "s1", UserID: "ann"})))
+	session := &middleware.Session{ID: "s1", UserID: "ann"}
+	handler.ServeHTTP(w, r.WithContext(middleware.WithSession(r.Context(), session)))
 	fmt.Println(w.Code, w.Body)
 	// Output: 200 ann
 }
@@ -220,7 +221,7 @@ func ExampleForwardedFor() {
 	clientIP := middleware.ForwardedFor(netip.MustParsePrefix("10.0.0.0/8"))
 
 	r := httptest.NewRequest("GET", "/", nil)
-	r.Header.Set("X-Forwarded-For", "8.8.8.8, 203.0.113.9, 10.0.0.2") // the first is what the client made up
+	r.Header.Set("X-Forwarded-For", "8.8.8.8, 203.0.113.9, 10.0.0.2") // the client made up the first
 	r.RemoteAddr = "10.0.0.1:50000"
 	fmt.Println(clientIP(r))
 

@@ -41,7 +41,8 @@ func ExampleMint() {
 	defer srv.Close()
 
 	for _, endpoint := range []string{"/ws", "/ws/admin"} {
-		res, err := http.Post(srv.URL, "application/json", strings.NewReader(`{"endpoint":"`+endpoint+`"}`))
+		body := strings.NewReader(`{"endpoint":"` + endpoint + `"}`)
+		res, err := http.Post(srv.URL, "application/json", body)
 		check(err)
 		var answer struct {
 			Ticket string `json:"ticket"`
@@ -93,11 +94,12 @@ func ExampleGuard_admitRequests() {
 		Audit:         quiet,
 	})
 	check(err)
-	srv := httptest.NewServer(guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	events := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, _ := middleware.SessionFrom(r.Context())
 		w.Header().Set("Content-Type", "text/event-stream")
 		fmt.Fprintf(w, "data: hello %s\n\n", s.UserID)
-	})))
+	})
+	srv := httptest.NewServer(guard.Wrap(events))
 	defer srv.Close()
 
 	ticket, err := issuer.Mint(context.Background(), annAtS1)
@@ -135,7 +137,8 @@ func ExampleGuard_Admit() {
 	ticket, err := issuer.Mint(ctx, annAtS1)
 	check(err)
 	for _, protocols := range [][]string{{"chat", "ticket." + string(ticket)}, {"chat"}} {
-		c, _, err := websocket.Dial(ctx, srv.URL+"/ws?room=7", &websocket.DialOptions{Subprotocols: protocols})
+		opts := &websocket.DialOptions{Subprotocols: protocols}
+		c, _, err := websocket.Dial(ctx, srv.URL+"/ws?room=7", opts)
 		if err == nil {
 			_, message, _ := c.Read(ctx)
 			fmt.Println(string(message))

@@ -18,7 +18,9 @@ import (
 
 // exampleServer is an application with one guarded endpoint, /ws, and a page of
 // it that has opened a socket.
-func exampleServer(opts middleware.SocketsOptions) (*http.Server, *middleware.Sockets, *websocket.Conn) {
+func exampleServer(
+	opts middleware.SocketsOptions,
+) (*http.Server, *middleware.Sockets, *websocket.Conn) {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
 	check(err)
 	opts.Audit = quiet
@@ -127,7 +129,7 @@ func ExampleSessionFrom_perMessage() {
 	check(err)
 	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Sockets: sockets})
 	check(err)
-	server := httptest.NewServer(guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	obey := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := websocket.Accept(w, r, nil)
 		if err != nil {
 			return
@@ -144,7 +146,8 @@ func ExampleSessionFrom_perMessage() {
 			}
 			_ = c.Write(r.Context(), kind, []byte(answer))
 		}
-	})))
+	})
+	server := httptest.NewServer(guard.Wrap(obey))
 	defer server.Close()
 
 	ctx := context.Background()

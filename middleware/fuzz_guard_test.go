@@ -51,7 +51,8 @@ func fuzzGuard(f *testing.F, opts middleware.GuardOptions) (*middleware.Guard, *
 // is the same, to the letter.
 func FuzzTicketCarriers(f *testing.F) {
 	for _, tc := range refusals {
-		if r := readRequest(strings.NewReplacer("{T}", minted, "{T2}", minted, "{U}", minted).Replace(tc.request)); r != nil && len(r.URL.RawQuery) < 4096 {
+		r := readRequest(strings.NewReplacer("{T}", minted, "{T2}", minted, "{U}", minted).Replace(tc.request))
+		if r != nil && len(r.URL.RawQuery) < 4096 {
 			f.Add(r.URL.RawQuery, r.Header.Get("Sec-WebSocket-Protocol"))
 		}
 	}
@@ -96,15 +97,15 @@ func FuzzTicketCarriers(f *testing.F) {
 				found = append(found, rest)
 			}
 		}
-		wantIn := err == nil && len(query) <= 2048 && len(found) == 1 && tickets.Ticket(found[0]) != "" && looksMinted(found[0])
+		fits := err == nil && len(query) <= 2048
 		switch {
 		case v == "in, 1 takes":
-			if !wantIn {
+			if !fits || len(found) != 1 || !looksMinted(found[0]) {
 				t.Fatalf("let in with %q", found)
 			}
 		case strings.HasPrefix(v, "in"), !strings.HasSuffix(v, ", 0 takes"):
 			t.Fatal(v)
-		case err == nil && len(query) <= 2048 && len(found) > 1 && v != "400 bad_request two_tickets, 0 takes":
+		case fits && len(found) > 1 && v != "400 bad_request two_tickets, 0 takes":
 			t.Fatalf("%d tickets: %s", len(found), v)
 		}
 	})
@@ -113,7 +114,7 @@ func FuzzTicketCarriers(f *testing.F) {
 // looksMinted reports whether s is 43 characters of base64url, whatever its
 // last bits.
 func looksMinted(s string) bool {
-	return len(s) == 43 && strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == ""
+	return len(s) == 43 && strings.Trim(s, base64url) == ""
 }
 
 // Invariants: what a guard with PassOthers passes on has nothing of an upgrade;
@@ -121,7 +122,8 @@ func looksMinted(s string) bool {
 func FuzzUpgradeHeaders(f *testing.F) {
 	for _, tc := range refusals {
 		if r := readRequest(tc.request); r != nil && len(tc.request) < 4096 {
-			f.Add(r.Method, strings.Join(r.Header["Connection"], ","), r.Header.Get("Upgrade"), "Sec-WebSocket-Key", r.Header.Get("Sec-WebSocket-Key"))
+			f.Add(r.Method, strings.Join(r.Header["Connection"], ","), r.Header.Get("Upgrade"),
+				"Sec-WebSocket-Key", r.Header.Get("Sec-WebSocket-Key"))
 		}
 	}
 	f.Add("GET", "not-upgrade", "websocket", "X-A", "b")
@@ -156,7 +158,10 @@ func FuzzUpgradeHeaders(f *testing.F) {
 			if (resembles || asks) && !in {
 				t.Fatal("passed without a ticket")
 			}
-			if resembles && (!strings.Contains(strings.ToLower(upgrade), "websocket") || !strings.Contains(strings.ToLower(strings.Join(r.Header["Connection"], ",")), "upgrade") || r.Method != "GET") {
+			connection := strings.ToLower(strings.Join(r.Header["Connection"], ","))
+			isUpgrade := r.Method == "GET" && strings.Contains(connection, "upgrade") &&
+				strings.Contains(strings.ToLower(upgrade), "websocket")
+			if resembles && !isUpgrade {
 				t.Fatal("let in, and no upgrade")
 			}
 		})).ServeHTTP(httptest.NewRecorder(), r)
@@ -180,12 +185,14 @@ func FuzzConcealTicket(f *testing.F) {
 			r.Header["Upgrade"] = []string{"websocket"}
 		}
 		var got *http.Request
-		middleware.ConcealTicket(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r })).ServeHTTP(nil, r)
+		keep := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r })
+		middleware.ConcealTicket(keep).ServeHTTP(nil, r)
 		left := got.URL.RawQuery
-		if uri := strings.TrimPrefix(strings.TrimPrefix(got.RequestURI, "/ws"), "?"); uri != left {
+		queryOf := func(uri string) string { return strings.TrimPrefix(strings.TrimPrefix(uri, "/ws"), "?") }
+		if uri := queryOf(got.RequestURI); uri != left {
 			t.Fatalf("URL %q, RequestURI %q", left, uri)
 		}
-		if referer := strings.TrimPrefix(strings.TrimPrefix(got.Header.Get("Referer"), "/ws"), "?"); referer != left {
+		if referer := queryOf(got.Header.Get("Referer")); referer != left {
 			t.Fatalf("URL %q, Referer %q", left, referer)
 		}
 		if left == query {
@@ -212,7 +219,8 @@ func FuzzConcealTicket(f *testing.F) {
 		// Whatever is left stands in query in the same order, byte for byte; and what
 		// went is named like a ticket.
 		rest := query
-		for part := range strings.FieldsFuncSeq(left, func(c rune) bool { return strings.ContainsRune("&?#", c) }) {
+		separates := func(c rune) bool { return strings.ContainsRune("&?#", c) }
+		for part := range strings.FieldsFuncSeq(left, separates) {
 			_, after, found := strings.Cut(rest, part)
 			if !found {
 				t.Fatalf("%q is left of %q", left, query)
@@ -232,8 +240,10 @@ var ticketValue = regexp.MustCompile(`(?i)ticket[^=&?#%]*=(.*[^\w%-])?[\w-]{43}(
 // that the body names; and a body that names one never makes a ticket for all.
 func FuzzMintBody(f *testing.F) {
 	for _, body := range []string{
-		"", "{}", "null", `{"endpoint":"/ws"}`, `{"endpoint":"/ws/../a"}`, `{"endpoint":"//a"}`, `{"endpoint":"/a%2Fb"}`, `{"Endpoint":"/a","endpoint":"/b"}`,
-		`{"endpoint":"/a"}{}`, `{"endpoint":"/\u002e\u002e/a"}`, `{"endpoint":"/%2e"}`, `[]`, `{"endpiont":"/a"}`, `{"endpoint":"/a?b"}`, "{\"endpoint\":\"/\xff\"}",
+		"", "{}", "null", `{"endpoint":"/ws"}`, `{"endpoint":"/ws/../a"}`, `{"endpoint":"//a"}`,
+		`{"endpoint":"/a%2Fb"}`, `{"Endpoint":"/a","endpoint":"/b"}`, `{"endpoint":"/a"}{}`,
+		`{"endpoint":"/\u002e\u002e/a"}`, `{"endpoint":"/%2e"}`, `[]`, `{"endpiont":"/a"}`,
+		`{"endpoint":"/a?b"}`, "{\"endpoint\":\"/\xff\"}",
 	} {
 		f.Add([]byte(body), "application/json")
 	}
@@ -241,15 +251,18 @@ func FuzzMintBody(f *testing.F) {
 	issuer := must(tickets.NewIssuer(store, nil))
 	var asked string
 	mint := must(middleware.NewMint(issuer, &middleware.MintOptions{
-		Audit:     quiet,
-		Authorize: func(_ context.Context, _ *middleware.Session, endpoint string) error { asked = endpoint; return nil },
+		Audit: quiet,
+		Authorize: func(_ context.Context, _ *middleware.Session, endpoint string) error {
+			asked = endpoint
+			return nil
+		},
 	}))
 	f.Fuzz(func(t *testing.T, body []byte, contentType string) {
 		r := httptest.NewRequest("POST", mintPath, bytes.NewReader(body))
 		r.Header["Content-Type"] = []string{contentType}
 		rec := httptest.NewRecorder()
 		store.last = tickets.Grant{}
-		mint.ServeHTTP(rec, r.WithContext(middleware.WithSession(t.Context(), &middleware.Session{UserID: "ann"})))
+		signedInAs(&middleware.Session{UserID: "ann"})(mint).ServeHTTP(rec, r)
 		switch rec.Code {
 		case 400, 413, 415:
 			if store.last != (tickets.Grant{}) {
@@ -264,7 +277,9 @@ func FuzzMintBody(f *testing.F) {
 		if e != asked {
 			t.Fatalf("asked about %q, minted for %q", asked, e)
 		}
-		if clean := path.Clean(e); e != "" && (e[0] != '/' || e != clean && e != clean+"/" || strings.ContainsAny(e, "\\\x00\r\n")) {
+		clean := path.Clean(e)
+		isClean := strings.HasPrefix(e, "/") && (e == clean || e == clean+"/")
+		if e != "" && (!isClean || strings.ContainsAny(e, "\\\x00\r\n")) {
 			t.Fatalf("minted for %q", e)
 		}
 		var named struct{ Endpoint *string }
@@ -313,7 +328,8 @@ func FuzzStoreAnswer(f *testing.F) {
 	}
 	refused := map[int]string{}
 	f.Fuzz(func(t *testing.T, kind uint8, id, provider, user, endpoint, data string, expires, ends int64) {
-		g := tickets.Grant{SessionID: id, Provider: provider, UserID: user, Endpoint: endpoint, Data: data, ExpiresAt: at(expires), SessionExpiresAt: at(ends)}
+		g := tickets.Grant{SessionID: id, Provider: provider, UserID: user, Endpoint: endpoint, Data: data,
+			ExpiresAt: at(expires), SessionExpiresAt: at(ends)}
 		errs := []error{
 			nil, tickets.ErrUnknown, tickets.ErrUsed, tickets.ErrExpired, tickets.ErrRevoked, tickets.ErrInvalid,
 			fmt.Errorf("%s: %w", user, tickets.ErrUsed), errors.New(data), context.Canceled, tickets.ErrFull,

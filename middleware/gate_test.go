@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,13 +23,15 @@ import (
 )
 
 const (
-	html        = "Accept: text/html,application/xhtml+xml;q=0.9"
-	navigate    = "Sec-Fetch-Mode: navigate"
-	cors        = "Sec-Fetch-Mode: cors"
-	bodyNone    = `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/login"}`
+	html     = "Accept: text/html,application/xhtml+xml;q=0.9"
+	navigate = "Sec-Fetch-Mode: navigate"
+	cors     = "Sec-Fetch-Mode: cors"
+	bodyNone = `{"error":"unauthenticated","detail":"Unauthorized",` +
+		`"reason":"no_session","login_url":"/login"}`
 	bodyNoLogin = `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session"}`
-	bodyEnded   = `{"error":"session_expired","detail":"Unauthorized","reason":"invalid_or_expired_session","login_url":"/login"}`
-	bodyDown    = `{"error":"unavailable","detail":"Service Unavailable"}`
+	bodyEnded   = `{"error":"session_expired","detail":"Unauthorized",` +
+		`"reason":"invalid_or_expired_session","login_url":"/login"}`
+	bodyDown = `{"error":"unavailable","detail":"Service Unavailable"}`
 
 	refusedError = `,"error":"session store: connection refused"`
 	timeoutError = `,"error":"session store: context deadline exceeded"`
@@ -41,7 +44,8 @@ func withNext(body, next string) string {
 // line is the audit line of a session that the gate could not accept. Its path
 // is quoted as JSON does it.
 func line(reason, path, more string) string {
-	return `{"event":"session_verify_failure","reason":"` + reason + `","ip":"127.0.0.1","path":"` + path + `"` + more + "}\n"
+	return `{"event":"session_verify_failure","reason":"` + reason +
+		`","ip":"127.0.0.1","path":"` + path + `"` + more + "}\n"
 }
 
 // gateRow is a request to a gate, and its answer.
@@ -76,11 +80,17 @@ func answered(status int, body, location, audit string) gateRows {
 
 func TestGateAnswers(t *testing.T) {
 	const expired = "invalid_or_expired_session"
-	answers := func(status int, body, audit string) gateRows { return answered(status, body, "", audit) }
-	redirect := func(location, audit string) gateRows { return answered(302, "", location, audit) }
+	answers := func(status int, body, audit string) gateRows {
+		return answered(status, body, "", audit)
+	}
+	redirect := func(location string) gateRows { return answered(302, "", location, "") }
+	endedAtAPI, endedPage := answers(401, bodyEnded, line(expired, "/api/a", "")),
+		answered(302, "", "/login?next=%2Fa", line(expired, "/a", ""))
+	badRequest, noneAtPNG := answers(400, "400 Bad Request", ""),
+		answers(401, withNext(bodyNone, "/a.png"), "")
 	none, noneAtA := answers(401, bodyNone, ""), answers(401, withNext(bodyNone, "/a"), "")
 	endedAtA := answers(401, withNext(bodyEnded, "/a"), line(expired, "/a", ""))
-	toLogin, noWayBack := redirect("/login?next=%2Fa", ""), redirect("/login", "")
+	toLogin, noWayBack := redirect("/login?next=%2Fa"), redirect("/login")
 	down := func(path, why string) gateRows {
 		return answers(503, bodyDown, line("unavailable", path, why))
 	}
@@ -91,19 +101,19 @@ func TestGateAnswers(t *testing.T) {
 
 		none("API, none", "wire", "/api/a"),
 		none("API, none, as a page", "wire", "/api/a", html, navigate),
-		answers(401, bodyEnded, line(expired, "/api/a", ""))("API, dead", "wire", "/api/a", sid(unknownCookie)),
+		endedAtAPI("API, dead", "wire", "/api/a", sid(unknownCookie)),
 		none("API itself is below it", "", "/api/", html),
-		redirect("/login?next=%2Fapis", "")("beside the API", "", "/apis", html),
-		redirect("/login?next=%2Fa%3Fx%3D%2Fapi%2F", "")("the API's prefix in a query", "GHSA-7rh7-c77v-6434", "/a?x=/api/", html),
+		redirect("/login?next=%2Fapis")("beside the API", "", "/apis", html),
+		redirect("/login?next=%2Fa%3Fx%3D%2Fapi%2F")("the API's prefix in a query", "GHSA-7rh7-c77v-6434", "/a?x=/api/", html),
 
-		redirect("/login?next=%2Fa%3Fb%3Dc%26d%3D%2520", "")("page, none", "wire", "/a?b=c&d=%20", html),
+		redirect("/login?next=%2Fa%3Fb%3Dc%26d%3D%2520")("page, none", "wire", "/a?b=c&d=%20", html),
 		toLogin("page, navigated", "", "/a", navigate),
 		toLogin("page, HEAD", "", "HEAD /a", html),
-		redirect("/login?next=%2Fa", line(expired, "/a", ""))("page, dead", "", "/a", html, sid(deadCookie)),
+		endedPage("page, dead", "", "/a", html, sid(deadCookie)),
 		toLogin("page, accepts in capitals, in a second line", "", "/a", "Accept: image/png", "Accept: TEXT/HTML"),
 
 		noneAtA("XHR", "Fetch metadata", "/a", html, cors),
-		answers(401, withNext(bodyNone, "/a.png"), "")("image", "Fetch metadata", "/a.png", html, "Sec-Fetch-Mode: no-cors"),
+		noneAtPNG("image", "Fetch metadata", "/a.png", html, "Sec-Fetch-Mode: no-cors"),
 		noneAtA("two fetch modes", "", "/a", html, navigate, cors),
 		noneAtA("nothing said", "", "/a"),
 		noneAtA("any type", "", "/a", "Accept: */*"),
@@ -111,7 +121,7 @@ func TestGateAnswers(t *testing.T) {
 		none("OPTIONS", "", "OPTIONS /a", html),
 		none("TRACE", "", "TRACE /a", html),
 		answers(401, "", "")("HEAD has no body", "", "HEAD /a"),
-		none("WebSocket", "RFC 6455 section 4.1", "/a", append([]string{html}, handshakeLines...)...).onlyH1(),
+		none("WebSocket", "RFC 6455 section 4.1", "/a", slices.Concat([]string{html}, handshakeLines)...).onlyH1(),
 		none("what only resembles a WebSocket", "", "/a", html, navigate, "Sec-WebSocket-Key: x"),
 
 		down("/a", refusedError)("cannot be decided", "wire", "/a", html, sid(downCookie)),
@@ -120,7 +130,7 @@ func TestGateAnswers(t *testing.T) {
 		endedAtA("neither session nor error", "", "/a", sid(unknownCookie)),
 		endedAtA("lookup knows none", "", "/a", sid(noneCookie)),
 
-		answers(400, "400 Bad Request", "")("cookie of another kind", "CVE-2026-25748", "/a", "Cookie: sid=\x01\x02").onlyH1(),
+		badRequest("cookie of another kind", "CVE-2026-25748", "/a", "Cookie: sid=\x01\x02").onlyH1(),
 		endedAtA("cookie with a backslash", "CVE-2026-25748", "/a", `Cookie: sid=`+goodCookie+`\`),
 		endedAtA("cookie that is huge", "CVE-2026-25748", "/a", sid(goodCookie+strings.Repeat("x", 64<<10))),
 		noneAtA("3,002 cookies", "net/http's limit (CVE-2025-58186)", "/a", "Cookie: "+strings.Repeat("a=b; ", 3001)+"sid="+goodCookie),
@@ -132,8 +142,8 @@ func TestGateAnswers(t *testing.T) {
 		noneAtA("health check by its User-Agent", "GHSA-5hvv-m4w4-gf6v", "/a", "User-Agent: GoogleHC/1.0"),
 		none("method override", "", "POST /a", "X-HTTP-Method-Override: GET", html),
 
-		redirect("/login?next=%2Fa%3Fb", "")("absolute form", "RFC 9112 section 3.2.2", "http://evil.example/a?b", html).onlyH1(),
-		redirect("/login?next=%2F", "")("absolute form without a path", "RFC 9112 section 3.2.2", "http://evil.example", html).onlyH1().inMux(307),
+		redirect("/login?next=%2Fa%3Fb")("absolute form", "RFC 9112 section 3.2.2", "http://evil.example/a?b", html).onlyH1(),
+		redirect("/login?next=%2F")("absolute form without a path", "RFC 9112 section 3.2.2", "http://evil.example", html).onlyH1().inMux(307),
 		noWayBack("asterisk", "RFC 9112 section 3.2.4", "*", html).inMux(400),
 		noWayBack("no way back to another host", "GHSA-j7px-6hwj-hpjg", "//evil.example/a", html).inMux(307),
 		noWayBack("no way back through a backslash", "GHSA-j7px-6hwj-hpjg", `/\evil.example`, html),
@@ -221,10 +231,11 @@ func TestGateAPIPrefixes(t *testing.T) {
 // Authenticator put there: a rotated cookie.
 func TestGate_KeepsHeadersOfAuthenticator(t *testing.T) {
 	for _, err := range []error{nil, middleware.ErrNoSession, middleware.ErrSessionExpired, errDown} {
-		gate, _ := newGateOf(t, middleware.AuthenticatorFunc(func(w http.ResponseWriter, _ *http.Request) (*middleware.Session, error) {
+		rotates := func(w http.ResponseWriter, _ *http.Request) (*middleware.Session, error) {
 			w.Header().Add("Set-Cookie", "sid=rotated")
 			return ann(), err
-		}), middleware.GateOptions{LoginURL: "/login"})
+		}
+		gate, _ := newGateOf(t, middleware.AuthenticatorFunc(rotates), middleware.GateOptions{LoginURL: "/login"})
 		for _, over := range overBoth(t, gate.Wrap(whoami)) {
 			a := over.send(t, "GET", "/")
 			assert.Equal(t, []string{"sid=rotated"}, a.Header["Set-Cookie"], "%s %v", over.name, err)
@@ -273,8 +284,8 @@ func TestGateAndNextAgree(t *testing.T) {
 		_, _ = io.WriteString(w, middleware.Next(r))
 	})))
 	for _, target := range []string{
-		"/", "/a", "/a/", "/a/b?c=d&e=f+g%20h", "/a?next=/b", "/%2f/evil", "/%09/evil", "/%C3%A9", "/\xc3\xa9", "/a//b",
-		"/a?b=//evil.example", "/a;b=c", "/a:b@c", "/~a!$&'()*+,=|\"", "/a?%zz", "/a%26b%3Fc",
+		"/", "/a", "/a/", "/a/b?c=d&e=f+g%20h", "/a?next=/b", "/%2f/evil", "/%09/evil", "/%C3%A9",
+		"/\xc3\xa9", "/a//b", "/a?b=//evil.example", "/a;b=c", "/a:b@c", "/~a!$&'()*+,=|\"", "/a?%zz", "/a%26b%3Fc",
 	} {
 		a := send(t, srv, get(target, html))
 		require.Equal(t, 302, a.Status, target)
@@ -376,18 +387,18 @@ func TestGateInsideGate(t *testing.T) {
 	only := "Authorization: Bearer " + goodCookie
 	for _, c := range []struct {
 		name    string
-		h       http.Handler
+		inner   *middleware.Gate
 		target  string
 		lines   []string
 		reached string
 	}{
-		{"the outer one's session alone", outer.Wrap(inner.Wrap(whoami)), "/", []string{only}, ""},
-		{"both", outer.Wrap(inner.Wrap(whoami)), "/", []string{only, sid(goodCookie)}, "ann"},
-		{"the outer one's session where the inner is public", outer.Wrap(inner.Wrap(whoami)), "/public/", []string{only}, "nobody"},
-		{"dead where the inner is public", outer.Wrap(inner.Wrap(whoami)), "/public/", []string{only, sid(deadCookie)}, "nobody"},
-		{"the context's accepted", outer.Wrap(both.Wrap(whoami)), "/", []string{only}, "ann"},
+		{"the outer one's session alone", inner, "/", []string{only}, ""},
+		{"both", inner, "/", []string{only, sid(goodCookie)}, "ann"},
+		{"the outer one's session where the inner is public", inner, "/public/", []string{only}, "nobody"},
+		{"dead where the inner is public", inner, "/public/", []string{only, sid(deadCookie)}, "nobody"},
+		{"the context's accepted", both, "/", []string{only}, "ann"},
 	} {
-		a := send(t, serve(t, c.h), get(c.target, c.lines...))
+		a := send(t, serve(t, outer.Wrap(c.inner.Wrap(whoami))), get(c.target, c.lines...))
 		assert.Equal(t, c.reached, a.reached(), c.name)
 	}
 }
@@ -395,29 +406,30 @@ func TestGateInsideGate(t *testing.T) {
 // Panics are the application's, and reach whatever recovers them, as they came.
 func TestGatePanicsPassThrough(t *testing.T) {
 	boom := errors.New("boom")
-	panics := func() { panic(boom) }
-	byLookup := func(context.Context, string) (*middleware.Session, error) { panics(); return nil, nil }
+	byCookie := middleware.CookieSessions("sid", func(context.Context, string) (*middleware.Session, error) {
+		panic(boom)
+	})
+	first := middleware.AuthenticatorFunc(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) {
+		panic(boom)
+	})
+	type options = middleware.GateOptions
+	clientIP := options{ClientIP: func(*http.Request) string { panic(boom) }}
+	onReject := options{OnReject: func(http.ResponseWriter, *http.Request, *middleware.Rejection) { panic(boom) }}
 	for _, c := range []struct {
 		name   string
 		a      middleware.Authenticator
-		opts   middleware.GateOptions
-		next   http.Handler
+		opts   options
+		next   http.HandlerFunc
 		cookie string
 	}{
-		{name: "lookup", a: middleware.CookieSessions("sid", byLookup), cookie: goodCookie},
-		{name: "lookup, on a public route", a: middleware.CookieSessions("sid", byLookup), cookie: goodCookie, opts: middleware.GateOptions{Public: []string{"/"}}},
-		{name: "Authenticator in FirstOf", a: middleware.FirstOf(middleware.AuthenticatorFunc(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) {
-			panics()
-			return nil, nil
-		}), cookies()), cookie: goodCookie},
-		{name: "handler", a: cookies(), cookie: goodCookie, next: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panics() })},
-		{name: "ClientIP", a: cookies(), cookie: deadCookie, opts: middleware.GateOptions{ClientIP: func(*http.Request) string { panics(); return "" }}},
-		{name: "OnReject", a: cookies(), cookie: deadCookie, opts: middleware.GateOptions{OnReject: func(http.ResponseWriter, *http.Request, *middleware.Rejection) { panics() }}},
+		{"lookup", byCookie, options{}, whoami, goodCookie},
+		{"lookup, on a public route", byCookie, options{Public: []string{"/"}}, whoami, goodCookie},
+		{"Authenticator in FirstOf", middleware.FirstOf(first, cookies()), options{}, whoami, goodCookie},
+		{"handler", cookies(), options{}, func(http.ResponseWriter, *http.Request) { panic(boom) }, goodCookie},
+		{"ClientIP", cookies(), clientIP, whoami, deadCookie},
+		{"OnReject", cookies(), onReject, whoami, deadCookie},
 	} {
 		gate, _ := newGateOf(t, c.a, c.opts)
-		if c.next == nil {
-			c.next = whoami
-		}
 		h := gate.Wrap(c.next)
 		a := send(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			defer func() {
@@ -495,9 +507,8 @@ func TestGateSessionEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := ann()
 		s.ExpiresAt = time.Now().Add(time.Minute)
-		gate, rec := newGateOf(t, middleware.CookieSessions("sid", func(context.Context, string) (*middleware.Session, error) {
-			return s, nil
-		}), middleware.GateOptions{})
+		lookup := func(context.Context, string) (*middleware.Session, error) { return s, nil }
+		gate, rec := newGateOf(t, middleware.CookieSessions("sid", lookup), middleware.GateOptions{})
 		r := httptest.NewRequest("GET", "/a", nil)
 		r.AddCookie(&http.Cookie{Name: "sid", Value: "x"})
 		time.Sleep(time.Minute - 1)
@@ -510,7 +521,8 @@ func TestGateSessionEnds(t *testing.T) {
 		require.Equal(t, "session_expired", rej.Code)
 		require.Equal(t, 401, rej.Status)
 		require.ErrorIs(t, rej.Err, middleware.ErrSessionExpired)
-		require.Equal(t, `{"event":"session_verify_failure","provider":"oidc","reason":"invalid_or_expired_session","ip":"192.0.2.1","path":"/a"}`+"\n", rec.Text())
+		require.Equal(t, `{"event":"session_verify_failure","provider":"oidc",`+
+			`"reason":"invalid_or_expired_session","ip":"192.0.2.1","path":"/a"}`+"\n", rec.Text())
 	})
 }
 
@@ -518,7 +530,8 @@ func TestGateSessionEnds(t *testing.T) {
 // gets the error, and nobody gets the cookie.
 func TestGateErrorsKeepNoCredential(t *testing.T) {
 	quotes := func(_ context.Context, value string) (*middleware.Session, error) {
-		return nil, &url.Error{Op: "Get", URL: "https://idp.example/introspect?opaque=" + url.QueryEscape(value) + "#" + value, Err: errDown}
+		u := "https://idp.example/introspect?opaque=" + url.QueryEscape(value) + "#" + value
+		return nil, &url.Error{Op: "Get", URL: u, Err: errDown}
 	}
 	for name, c := range map[string]struct {
 		a    middleware.Authenticator
@@ -530,10 +543,11 @@ func TestGateErrorsKeepNoCredential(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var seen *middleware.Rejection
-			gate, rec := newGateOf(t, c.a, middleware.GateOptions{OnReject: func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
+			keep := func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
 				seen = rej
 				rej.ServeHTTP(w, r)
-			}})
+			}
+			gate, rec := newGateOf(t, c.a, middleware.GateOptions{OnReject: keep})
 			a := send(t, serve(t, gate.Wrap(whoami)), get("/", c.line))
 			assert.Equal(t, 503, a.Status)
 			assert.Contains(t, rec.Text(), "connection refused", "the operator must learn why")
@@ -554,9 +568,12 @@ func TestGateOnReject(t *testing.T) {
 		err    error
 		lines  int
 	}{
-		{"", middleware.Rejection{Status: 401, Code: "unauthenticated", Reason: "no_session", CloseCode: 4401}, middleware.ErrNoSession, 0},
-		{unknownCookie, middleware.Rejection{Status: 401, Code: "session_expired", Reason: "invalid_or_expired_session", CloseCode: 4401}, middleware.ErrSessionExpired, 1},
-		{downCookie, middleware.Rejection{Status: 503, Code: "unavailable", Reason: "unavailable", CloseCode: 1013}, errDown, 1},
+		{"", middleware.Rejection{Status: 401, Code: "unauthenticated", Reason: "no_session",
+			CloseCode: 4401}, middleware.ErrNoSession, 0},
+		{unknownCookie, middleware.Rejection{Status: 401, Code: "session_expired",
+			Reason: "invalid_or_expired_session", CloseCode: 4401}, middleware.ErrSessionExpired, 1},
+		{downCookie, middleware.Rejection{Status: 503, Code: "unavailable", Reason: "unavailable",
+			CloseCode: 1013}, errDown, 1},
 	} {
 		log, rec := newAudit()
 		opts := middleware.GateOptions{LoginURL: "/login", Audit: log}
@@ -621,14 +638,14 @@ func TestGateAuthenticate(t *testing.T) {
 
 // One address function serves all that is audited.
 func TestGateAuditsClientIP(t *testing.T) {
-	gate, rec := newGate(t, middleware.GateOptions{ClientIP: func(r *http.Request) string { return r.Header.Get("X-Client") }})
+	client := func(r *http.Request) string { return r.Header.Get("X-Client") }
+	gate, rec := newGate(t, middleware.GateOptions{ClientIP: client})
 	for _, over := range overBoth(t, gate.Wrap(whoami)) {
 		over.send(t, "GET", "/a\"b", sid(deadCookie), "X-Client: 203.0.113.9")
-		lines := rec.Lines(t)
-		require.Len(t, lines, 1)
-		assert.Equal(t, map[string]any{
-			"event": "session_verify_failure", "reason": "invalid_or_expired_session", "ip": "203.0.113.9", "path": `/a"b`,
-		}, lines[0])
+		assert.Equal(t, []map[string]any{{
+			"event": "session_verify_failure", "reason": "invalid_or_expired_session",
+			"ip": "203.0.113.9", "path": `/a"b`,
+		}}, rec.Lines(t))
 		rec.Take()
 	}
 }
@@ -722,17 +739,18 @@ func TestNewGateCopiesOptions(t *testing.T) {
 // A Rejection that an application makes up, or mends, never panics: who turned
 // somebody away without saying how meant no success.
 func TestRejectionOfOthers(t *testing.T) {
+	type rejection = middleware.Rejection
 	for _, c := range []struct {
-		rej    middleware.Rejection
+		rej    rejection
 		status int
 		body   string
 		retry  string
 	}{
-		{middleware.Rejection{Status: 451, Code: "gone_fishing"}, 451, `{"error":"gone_fishing","detail":"Unavailable For Legal Reasons"}`, ""},
-		{middleware.Rejection{Status: 503, Code: "later", RetryAfter: 1}, 503, `{"error":"later","detail":"Service Unavailable"}`, "1"},
-		{middleware.Rejection{Status: 429, Code: "x", RetryAfter: 1500 * time.Millisecond}, 429, `{"error":"x","detail":"Too Many Requests"}`, "2"},
-		{middleware.Rejection{Status: 400, Code: "</script>\"\r\n", Err: errors.New(secretMark)}, 400, `{"error":"\u003c/script\u003e\"\r\n","detail":"Bad Request"}`, ""},
-		{middleware.Rejection{Code: "x"}, 500, `{"error":"x","detail":"Internal Server Error"}`, ""},
+		{rejection{Status: 451, Code: "gone_fishing"}, 451, `{"error":"gone_fishing","detail":"Unavailable For Legal Reasons"}`, ""},
+		{rejection{Status: 503, Code: "later", RetryAfter: 1}, 503, `{"error":"later","detail":"Service Unavailable"}`, "1"},
+		{rejection{Status: 429, Code: "x", RetryAfter: 1500 * time.Millisecond}, 429, `{"error":"x","detail":"Too Many Requests"}`, "2"},
+		{rejection{Status: 400, Code: "</script>\"\r\n", Err: errors.New(secretMark)}, 400, `{"error":"\u003c/script\u003e\"\r\n","detail":"Bad Request"}`, ""},
+		{rejection{Code: "x"}, 500, `{"error":"x","detail":"Internal Server Error"}`, ""},
 	} {
 		for _, over := range overBoth(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			defer func() {

@@ -98,13 +98,16 @@ func (b *bed) mint(t testing.TB, changes ...func(*tickets.Grant)) string {
 	return string(ticket)
 }
 
+// base64url is the alphabet of a ticket.
+const base64url = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
 // fill puts fresh tickets in the place of {T} and {U}, and in that of {T2}
 // another spelling of the first, whose last character has two bits to spare.
 func (b *bed) fill(t testing.TB) *strings.Replacer {
-	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	ticket := b.mint(t)
-	last := strings.IndexByte(alphabet, ticket[42])
-	return strings.NewReplacer("{T}", ticket, "{U}", b.mint(t), "{T2}", ticket[:42]+alphabet[last+1:last+2], "{ID}", auditID(ticket))
+	last := strings.IndexByte(base64url, ticket[42])
+	return strings.NewReplacer("{T}", ticket, "{T2}", ticket[:42]+base64url[last+1:last+2],
+		"{U}", b.mint(t), "{ID}", auditID(ticket))
 }
 
 func newIssuer(t testing.TB) *tickets.Issuer {
@@ -313,7 +316,9 @@ func (app *socketApp) live(t testing.TB, g tickets.Grant) *page {
 	before := len(app.audit.Events(t, audit.SocketOpened))
 	p := app.open(t, g)
 	require.Equal(t, http.StatusSwitchingProtocols, p.status)
-	eventually(t, "ws_opened", func() bool { return len(app.audit.Events(t, audit.SocketOpened)) > before })
+	eventually(t, "ws_opened", func() bool {
+		return len(app.audit.Events(t, audit.SocketOpened)) > before
+	})
 	return p
 }
 
@@ -333,6 +338,10 @@ func (app *socketApp) await(t testing.TB, e audit.Event, n int) []map[string]any
 	return app.audit.Await(t, e, n)
 }
 
+// allOfAnn revokes all of ann's sessions.
+var allOfAnn = tickets.Revocation{Provider: "oidc", UserID: "ann"}
+
+// revokeAnn revokes the session of annsGrant.
 func revokeAnn(t testing.TB, app *socketApp) {
 	t.Helper()
 	ann := tickets.Revocation{SessionID: annsGrant().SessionID}
@@ -510,8 +519,7 @@ func upgradeByHand(w http.ResponseWriter, n int) (net.Conn, *bufio.ReadWriter, e
 	if err != nil {
 		return nil, nil, err
 	}
-	response := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+	response := switching + "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 	for len(response) > 0 {
 		k := min(n, len(response))
 		if _, err := io.WriteString(c, response[:k]); err != nil {
@@ -572,17 +580,19 @@ type restoreFunc = func(context.Context, *middleware.Session) (*middleware.Sessi
 // restores is a Restore whose answer a test can change.
 type restores struct {
 	mu     sync.Mutex
-	answer func(ctx context.Context, s *middleware.Session) (*middleware.Session, error)
+	answer restoreFunc
 	calls  int
 }
 
-func (r *restores) set(answer func(ctx context.Context, s *middleware.Session) (*middleware.Session, error)) {
+func (r *restores) set(answer restoreFunc) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.answer, r.calls = answer, 0
 }
 
-func (r *restores) restore(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+func (r *restores) restore(
+	ctx context.Context, s *middleware.Session,
+) (*middleware.Session, error) {
 	r.mu.Lock()
 	r.calls++
 	answer := r.answer
@@ -599,6 +609,12 @@ func until(end time.Time) restoreFunc {
 		c.ExpiresAt = end
 		return &c, nil
 	}
+}
+
+// hangs is a Restore that waits for the end of its context.
+func hangs(ctx context.Context, _ *middleware.Session) (*middleware.Session, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
 }
 
 func says(err error) restoreFunc {

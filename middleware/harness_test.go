@@ -38,7 +38,7 @@ const patience = 30 * time.Second
 func serve(t testing.TB, h http.Handler) *httptest.Server {
 	t.Helper()
 	srv := httptest.NewUnstartedServer(h)
-	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // a panic that passes through is what some tests want
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // some tests want a panic
 	srv.Start()
 	t.Cleanup(srv.Close)
 	return srv
@@ -403,7 +403,8 @@ func (a *recorder) Lines(t testing.TB) []map[string]any {
 // Events are the lines of one event.
 func (a *recorder) Events(t testing.TB, e audit.Event) []map[string]any {
 	t.Helper()
-	return slices.DeleteFunc(a.Lines(t), func(line map[string]any) bool { return line["event"] != string(e) })
+	others := func(line map[string]any) bool { return line["event"] != string(e) }
+	return slices.DeleteFunc(a.Lines(t), others)
 }
 
 // Await waits until there are n lines of one event, and returns them.
@@ -488,7 +489,9 @@ func newGate(t testing.TB, opts middleware.GateOptions) (*middleware.Gate, *reco
 	return newGateOf(t, cookies(), opts)
 }
 
-func newGateOf(t testing.TB, a middleware.Authenticator, opts middleware.GateOptions) (*middleware.Gate, *recorder) {
+func newGateOf(
+	t testing.TB, a middleware.Authenticator, opts middleware.GateOptions,
+) (*middleware.Gate, *recorder) {
 	t.Helper()
 	log, rec := newAudit()
 	opts.Audit = cmp.Or(opts.Audit, log)
@@ -513,8 +516,12 @@ func (a answer) reached() string { return a.Header.Get("X-Reached") }
 // requireNoSecret fails if a secret that a test has sent in came out.
 func requireNoSecret(t testing.TB, where string, text any) {
 	t.Helper()
-	require.NotContains(t, fmt.Sprintf("%v %+v %#v %s", text, text, text, text), secretMark, "a secret came out in %s", where)
+	shown := fmt.Sprintf("%v %+v %#v %s", text, text, text, text)
+	require.NotContains(t, shown, secretMark, "a secret came out in %s", where)
 }
+
+// switching is the head of a 101, to which a test adds its lines.
+const switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 
 // accepts takes the connection as a WebSocket library does, and closes it.
 var accepts = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -528,7 +535,7 @@ var accepts = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer conn.Close()
-	_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Reached: "+who+"\r\n\r\n")
+	_, _ = io.WriteString(conn, switching+"X-Reached: "+who+"\r\n\r\n")
 })
 
 // mustNotRun is a handler that no request may reach.

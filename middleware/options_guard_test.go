@@ -31,41 +31,38 @@ func TestGuard_ChecksTheGrant(t *testing.T) {
 		reason       string
 	}
 	const in, forbidden, rejected, unavailable = 101, 403, 401, 503
-	type wrapper = func(http.Handler) http.Handler
-	endpoint := func(status int, reason string) func(name, source, endpoint, target string, outer ...wrapper) row {
-		return func(name, source, endpoint, target string, outer ...wrapper) row {
-			r := row{name: name, source: source, endpoint: endpoint, target: target, status: status, reason: reason}
-			if len(outer) > 0 {
-				r.outer = outer[0]
-			}
-			return r
+	behind := func(outer func(http.Handler) http.Handler, r row) row { r.outer = outer; return r }
+	endpoint := func(status int, reason string) func(name, source, endpoint, target string) row {
+		return func(name, source, endpoint, target string) row {
+			return row{name: name, source: source, endpoint: endpoint, target: target, status: status, reason: reason}
 		}
 	}
 	opens, elsewhere := endpoint(in, ""), endpoint(forbidden, "endpoint")
 	under := func(opts middleware.GuardOptions, r row) row { r.opts = opts; return r }
 	requires := middleware.GuardOptions{RequireEndpoint: true}
-	below := middleware.GuardOptions{Endpoint: func(r *http.Request) string { return "/public" + r.URL.Path }}
+	below := middleware.GuardOptions{Endpoint: func(r *http.Request) string {
+		return "/public" + r.URL.Path
+	}}
 
-	who := func(change func(*middleware.Session)) *middleware.Session {
-		s := ann()
-		change(s)
-		return s
-	}
-	inside := func(name, source string, status int, change func(*middleware.Session)) row {
-		r := row{name: name, source: source, outer: signedInAs(who(change)), target: "/ws", status: status}
+	session := func(name, source string, status int) row {
+		r := row{name: name, source: source, target: "/ws", status: status}
 		if status != in {
 			r.reason = "session"
 		}
 		return r
+	}
+	inside := func(name, source string, status int, s *middleware.Session) row {
+		return behind(signedInAs(s), session(name, source, status))
 	}
 	restored := func(name, source string, status int, s *middleware.Session, err error) row {
-		r := row{name: name, source: source, target: "/ws", status: status}
-		r.sockets.Restore = func(context.Context, *middleware.Session) (*middleware.Session, error) { return s, err }
-		if status != in {
-			r.reason = "session"
+		r := session(name, source, status)
+		r.sockets.Restore = func(context.Context, *middleware.Session) (*middleware.Session, error) {
+			return s, err
 		}
 		return r
 	}
+	other, bob, saml, late := ann(), ann(), ann(), ann()
+	other.ID, bob.UserID, saml.Provider, late.ExpiresAt = "other", "bob", "saml", time.Now()
 	known := `,"ticket_id":"{ID}","provider":"oidc","user_id":"ann"`
 	for _, tc := range []row{
 		opens("its endpoint", "", "/ws", "/ws"),
@@ -83,32 +80,32 @@ func TestGuard_ChecksTheGrant(t *testing.T) {
 		elsewhere("escaped twice", "HOSTILE G26", "/ws%2Fpty", "/ws%252Fpty"),
 		opens("a percent sign", "RFC 3986 2.4", "/ws/100%", "/ws/100%25"),
 		elsewhere("endpoint in the query", "GHSA-7rh7-c77v-6434", "/ws", "/x?endpoint=/ws&x=/ws"),
-		opens("a prefix taken off", "http.StripPrefix", "/api/ws", "/api/ws", strip("/api")),
-		elsewhere("a prefix taken off, escaped", "HOSTILE W30", "/api/ws", "/api/%77s", strip("/api")),
-		elsewhere("no RequestURI, needlessly escaped", "HOSTILE W30", "/ws", "/%77s", noRequestURI),
-		opens("no RequestURI", "not every server fills it in", "/ws", "/ws", noRequestURI),
-		elsewhere("no RequestURI, escaped slash", "GHSA-gm3x-23wp-hc2c", "/ws/pty", "/ws%2Fpty", noRequestURI),
-		elsewhere("what a prefix left", "http.StripPrefix", "/ws", "/api/ws", strip("/api")),
-		elsewhere("X-Original-URL", "GHSA-6384-m2mw-rf54", "/ws", "/x", header("X-Original-URL", "/ws")),
+		behind(strip("/api"), opens("a prefix taken off", "http.StripPrefix", "/api/ws", "/api/ws")),
+		behind(strip("/api"), elsewhere("a prefix taken off, escaped", "HOSTILE W30", "/api/ws", "/api/%77s")),
+		behind(noRequestURI, elsewhere("no RequestURI, needlessly escaped", "HOSTILE W30", "/ws", "/%77s")),
+		behind(noRequestURI, opens("no RequestURI", "not every server fills it in", "/ws", "/ws")),
+		behind(noRequestURI, elsewhere("no RequestURI, escaped slash", "GHSA-gm3x-23wp-hc2c", "/ws/pty", "/ws%2Fpty")),
+		behind(strip("/api"), elsewhere("what a prefix left", "http.StripPrefix", "/ws", "/api/ws")),
+		behind(header("X-Original-URL", "/ws"), elsewhere("X-Original-URL", "GHSA-6384-m2mw-rf54", "/ws", "/x")),
 		under(requires, elsewhere("RequireEndpoint, none", "", "", "/ws")),
 		under(requires, opens("RequireEndpoint, its own", "", "/ws", "/ws")),
 		under(below, opens("Endpoint option", "", "/public/ws", "/ws")),
 		under(below, elsewhere("Endpoint option, another", "", "/ws", "/ws")),
 
-		inside("same session around", "", in, func(*middleware.Session) {}),
-		inside("another session around", "CWE-384", forbidden, func(s *middleware.Session) { s.ID = "other" }),
-		inside("another person around", "CWE-384", forbidden, func(s *middleware.Session) { s.UserID = "bob" }),
-		inside("another provider around", "CWE-384", forbidden, func(s *middleware.Session) { s.Provider = "saml" }),
-		inside("session around is over", "CWE-613", rejected, func(s *middleware.Session) { s.ExpiresAt = time.Now().Add(-1) }),
+		inside("same session around", "", in, ann()),
+		inside("another session around", "CWE-384", forbidden, other),
+		inside("another person around", "CWE-384", forbidden, bob),
+		inside("another provider around", "CWE-384", forbidden, saml),
+		inside("session around is over", "CWE-613", rejected, late),
 
 		restored("restored", "", in, ann(), nil),
 		restored("gone", "pomerium#1279", rejected, nil, middleware.ErrNoSession),
 		restored("neither session nor error", "", rejected, nil, nil),
 		restored("expired, wrapped", "errors.Is", rejected, nil, fmt.Errorf("redis: %w", middleware.ErrSessionExpired)),
-		restored("restored to its end", "CWE-613", rejected, who(func(s *middleware.Session) { s.ExpiresAt = time.Now() }), nil),
+		restored("restored to its end", "CWE-613", rejected, late, nil),
 		restored("session backend away", "", unavailable, nil, errDown),
 		restored("session beside an error", "", unavailable, ann(), errDown),
-		restored("restored as another", "CWE-384", unavailable, who(func(s *middleware.Session) { s.ID = "other" }), nil),
+		restored("restored as another", "CWE-384", unavailable, other, nil),
 	} {
 		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
 			b := newBed(t, tc.opts, tc.sockets)
@@ -128,7 +125,10 @@ func TestGuard_ChecksTheGrant(t *testing.T) {
 				require.Equal(t, "ann", a.reached())
 				return
 			}
-			code := map[int]string{forbidden: "forbidden", rejected: "ticket_rejected", unavailable: "unavailable"}[tc.status]
+			codes := map[int]string{
+				forbidden: "forbidden", rejected: "ticket_rejected", unavailable: "unavailable",
+			}
+			code := codes[tc.status]
 			requireRefusal(t, refusal{status: tc.status, code: code, reason: tc.reason}, a)
 			lines := b.rec.Lines(t)
 			require.Len(t, lines, 1, b.rec.Text())
@@ -197,9 +197,9 @@ func TestGuardPassesOthers(t *testing.T) {
 		}
 	}
 	passes, needsTicket := answers(200, "nobody", false), answers(401, "", false)
-	looksLikeUpgrade, wrongMethod := answers(426, "", false), answers(405, "", false)
+	likeUpgrade, wrongMethod := answers(426, "", false), answers(405, "", false)
 	stream, notStream := answers(200, "ann", true), answers(200, "nobody", true)
-	badStream := func(status int) func(name, source, request string) row { return answers(status, "", true) }
+	refusedStream, twoTickets := answers(401, "", true), answers(400, "", true)
 	for _, tc := range []row{
 		passes("GET", "", get("/page")),
 		passes("GET with a ticket of another's", "CAS 3.0 2.5", get("/page?ticket=ST-1")),
@@ -210,29 +210,29 @@ func TestGuardPassesOthers(t *testing.T) {
 		passes("keep-alive", "", get("/page", "Connection: keep-alive")),
 
 		needsTicket("a whole handshake", "", upgrade("GET", "/page")),
-		looksLikeUpgrade("bare Connection: Upgrade", "headroom#3281", get("/page", "Connection: Upgrade")),
-		looksLikeUpgrade("bare Connection: keep-alive, upgrade", "headroom#3281", get("/page", "Connection: keep-alive", "Connection: upgrade")),
-		looksLikeUpgrade("bare Upgrade", "traefik-modsecurity-plugin#6", get("/page", "Upgrade: websocket")),
-		looksLikeUpgrade("empty Upgrade", "taOS#636", get("/page", "Upgrade:")),
-		looksLikeUpgrade("h2c", "RFC 7540 3.2", get("/page", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")),
-		looksLikeUpgrade("Connection: not-upgrade", "x/net and gws answer 101", upgrade("GET", "/page", "Connection: not-upgrade")),
-		looksLikeUpgrade("key alone", "RFC 6455 11.3.1", get("/page", "sec-websocket-KEY: x")),
-		looksLikeUpgrade("protocol alone", "RFC 6455 11.3.4", get("/page", "Sec-WebSocket-Protocol: chat")),
-		looksLikeUpgrade("extensions alone", "RFC 6455 11.3.2", get("/page", "Sec-WebSocket-Extensions: x")),
-		looksLikeUpgrade("accept alone", "RFC 6455 11.3.3", get("/page", "Sec-WebSocket-Accept: x")),
-		looksLikeUpgrade("a header to come", "RFC 6455 11.3", get("/page", "Sec-WebSocket-Next:")),
+		likeUpgrade("bare Connection: Upgrade", "headroom#3281", get("/page", "Connection: Upgrade")),
+		likeUpgrade("bare Connection: keep-alive, upgrade", "headroom#3281", get("/page", "Connection: keep-alive", "Connection: upgrade")),
+		likeUpgrade("bare Upgrade", "traefik-modsecurity-plugin#6", get("/page", "Upgrade: websocket")),
+		likeUpgrade("empty Upgrade", "taOS#636", get("/page", "Upgrade:")),
+		likeUpgrade("h2c", "RFC 7540 3.2", get("/page", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")),
+		likeUpgrade("Connection: not-upgrade", "x/net and gws answer 101", upgrade("GET", "/page", "Connection: not-upgrade")),
+		likeUpgrade("key alone", "RFC 6455 11.3.1", get("/page", "sec-websocket-KEY: x")),
+		likeUpgrade("protocol alone", "RFC 6455 11.3.4", get("/page", "Sec-WebSocket-Protocol: chat")),
+		likeUpgrade("extensions alone", "RFC 6455 11.3.2", get("/page", "Sec-WebSocket-Extensions: x")),
+		likeUpgrade("accept alone", "RFC 6455 11.3.3", get("/page", "Sec-WebSocket-Accept: x")),
+		likeUpgrade("a header to come", "RFC 6455 11.3", get("/page", "Sec-WebSocket-Next:")),
 		wrongMethod("POST", "RFC 6455 4.1", upgrade("POST", "/page")),
-		looksLikeUpgrade("CONNECT", "RFC 9110 9.3.6", rawRequest("CONNECT", "/page")),
-		looksLikeUpgrade("the preface of HTTP/2", "HOSTILE W31, RFC 9113 3.4: to an h2c handler, a tunnel", "PRI * HTTP/2.0\r\n\r\n"),
-		looksLikeUpgrade("key alone, POST", "RFC 6455 11.3.1", rawRequest("POST", "/page", "Sec-WebSocket-Key: x")),
+		likeUpgrade("CONNECT", "RFC 9110 9.3.6", rawRequest("CONNECT", "/page")),
+		likeUpgrade("the preface of HTTP/2", "HOSTILE W31, RFC 9113 3.4: to an h2c handler, a tunnel", "PRI * HTTP/2.0\r\n\r\n"),
+		likeUpgrade("key alone, POST", "RFC 6455 11.3.1", rawRequest("POST", "/page", "Sec-WebSocket-Key: x")),
 
 		stream("stream", "", get("/page?ticket={T}")),
-		badStream(401)("stream, used or unknown", "", get("/page?ticket="+strings.Repeat("A", 43))),
-		badStream(400)("stream, two tickets", "CWE-235", get("/page?ticket={T}&ticket={U}")),
-		badStream(400)("stream, one ticket and one of another's", "CWE-235", get("/page?ticket={T}&ticket=ST-1")),
+		refusedStream("stream, used or unknown", "", get("/page?ticket="+strings.Repeat("A", 43))),
+		twoTickets("stream, two tickets", "CWE-235", get("/page?ticket={T}&ticket={U}")),
+		twoTickets("stream, one ticket and one of another's", "CWE-235", get("/page?ticket={T}&ticket=ST-1")),
 		notStream("stream, another's ticket", "CAS 3.0 2.5", get("/page?ticket=ST-1")),
 		notStream("POST with a ticket", "", rawRequest("POST", "/page?ticket={T}", "Content-Length: 0")),
-		badStream(426)("stream that resembles an upgrade", "headroom#3281", get("/page?ticket={T}", "Upgrade: websocket")),
+		answers(426, "", true)("stream that resembles an upgrade", "headroom#3281", get("/page?ticket={T}", "Upgrade: websocket")),
 	} {
 		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
 			b := newBed(t, middleware.GuardOptions{PassOthers: true, AdmitRequests: tc.admits})
@@ -255,12 +255,12 @@ func TestGuardPassesOthers(t *testing.T) {
 
 // EventSource, <img> and downloads.
 func TestGuardAdmitsRequests(t *testing.T) {
-	admitted := func(status int) func(name, source, request string) refusal { return refused(status, "", "") }
+	admitted, upgraded := refused(200, "", ""), refused(101, "", "")
 	for _, tc := range []refusal{
-		admitted(200)("stream", "", get(ws, "Accept: text/event-stream")),
-		admitted(200)("stream, name escaped", "RFC 3986 2.1", get("/ws?a=1&%74icket={T}")),
-		admitted(200)("stream of the same origin", "WHATWG HTML 9.2", get(ws, "Origin: https://app.example")),
-		admitted(101)("upgrade", "", opening()),
+		admitted("stream", "", get(ws, "Accept: text/event-stream")),
+		admitted("stream, name escaped", "RFC 3986 2.1", get("/ws?a=1&%74icket={T}")),
+		admitted("stream of the same origin", "WHATWG HTML 9.2", get(ws, "Origin: https://app.example")),
+		upgraded("upgrade", "", opening()),
 		noUpgrade("no ticket", "", get("/ws")),
 		noUpgrade("HEAD", "RFC 9110 9.3.2", rawRequest("HEAD", ws)),
 		noUpgrade("POST", "RFC 9110 9.3.3", rawRequest("POST", ws, "Content-Length: 0")),
@@ -301,8 +301,12 @@ func TestGuardAdmitsRequests(t *testing.T) {
 
 func TestGuardConfiguration(t *testing.T) {
 	b := newBed(t, middleware.GuardOptions{})
-	_, err := middleware.NewGuard(nil, &middleware.GuardOptions{Origins: []string{"https://App.Example", "https://*.example", "https://a@b", "null", "https://ok.example"}})
-	for _, want := range []string{"issuer is nil", `"https://app.example"`, `"https://*.example"`, `"https://a@b"`, `"null"`} {
+	_, err := middleware.NewGuard(nil, &middleware.GuardOptions{Origins: []string{
+		"https://App.Example", "https://*.example", "https://a@b", "null", "https://ok.example",
+	}})
+	for _, want := range []string{
+		"issuer is nil", `"https://app.example"`, `"https://*.example"`, `"https://a@b"`, `"null"`,
+	} {
 		assert.ErrorContains(t, err, want)
 	}
 	assert.NotContains(t, err.Error(), "ok.example")

@@ -1,9 +1,9 @@
 package middleware_test
 
 import (
+	"cmp"
 	"io"
 	"net/http"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -204,11 +204,8 @@ func TestPublicPatterns(t *testing.T) {
 		private("X-Forwarded-Host", "GHSA-7x63-xv5r-3p2x", "app.example/a", "GET /a", "evil.example\r\nX-Forwarded-Host: app.example"),
 	} {
 		gate, _ := newGate(t, middleware.GateOptions{Public: []string{c.pattern}})
-		method, target, _ := strings.Cut(c.request, " ")
-		if c.host == "" {
-			c.host = "any.example"
-		}
-		a := send(t, serve(t, gate.Wrap(whoami)), method+" "+target+" HTTP/1.1\r\nHost: "+c.host+"\r\n\r\n")
+		request := c.request + " HTTP/1.1\r\nHost: " + cmp.Or(c.host, "any.example") + "\r\n\r\n"
+		a := send(t, serve(t, gate.Wrap(whoami)), request)
 		assert.Equal(t, c.public, a.reached() != "", "%s (%s)", c.name, c.source)
 	}
 }
@@ -217,8 +214,13 @@ func TestPublicPatterns(t *testing.T) {
 // form, so that its own patterns mean the same; the port stays.
 func TestPublic_HostIsCanonicalBehindTheGate(t *testing.T) {
 	gate, _ := newGate(t, middleware.GateOptions{Public: []string{"app.example/a"}})
-	srv := serve(t, gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Host) })))
-	for sent, want := range map[string]string{"APP.Example": "app.example", "App.example.:8443": "app.example:8443", "app.example:8443": "app.example:8443"} {
+	srv := serve(t, gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Host)
+	})))
+	for sent, want := range map[string]string{
+		"APP.Example": "app.example", "App.example.:8443": "app.example:8443",
+		"app.example:8443": "app.example:8443",
+	} {
 		assert.Equal(t, want, send(t, srv, "GET /a HTTP/1.1\r\nHost: "+sent+"\r\n\r\n").Body, "GHSA-328g-jx67-v94g")
 	}
 }

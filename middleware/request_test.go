@@ -291,7 +291,7 @@ func TestGuard_LeavesPipelinedBytes(t *testing.T) {
 				got := make([]byte, len(frame)+1)
 				_, err = io.ReadFull(rw, got)
 				assert.NoError(t, err)
-				fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-Got: %x\r\n\r\n", got)
+				fmt.Fprintf(rw, switching+"X-Got: %x\r\n\r\n", got)
 				assert.NoError(t, rw.Flush())
 			})))
 			conn := dial(t, srv)

@@ -29,7 +29,8 @@ func TestCredentials(t *testing.T) {
 		}
 	}
 	found := func(value string) func(string, string, ...string) row { return asks(value, nil) }
-	abc, none, dead := found("abc"), asks("", middleware.ErrNoSession), asks("", middleware.ErrSessionExpired)
+	abc := found("abc")
+	none, dead := asks("", middleware.ErrNoSession), asks("", middleware.ErrSessionExpired)
 	cookie := []row{
 		abc("one", "", "Cookie: sid=abc"),
 		abc("among others", "", "Cookie: a=b; sid=abc; c=d"),
@@ -174,46 +175,55 @@ func TestLookupGetsRequestContext(t *testing.T) {
 }
 
 func TestFirstOf(t *testing.T) {
-	says := func(s *middleware.Session, err error) middleware.Authenticator {
-		return middleware.AuthenticatorFunc(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) { return s, err })
+	type authenticate = middleware.AuthenticatorFunc
+	answers := func(s *middleware.Session, err error) middleware.Authenticator {
+		return authenticate(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) { return s, err })
 	}
 	over := ann()
 	over.ExpiresAt = time.Now().Add(-time.Second)
 	errSlow := errors.New("took too long")
 	var (
-		session = says(ann(), nil)
-		ended   = says(over, nil)
-		none    = says(nil, middleware.ErrNoSession)
-		neither = says(nil, nil)
-		dead    = says(nil, errors.Join(errors.New("x"), middleware.ErrSessionExpired))
-		down    = says(nil, errDown)
-		slow    = says(nil, errSlow)
-		never   = middleware.AuthenticatorFunc(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) {
+		session = answers(ann(), nil)
+		ended   = answers(over, nil)
+		none    = answers(nil, middleware.ErrNoSession)
+		neither = answers(nil, nil)
+		dead    = answers(nil, errors.Join(errors.New("x"), middleware.ErrSessionExpired))
+		down    = answers(nil, errDown)
+		slow    = answers(nil, errSlow)
+		never   = authenticate(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) {
 			t.Error("asked, though the one before recognised the request")
 			return nil, nil
 		})
 	)
-	for _, c := range []struct {
+	type all = []middleware.Authenticator
+	type row struct {
 		name string
-		as   []middleware.Authenticator
+		as   all
 		errs []error // nil: a session
-	}{
-		{"the first", []middleware.Authenticator{session, never}, nil},
-		{"the second", []middleware.Authenticator{none, session, never}, nil},
-		{"behind a dead one", []middleware.Authenticator{dead, session}, nil},
-		{"behind one that is over", []middleware.Authenticator{ended, session}, nil},
-		{"behind one that is unreachable", []middleware.Authenticator{down, session}, nil},
-		{"behind neither session nor error", []middleware.Authenticator{neither, session}, nil},
-		{"nested", []middleware.Authenticator{middleware.FirstOf(none, down), middleware.FirstOf(dead, session)}, nil},
-		{"none", []middleware.Authenticator{none, none}, []error{middleware.ErrNoSession}},
-		{"neither session nor error", []middleware.Authenticator{neither}, []error{middleware.ErrNoSession}},
-		{"none and dead", []middleware.Authenticator{none, dead, none}, []error{middleware.ErrSessionExpired}},
-		{"over", []middleware.Authenticator{ended}, []error{middleware.ErrSessionExpired}},
-		{"dead and unreachable", []middleware.Authenticator{dead, down}, []error{errDown}},
-		{"unreachable and dead", []middleware.Authenticator{down, dead}, []error{errDown}},
-		{"unreachable and none", []middleware.Authenticator{down, none}, []error{errDown}},
-		{"two unreachable", []middleware.Authenticator{down, slow}, []error{errDown, errSlow}},
-		{"nested, unreachable", []middleware.Authenticator{middleware.FirstOf(none, down), dead}, []error{errDown}},
+	}
+	found := func(name string, as ...middleware.Authenticator) row { return row{name, as, nil} }
+	fails := func(err error) func(name string, as ...middleware.Authenticator) row {
+		return func(name string, as ...middleware.Authenticator) row { return row{name, as, []error{err}} }
+	}
+	noSession, expired := fails(middleware.ErrNoSession), fails(middleware.ErrSessionExpired)
+	unreachable := fails(errDown)
+	for _, c := range []row{
+		found("the first", session, never),
+		found("the second", none, session, never),
+		found("behind a dead one", dead, session),
+		found("behind one that is over", ended, session),
+		found("behind one that is unreachable", down, session),
+		found("behind neither session nor error", neither, session),
+		found("nested", middleware.FirstOf(none, down), middleware.FirstOf(dead, session)),
+		noSession("none", none, none),
+		noSession("neither session nor error", neither),
+		expired("none and dead", none, dead, none),
+		expired("over", ended),
+		unreachable("dead and unreachable", dead, down),
+		unreachable("unreachable and dead", down, dead),
+		unreachable("unreachable and none", down, none),
+		{"two unreachable", all{down, slow}, []error{errDown, errSlow}},
+		unreachable("nested, unreachable", middleware.FirstOf(none, down), dead),
 	} {
 		r, err := http.NewRequest("GET", "/", nil)
 		require.NoError(t, err)

@@ -253,7 +253,7 @@ func (a *admission) hijack() bool {
 func (a *admission) release() { a.a.Release() }
 
 func (a *admission) revoke() {
-	r := tickets.Revocation{Provider: "oidc", UserID: "ann"}
+	r := allOfAnn
 	assert.NoError(a.t, a.app.issuer.Revoke(a.t.Context(), r))
 }
 

@@ -2,7 +2,6 @@ package middleware_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
@@ -19,7 +18,9 @@ import (
 )
 
 // twoNodes are applications over one store, which have heard each other's beginning.
-func twoNodes(t *testing.T, h http.Handler, o socketAppOptions) (server *sharedstore.Server, here, there *socketApp) {
+func twoNodes(
+	t *testing.T, h http.Handler, o socketAppOptions,
+) (server *sharedstore.Server, here, there *socketApp) {
 	server = new(sharedstore.Server)
 	o.store = server.Node()
 	here = newSocketApp(t, h, o)
@@ -30,20 +31,20 @@ func twoNodes(t *testing.T, h http.Handler, o socketAppOptions) (server *shareds
 
 // Signed out at one server, the page sees its socket at another end.
 func TestRevokeEndsSocketsOfAnotherNode(t *testing.T) {
-	hash := func(id string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(id)))[:12] }
+	type line = map[string]any
 	user := tickets.HashUser("oidc", "eve")
 	for _, tt := range []struct {
 		name   string
 		revoke tickets.Revocation
 		ends   bool
-		line   map[string]any
+		line   line
 	}{
 		{"a session", tickets.Revocation{SessionID: annsGrant().SessionID, Reason: "logout"}, true,
-			map[string]any{"event": "revoke", "session": hash(annsGrant().SessionID), "reason": "logout", "sockets": 1.0}},
+			line{"event": "revoke", "session": auditID(annsGrant().SessionID), "reason": "logout", "sockets": 1.0}},
 		{"a person", tickets.Revocation{Provider: "oidc", UserID: "ann", Reason: "disabled"}, true,
-			map[string]any{"event": "revoke", "provider": "oidc", "user_id": "ann", "reason": "disabled", "sockets": 1.0}},
+			line{"event": "revoke", "provider": "oidc", "user_id": "ann", "reason": "disabled", "sockets": 1.0}},
 		{"a person without sockets here", tickets.Revocation{Provider: "oidc", UserID: "eve"}, false,
-			map[string]any{"event": "revoke", "user": fmt.Sprintf("%x", user[:6]), "reason": "", "sockets": 0.0}},
+			line{"event": "revoke", "user": fmt.Sprintf("%x", user[:6]), "reason": "", "sockets": 0.0}},
 	} {
 		runInBubble(t, tt.name, func(t *testing.T) {
 			_, here, there := twoNodes(t, &echoes{}, socketAppOptions{})
@@ -58,7 +59,7 @@ func TestRevokeEndsSocketsOfAnotherNode(t *testing.T) {
 				require.Less(t, time.Since(began), 50*time.Millisecond)
 			}
 			time.Sleep(time.Minute)
-			require.Equal(t, []map[string]any{tt.line}, here.audit.Events(t, audit.Revoke), "one line, however often it is heard")
+			require.Equal(t, []line{tt.line}, here.audit.Events(t, audit.Revoke), "one line, however often it is heard")
 			require.Len(t, there.audit.Events(t, audit.Revoke), 1)
 			require.Zero(t, there.audit.Events(t, audit.Revoke)[0]["sockets"])
 		})

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -56,7 +55,9 @@ func TestSocketEndsWithItsSession(t *testing.T) {
 		}, 6 * hour},
 		{"extended to no known end, then revoked", func(app *socketApp, begin time.Time) {
 			require.Equal(t, 1, app.sockets.Extend(annsGrant().SessionID, time.Time{}))
-			time.AfterFunc(time.Until(begin.Add(100*hour)), func() { app.sockets.CloseSession(annsGrant().SessionID, "session_expired") })
+			time.AfterFunc(time.Until(begin.Add(100*hour)), func() {
+				app.sockets.CloseSession(annsGrant().SessionID, "session_expired")
+			})
 		}, 100 * hour},
 	} {
 		runInBubble(t, tt.name, func(t *testing.T) {
@@ -104,9 +105,12 @@ func TestSocketsOfOneSessionEndEachAtItsTime(t *testing.T) {
 
 func TestRestoreAtTheEnd(t *testing.T) {
 	const hour = time.Hour
+	asEver := func(answer restoreFunc) func(time.Time) restoreFunc {
+		return func(time.Time) restoreFunc { return answer }
+	}
 	for _, tt := range []struct {
 		name     string
-		answer   func(begin time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error)
+		answer   func(begin time.Time) restoreFunc
 		want     time.Duration
 		failures int
 	}{
@@ -118,21 +122,10 @@ func TestRestoreAtTheEnd(t *testing.T) {
 				return s, nil
 			}
 		}, 3 * hour, 0},
-		{"no known end is no later one", func(time.Time) restoreFunc {
-			return until(time.Time{})
-		}, hour, 0},
-		{"gone", func(time.Time) restoreFunc {
-			return says(middleware.ErrNoSession)
-		}, hour, 0},
-		{"undecided: the end that is known stands", func(time.Time) restoreFunc {
-			return says(errDown)
-		}, hour, 1},
-		{"hangs", func(time.Time) restoreFunc {
-			return func(ctx context.Context, _ *middleware.Session) (*middleware.Session, error) {
-				<-ctx.Done()
-				return nil, ctx.Err()
-			}
-		}, hour + 5*time.Second, 1},
+		{"no known end is no later one", asEver(until(time.Time{})), hour, 0},
+		{"gone", asEver(says(middleware.ErrNoSession)), hour, 0},
+		{"undecided: the end that is known stands", asEver(says(errDown)), hour, 1},
+		{"hangs", asEver(hangs), hour + 5*time.Second, 1},
 		{"hangs, whatever its context says", func(time.Time) restoreFunc {
 			return func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
 				time.Sleep(3 * hour)
@@ -173,11 +166,10 @@ func TestRecheck(t *testing.T) {
 		{"nothing at all", says(nil), true, false},
 		{"over", until(time.Unix(1, 0)), true, false},
 		{"undecided", says(errDown), false, true},
-		{"panics", func(context.Context, *middleware.Session) (*middleware.Session, error) { panic("no") }, false, true},
-		{"hangs", func(ctx context.Context, _ *middleware.Session) (*middleware.Session, error) {
-			<-ctx.Done()
-			return nil, ctx.Err()
+		{"panics", func(context.Context, *middleware.Session) (*middleware.Session, error) {
+			panic("no")
 		}, false, true},
+		{"hangs", hangs, false, true},
 		{"somebody else's session", func(context.Context, *middleware.Session) (*middleware.Session, error) {
 			return &middleware.Session{ID: "x"}, nil
 		}, false, true},
@@ -333,8 +325,7 @@ func TestRestoreAtAdmissionIsBounded(t *testing.T) {
 					return nil, nil
 				}
 			}}})
-		r := httptest.NewRequest("GET", app.ticketFor(t, annsGrant()), nil)
-		r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}}
+		r := readRequest(handshake(app.ticketFor(t, annsGrant())))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		var rej atomic.Pointer[middleware.Rejection]
@@ -381,10 +372,7 @@ func TestHangingRestoreEndsNoOther(t *testing.T) {
 		app.live(t, g) // asked about from 1:04, ended at 1:06
 		g.SessionExpiresAt = begin.Add(time.Hour)
 		p := app.live(t, g) // the same session, known to live for an hour
-		rs.set(func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
-			<-ctx.Done()
-			return nil, ctx.Err()
-		})
+		rs.set(hangs)
 		require.Equal(t, time.Hour, lifetime(t, p).Round(time.Minute))
 	})
 }

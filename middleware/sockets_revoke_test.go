@@ -3,9 +3,7 @@ package middleware_test
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -26,20 +24,24 @@ import (
 func TestRevokeEndsSockets(t *testing.T) {
 	ann1, ann2, bob := annsGrant(), annsGrant(), annsGrant()
 	ann2.SessionID, bob.SessionID, bob.UserID = "session-2", "session-3", "bob"
-	hash := fmt.Sprintf("%x", sha256.Sum256([]byte(ann1.SessionID)))[:12]
+	hash := auditID(ann1.SessionID)
+	type line = map[string]any
+	none := []bool{false, false, false}
 	for _, tt := range []struct {
 		name   string
 		revoke tickets.Revocation
 		ends   []bool // of ann's first, ann's second, bob's
-		line   map[string]any
+		line   line
 	}{
-		{"session", tickets.Revocation{SessionID: ann1.SessionID, Reason: "logout"}, []bool{true, false, false},
-			map[string]any{"event": "revoke", "session": hash, "reason": "logout", "sockets": 1.0}},
-		{"user", tickets.Revocation{Provider: "oidc", UserID: "ann", Reason: "disabled"}, []bool{true, true, false},
-			map[string]any{"event": "revoke", "provider": "oidc", "user_id": "ann", "reason": "disabled", "sockets": 2.0}},
-		{"user of another provider", tickets.Revocation{Provider: "saml", UserID: "ann"}, []bool{false, false, false},
-			map[string]any{"event": "revoke", "provider": "saml", "user_id": "ann", "reason": "", "sockets": 0.0}},
-		{"session that nobody has", tickets.Revocation{SessionID: "none", Reason: "x"}, []bool{false, false, false}, nil},
+		{"session", tickets.Revocation{SessionID: ann1.SessionID, Reason: "logout"},
+			[]bool{true, false, false},
+			line{"event": "revoke", "session": hash, "reason": "logout", "sockets": 1.0}},
+		{"user", tickets.Revocation{Provider: "oidc", UserID: "ann", Reason: "disabled"},
+			[]bool{true, true, false},
+			line{"event": "revoke", "provider": "oidc", "user_id": "ann", "reason": "disabled", "sockets": 2.0}},
+		{"user of another provider", tickets.Revocation{Provider: "saml", UserID: "ann"}, none,
+			line{"event": "revoke", "provider": "saml", "user_id": "ann", "reason": "", "sockets": 0.0}},
+		{"session that nobody has", tickets.Revocation{SessionID: "none", Reason: "x"}, none, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := &echoes{}
@@ -91,12 +93,14 @@ func TestSocketLines(t *testing.T) {
 	requireClosed(t, p, 4401, "session_revoked")
 	eventually(t, "the last line", func() bool { return strings.Count(app.audit.Text(), "\n") == 2 })
 	opened, closed, _ := strings.Cut(app.audit.Text(), "\n")
-	facts := `,"provider":"oidc","user_id":"ann","ip":"127.0.0.1","path":"/ws","ticket_id":"` + info.TicketID +
+	facts := `,"provider":"oidc","user_id":"ann","ip":"127.0.0.1","path":"/ws"` +
+		`,"ticket_id":"` + info.TicketID +
 		`","socket_id":"` + info.ID + `","session":"` + info.Session + `"`
 	require.Equal(t, `{"event":"ws_opened"`+facts+`}`, opened)
-	require.Regexp(t, `^\{"event":"ws_closed"`+facts+`,"reason":"session_revoked","close_code":4401,"seconds":[0-9.]+\}\n$`, closed)
+	require.Regexp(t, `^\{"event":"ws_closed"`+facts+
+		`,"reason":"session_revoked","close_code":4401,"seconds":[0-9.]+\}\n$`, closed)
 	require.Regexp(t, "^[0-9a-f]{12}$", info.TicketID)
-	require.Equal(t, fmt.Sprintf("%x", sha256.Sum256([]byte(annsGrant().SessionID)))[:12], info.Session)
+	require.Equal(t, auditID(annsGrant().SessionID), info.Session)
 }
 
 // However many guards share a Sockets, a revocation is one line, with the sockets
@@ -108,7 +112,7 @@ func TestRevoke_IsOneLinePerSockets(t *testing.T) {
 		require.NoError(t, err)
 	}
 	log, second := newAudit()
-	own, err := middleware.NewGuard(app.issuer, &middleware.GuardOptions{Audit: log}) // with its own Sockets
+	own, err := middleware.NewGuard(app.issuer, &middleware.GuardOptions{Audit: log})
 	require.NoError(t, err)
 	other := &socketApp{issuer: app.issuer, sockets: own.Sockets(), audit: second}
 	other.serve(t, own.Wrap(&echoes{}), true)
@@ -133,7 +137,7 @@ func TestRevokeUserSparesLaterSessions(t *testing.T) {
 	later.SessionID, later.StartedAt = "later", time.Now().Add(time.Hour)
 	gone := app.live(t, old)
 	app.live(t, later)
-	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{Provider: "oidc", UserID: "ann"}))
+	require.NoError(t, app.issuer.Revoke(t.Context(), allOfAnn))
 	requireClosed(t, gone, 4401, "session_revoked")
 	require.Equal(t, 1, app.sockets.Len())
 }
@@ -141,7 +145,7 @@ func TestRevokeUserSparesLaterSessions(t *testing.T) {
 // A revocation that comes between the admission and the hijack is remembered,
 // and told once the library's 101 is out.
 func TestRevokeBeforeHijack(t *testing.T) {
-	for _, pieces := range []int{0, 1, 7, 1000} { // 0: net/http writes the 101, as coder/websocket lets it
+	for _, pieces := range []int{0, 1, 7, 1000} { // 0: net/http writes the 101
 		admitted, proceed := make(chan struct{}), make(chan struct{})
 		app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			admitted <- struct{}{}

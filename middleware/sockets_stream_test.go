@@ -125,7 +125,8 @@ func standstill(t testing.TB, app *socketApp) {
 	blocked := func() bool {
 		for stack := range strings.SplitSeq(allStacks(), "\n\n") {
 			state, calls, _ := strings.Cut(stack, "\n")
-			if strings.Contains(calls, "middleware.(*socketWriter).") && (strings.Contains(state, "[IO wait") || strings.Contains(state, "[select")) {
+			waits := strings.Contains(state, "[IO wait") || strings.Contains(state, "[select")
+			if waits && strings.Contains(calls, "middleware.(*socketWriter).") {
 				return true
 			}
 		}
@@ -146,7 +147,8 @@ func standstill(t testing.TB, app *socketApp) {
 // revoked stream goes on.
 func TestRevokedStreamIsResetOnce(t *testing.T) {
 	app := newSocketApp(t, nil, socketAppOptions{
-		guard: middleware.GuardOptions{AdmitRequests: true}, sockets: middleware.SocketsOptions{CloseGrace: 40 * time.Millisecond},
+		guard:   middleware.GuardOptions{AdmitRequests: true},
+		sockets: middleware.SocketsOptions{CloseGrace: 40 * time.Millisecond},
 	})
 	in, quit := make(chan struct{}), make(chan struct{})
 	srv := serveTLS(t, app.guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -154,21 +156,15 @@ func TestRevokedStreamIsResetOnce(t *testing.T) {
 		close(in)
 		<-quit
 	})))
-	conn, err := tls.Dial("tcp", srv.Listener.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}
+	conn, err := tls.Dial("tcp", srv.Listener.Addr().String(), config)
 	require.NoError(t, err)
 	defer conn.Close()
-	_, err = io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-	require.NoError(t, err)
-	for _, f := range []h2Frame{{kind: h2Settings}, {
-		kind: h2Headers, flags: h2EndStream | h2EndHeaders, stream: 1,
-		payload: h2Fields(":method", "GET", ":scheme", "https", ":authority", "app.example", ":path", app.ticketFor(t, annsGrant())),
-	}} {
-		_, err = conn.Write(f.bytes())
-		require.NoError(t, err)
-	}
+	target := app.ticketFor(t, annsGrant())
+	require.NoError(t, exchangeH2(conn, h2EndStream|h2EndHeaders, getH2(target)...))
 	<-in
 	revokeAnn(t, app)
-	time.AfterFunc(200*time.Millisecond, func() { close(quit) }) // many times what it would take for the next
+	time.AfterFunc(200*time.Millisecond, func() { close(quit) }) // time for many more
 	resets := 0
 	for ended := false; !ended; {
 		require.NoError(t, conn.SetReadDeadline(time.Now().Add(400*time.Millisecond)))

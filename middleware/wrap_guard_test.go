@@ -205,7 +205,7 @@ func TestGuardContextOutlivesTheHandler(t *testing.T) {
 	k := <-took
 	require.NoError(t, k.ctx.Err())
 	assert.Equal(t, "outer", k.ctx.Value(outerKey{}))
-	_, err := io.WriteString(k.conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+	_, err := io.WriteString(k.conn, switching+"\r\n")
 	require.NoError(t, err)
 	a, _ := receive(t, client, "GET")
 	require.Equal(t, http.StatusSwitchingProtocols, a.Status)
