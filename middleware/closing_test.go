@@ -64,7 +64,7 @@ func TestRejectByClosing(t *testing.T) {
 				fill(t, b)
 			}
 			if tc.take != nil {
-				b.store.onTake = func(func() (tickets.Grant, error)) (tickets.Grant, error) {
+				b.store.onTake = func(takeFunc) (tickets.Grant, error) {
 					return tickets.Grant{}, tc.take
 				}
 			}
@@ -134,7 +134,7 @@ func TestRejectByClosingOnTheWire(t *testing.T) {
 	}
 	for _, tc := range []struct{ name, source, request, want string }{
 		{"no ticket", "RFC 6455 7.4", upgrade("GET", "/ws"), accepted + rejected},
-		{"another origin", "RFC 6455 10.2", opening("Origin: https://evil.example"),
+		{"another origin", "RFC 6455 10.2", opening(evilOrigin),
 			accepted + "\r\n" + frame(4403, "forbidden")},
 		{"protocols that are no tokens", "RFC 9110 5.6.2", offering(`a"b, ticket.x, c d, ok, late`),
 			chosen + "ok\r\n" + rejected},

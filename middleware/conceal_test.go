@@ -171,7 +171,8 @@ func TestConcealTicket_OtherParts(t *testing.T) {
 	})
 	t.Run("two Referers, and such that do not parse", func(t *testing.T) {
 		srv := serve(t, middleware.ConcealTicket(tells))
-		a := send(t, srv, get("/", "Referer: ?ticket="+minted, "Referer: https://[x/?a=1&ticket="+minted, "Referer: ::"))
+		a := send(t, srv, get("/", "Referer: ?ticket="+minted,
+			"Referer: https://[x/?a=1&ticket="+minted, "Referer: ::"))
 		assert.Contains(t, a.Body, `"Referer":["","https://[x/?a=1","::"]`)
 	})
 	t.Run("several URLs in one Referer", func(t *testing.T) {
@@ -203,7 +204,8 @@ func TestConcealTicket_OtherParts(t *testing.T) {
 	})
 	t.Run("a Referer that comes later", func(t *testing.T) {
 		b := newBed(t, middleware.GuardOptions{})
-		h := header("Referer", "https://app.example/?ticket="+minted)(middleware.ConcealTicket(b.guard.Wrap(accepts)))
+		h := middleware.ConcealTicket(b.guard.Wrap(accepts))
+		h = header("Referer", "https://app.example/?ticket="+minted)(h)
 		a := send(t, serve(t, middleware.ConcealTicket(h)), b.fill(t).Replace(opening()))
 		assert.Equal(t, http.StatusSwitchingProtocols, a.Status, "the inner one forgot what the outer had taken: %v", a)
 	})
@@ -289,7 +291,7 @@ func TestGuard_HandlerSeesNoTicket(t *testing.T) {
 			}))
 			lines := []string{"Referer: https://app.example" + tc.referer}
 			if tc.protocol != "" {
-				lines = append(lines, "Sec-WebSocket-Protocol: "+tc.protocol)
+				lines = append(lines, protocol+tc.protocol)
 			}
 			f := strings.NewReplacer("{T}", ticket)
 			a := send(t, srv, f.Replace(upgrade("GET", tc.target, lines...)))

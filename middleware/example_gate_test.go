@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -25,7 +24,7 @@ func ExampleGate() {
 		return &middleware.Session{ID: "s1", Provider: "oidc", UserID: "ann"}, nil
 	})
 	gate, err := middleware.NewGate(sessions, &middleware.GateOptions{
-		LoginURL: "/login",
+		LoginURL: "/in",
 		Public:   []string{"/static/"},
 	})
 	check(err)
@@ -54,10 +53,10 @@ func ExampleGate() {
 	ask("/static/../reports", "text/css", "")
 	ask("/reports", "text/html", "sid=the-value-of-anns-cookie")
 	// Output:
-	// 302 /login?next=%2Freports%3Fyear%3D2026
-	// 401 {"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/login"}
+	// 302 /in?next=%2Freports%3Fyear%3D2026
+	// 401 {"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/in"}
 	// 200 hello, stranger
-	// 401 {"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/login"}
+	// 401 {"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/in"}
 	// 200 hello, ann
 }
 
@@ -121,13 +120,16 @@ func ExampleCookieSessions() {
 }
 
 func ExampleBearerSessions() {
-	sessions := middleware.BearerSessions(func(_ context.Context, token string) (*middleware.Session, error) {
+	lookup := func(_ context.Context, token string) (*middleware.Session, error) {
 		if token != "mF_9.B5f-4.1JqM" {
 			return nil, middleware.ErrNoSession
 		}
 		return &middleware.Session{ID: "s1", UserID: "a-script"}, nil
-	})
-	for _, authorization := range []string{"Bearer mF_9.B5f-4.1JqM", "Bearer guessed", "Basic YW5uOnNlY3JldA=="} {
+	}
+	sessions := middleware.BearerSessions(lookup)
+	for _, authorization := range []string{
+		"Bearer mF_9.B5f-4.1JqM", "Bearer guessed", "Basic YW5uOnNlY3JldA==",
+	} {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.Header.Set("Authorization", authorization)
 		s, err := sessions.Authenticate(httptest.NewRecorder(), r)
@@ -240,7 +242,9 @@ func ExampleNext() {
 		// … check the password, set the cookie …
 		http.Redirect(w, r, middleware.Next(r), http.StatusSeeOther)
 	}
-	for _, next := range []string{"/reports?year=2026", "https://evil.example/", "//evil.example/", `/\evil.example/`} {
+	for _, next := range []string{
+		"/reports?year=2026", "https://evil.example/", "//evil.example/", `/\evil.example/`,
+	} {
 		r := httptest.NewRequest("POST", "/login", strings.NewReader("next="+url.QueryEscape(next)))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		w := httptest.NewRecorder()
@@ -257,19 +261,20 @@ func ExampleNext() {
 // An OnReject adds to the answer, or gives another one. What went wrong
 // underneath is for the operator.
 func ExampleRejection() {
-	gate, err := middleware.NewGate(
-		middleware.CookieSessions("sid", func(context.Context, string) (*middleware.Session, error) {
-			return nil, errors.New("session store: connection refused")
-		}),
-		&middleware.GateOptions{OnReject: func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
-			if rej.Status == http.StatusServiceUnavailable {
-				w.Header().Set("Retry-After", "30")
-				http.Error(w, "We are looking into it.", rej.Status)
-				fmt.Println("page the operator:", rej.Err)
-				return
-			}
-			rej.ServeHTTP(w, r)
-		}})
+	lookup := func(context.Context, string) (*middleware.Session, error) {
+		return nil, errors.New("session store: connection refused")
+	}
+	answer := func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
+		if rej.Status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", "30")
+			http.Error(w, "We are looking into it.", rej.Status)
+			fmt.Println("page the operator:", rej.Err)
+			return
+		}
+		rej.ServeHTTP(w, r)
+	}
+	gate, err := middleware.NewGate(middleware.CookieSessions("sid", lookup),
+		&middleware.GateOptions{OnReject: answer})
 	check(err)
 	srv := httptest.NewServer(gate.Wrap(http.NotFoundHandler()))
 	defer srv.Close()
@@ -280,10 +285,7 @@ func ExampleRejection() {
 		r.Header.Set("Cookie", cookie)
 		res, err := srv.Client().Do(r)
 		check(err)
-		body, err := io.ReadAll(res.Body)
-		check(err)
-		_ = res.Body.Close()
-		fmt.Println(res.StatusCode, strings.TrimSpace(string(body)))
+		fmt.Println(res.StatusCode, strings.TrimSpace(text(res)))
 	}
 	// Output:
 	// 401 {"error":"unauthenticated","detail":"Unauthorized","reason":"no_session"}

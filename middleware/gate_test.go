@@ -121,7 +121,7 @@ func TestGateAnswers(t *testing.T) {
 		none("OPTIONS", "", "OPTIONS /a", html),
 		none("TRACE", "", "TRACE /a", html),
 		answers(401, "", "")("HEAD has no body", "", "HEAD /a"),
-		none("WebSocket", "RFC 6455 section 4.1", "/a", slices.Concat([]string{html}, handshakeLines)...).onlyH1(),
+		none("WebSocket", "RFC 6455 4.1", "/a", slices.Concat([]string{html}, handshakeLines)...).onlyH1(),
 		none("what only resembles a WebSocket", "", "/a", html, navigate, "Sec-WebSocket-Key: x"),
 
 		down("/a", refusedError)("cannot be decided", "wire", "/a", html, sid(downCookie)),
@@ -134,7 +134,7 @@ func TestGateAnswers(t *testing.T) {
 		endedAtA("cookie with a backslash", "CVE-2026-25748", "/a", `Cookie: sid=`+goodCookie+`\`),
 		endedAtA("cookie that is huge", "CVE-2026-25748", "/a", sid(goodCookie+strings.Repeat("x", 64<<10))),
 		noneAtA("3,002 cookies", "net/http's limit (CVE-2025-58186)", "/a", "Cookie: "+strings.Repeat("a=b; ", 3001)+"sid="+goodCookie),
-		endedAtA("two that differ", "RFC 6265 section 8.6", "/a", sid(goodCookie)+"; sid="+unknownCookie),
+		endedAtA("two that differ", "RFC 6265 8.6", "/a", sid(goodCookie)+"; sid="+unknownCookie),
 
 		toLogin("rewritten path, header", "GHSA-7x63-xv5r-3p2x, GHSA-6384-m2mw-rf54", "/a", html,
 			"X-Forwarded-Uri: /login", "X-Original-URL: /login", "X-Rewrite-URL: /login",
@@ -142,9 +142,9 @@ func TestGateAnswers(t *testing.T) {
 		noneAtA("health check by its User-Agent", "GHSA-5hvv-m4w4-gf6v", "/a", "User-Agent: GoogleHC/1.0"),
 		none("method override", "", "POST /a", "X-HTTP-Method-Override: GET", html),
 
-		redirect("/login?next=%2Fa%3Fb")("absolute form", "RFC 9112 section 3.2.2", "http://evil.example/a?b", html).onlyH1(),
-		redirect("/login?next=%2F")("absolute form without a path", "RFC 9112 section 3.2.2", "http://evil.example", html).onlyH1().inMux(307),
-		noWayBack("asterisk", "RFC 9112 section 3.2.4", "*", html).inMux(400),
+		redirect("/login?next=%2Fa%3Fb")("absolute form", "RFC 9112 3.2.2", "http://evil.example/a?b", html).onlyH1(),
+		redirect("/login?next=%2F")("absolute form without a path", "RFC 9112 3.2.2", "http://evil.example", html).onlyH1().inMux(307),
+		noWayBack("asterisk", "RFC 9112 3.2.4", "*", html).inMux(400),
 		noWayBack("no way back to another host", "GHSA-j7px-6hwj-hpjg", "//evil.example/a", html).inMux(307),
 		noWayBack("no way back through a backslash", "GHSA-j7px-6hwj-hpjg", `/\evil.example`, html),
 		noWayBack("no way back up", "", "/a/../../b", html).inMux(307),
@@ -303,7 +303,7 @@ func TestGateConnect(t *testing.T) {
 			assert.Equal(t, 405, a.Status, target)
 			assert.Equal(t, `{"error":"method_not_allowed","detail":"Method Not Allowed"}`, a.Body, target)
 			assert.NotContains(t, a.Header.Get("Allow"), "CONNECT")
-			assert.NotEmpty(t, a.Header.Get("Allow"), "RFC 9110 section 15.5.6")
+			assert.NotEmpty(t, a.Header.Get("Allow"), "RFC 9110 15.5.6")
 			assert.Empty(t, a.reached())
 			assert.Equal(t, 1, strings.Count(rec.Take(), `"reason":"method"`), "every denial is one line")
 		}
@@ -320,18 +320,18 @@ func TestGateOddRequests(t *testing.T) {
 			name, source, request string
 			status                int
 		}{
-			{"HTTP/1.0 without Host", "RFC 9112 section 3.2", "GET /a HTTP/1.0\r\n\r\n", 401},
-			{"HTTP/1.0 without Host, public", "RFC 9112 section 3.2", "GET /public/a HTTP/1.0\r\n\r\n", 200},
-			{"HTTP/1.0 without Host, page", "RFC 9112 section 3.2", "GET /a HTTP/1.0\r\n" + html + "\r\n\r\n", 302},
-			{"HTTP/1.1 without Host", "RFC 9112 section 3.2", "GET /public/a HTTP/1.1\r\n\r\n", 400},
+			{"HTTP/1.0 without Host", "RFC 9112 3.2", "GET /a HTTP/1.0\r\n\r\n", 401},
+			{"HTTP/1.0 without Host, public", "RFC 9112 3.2", "GET /public/a HTTP/1.0\r\n\r\n", 200},
+			{"HTTP/1.0 without Host, page", "RFC 9112 3.2", "GET /a HTTP/1.0\r\n" + html + "\r\n\r\n", 302},
+			{"HTTP/1.1 without Host", "RFC 9112 3.2", "GET /public/a HTTP/1.1\r\n\r\n", 400},
 			{"malformed escape", "GHSA-68wm-pfjf-wqp6", get("/public/%zz"), 400},
 			{"half an escape", "GHSA-68wm-pfjf-wqp6", get("/public/%2"), 400},
 			{"no path", "GHSA-68wm-pfjf-wqp6", get("public/a"), 400},
 			{"no target", "GHSA-68wm-pfjf-wqp6", "GET  HTTP/1.1\r\nHost: a\r\n\r\n", 400},
-			{"a space in the target", "RFC 9112 section 3.2", get("/public/a b"), 400},
+			{"a space in the target", "RFC 9112 3.2", get("/public/a b"), 400},
 			{"another protocol", "", "GET /public/a HTTP/3.0\r\nHost: a\r\n\r\n", 505},
 			{"query without path", "", get("http://app.example?/public/"), 401},
-			{"server-wide OPTIONS never arrives", "RFC 9110 section 9.3.7", rawRequest("OPTIONS", "*"), 200},
+			{"server-wide OPTIONS never arrives", "RFC 9110 9.3.7", rawRequest("OPTIONS", "*"), 200},
 		} {
 			a := send(t, srv, c.request)
 			assert.Equal(t, c.status, a.Status, "%s: %s", name, c.name)
@@ -383,7 +383,8 @@ func TestGateInsideGate(t *testing.T) {
 	bearer := middleware.BearerSessions(lookup)
 	outer, _ := newGateOf(t, bearer, middleware.GateOptions{})
 	inner, _ := newGate(t, middleware.GateOptions{Public: []string{"/public/"}})
-	both, _ := newGateOf(t, middleware.FirstOf(middleware.ContextSessions, cookies()), middleware.GateOptions{})
+	either := middleware.FirstOf(middleware.ContextSessions, cookies())
+	both, _ := newGateOf(t, either, middleware.GateOptions{})
 	only := "Authorization: Bearer " + goodCookie
 	for _, c := range []struct {
 		name    string
@@ -406,15 +407,14 @@ func TestGateInsideGate(t *testing.T) {
 // Panics are the application's, and reach whatever recovers them, as they came.
 func TestGatePanicsPassThrough(t *testing.T) {
 	boom := errors.New("boom")
-	byCookie := middleware.CookieSessions("sid", func(context.Context, string) (*middleware.Session, error) {
-		panic(boom)
-	})
-	first := middleware.AuthenticatorFunc(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) {
-		panic(boom)
-	})
 	type options = middleware.GateOptions
+	lookup := func(context.Context, string) (*middleware.Session, error) { panic(boom) }
+	asks := func(http.ResponseWriter, *http.Request) (*middleware.Session, error) { panic(boom) }
+	rejects := func(http.ResponseWriter, *http.Request, *middleware.Rejection) { panic(boom) }
+	handles := func(http.ResponseWriter, *http.Request) { panic(boom) }
+	byCookie := middleware.CookieSessions("sid", lookup)
+	first := middleware.FirstOf(middleware.AuthenticatorFunc(asks), cookies())
 	clientIP := options{ClientIP: func(*http.Request) string { panic(boom) }}
-	onReject := options{OnReject: func(http.ResponseWriter, *http.Request, *middleware.Rejection) { panic(boom) }}
 	for _, c := range []struct {
 		name   string
 		a      middleware.Authenticator
@@ -424,10 +424,10 @@ func TestGatePanicsPassThrough(t *testing.T) {
 	}{
 		{"lookup", byCookie, options{}, whoami, goodCookie},
 		{"lookup, on a public route", byCookie, options{Public: []string{"/"}}, whoami, goodCookie},
-		{"Authenticator in FirstOf", middleware.FirstOf(first, cookies()), options{}, whoami, goodCookie},
-		{"handler", cookies(), options{}, func(http.ResponseWriter, *http.Request) { panic(boom) }, goodCookie},
+		{"Authenticator in FirstOf", first, options{}, whoami, goodCookie},
+		{"handler", cookies(), options{}, handles, goodCookie},
 		{"ClientIP", cookies(), clientIP, whoami, deadCookie},
-		{"OnReject", cookies(), onReject, whoami, deadCookie},
+		{"OnReject", cookies(), options{OnReject: rejects}, whoami, deadCookie},
 	} {
 		gate, _ := newGateOf(t, c.a, c.opts)
 		h := gate.Wrap(c.next)
@@ -492,7 +492,8 @@ func TestGateClientHalfGone(t *testing.T) {
 
 // An outer deadline is no client that has gone: it is answered and audited.
 func TestGateOuterDeadline(t *testing.T) {
-	gate, rec := newGateOf(t, middleware.CookieSessions("sid", waits(make(chan struct{}, 1))), middleware.GateOptions{})
+	waiting := middleware.CookieSessions("sid", waits(make(chan struct{}, 1)))
+	gate, rec := newGateOf(t, waiting, middleware.GateOptions{})
 	a := send(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), time.Microsecond)
 		defer cancel()

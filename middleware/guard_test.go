@@ -7,12 +7,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/coder/websocket"
+	"github.com/justinas/alice"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -147,9 +150,9 @@ func TestGuard_InvalidTicketsGetOneAnswerEachWay(t *testing.T) {
 }
 
 func TestGuard_StoreFailureIs503(t *testing.T) {
-	type grantAnd = func(take func() (tickets.Grant, error)) (tickets.Grant, error)
+	type grantAnd = func(take takeFunc) (tickets.Grant, error)
 	fails := func(err error) grantAnd {
-		return func(func() (tickets.Grant, error)) (tickets.Grant, error) { return tickets.Grant{}, err }
+		return func(takeFunc) (tickets.Grant, error) { return tickets.Grant{}, err }
 	}
 	none := tickets.Grant{}
 	type row struct {
@@ -165,7 +168,7 @@ func TestGuard_StoreFailureIs503(t *testing.T) {
 	connect := errors.New("dial tcp 10.0.0.7:6379: connect: connection refused")
 	readOnly := errors.New("READONLY You can't write against a read only replica.")
 	slow := func(d time.Duration) grantAnd {
-		return func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+		return func(take takeFunc) (tickets.Grant, error) {
 			time.Sleep(d)
 			return take()
 		}
@@ -173,13 +176,16 @@ func TestGuard_StoreFailureIs503(t *testing.T) {
 	for _, tc := range []row{
 		away("refused", "connection refused or reset before the send", "in", fails(connect)),
 		away("answer lost", "a client that sends the command twice finds nothing", "used",
-			func(take func() (tickets.Grant, error)) (tickets.Grant, error) { _, _ = take(); return none, io.EOF }),
+			func(take takeFunc) (tickets.Grant, error) {
+				_, _ = take()
+				return none, io.EOF
+			}),
 		away("answer lost, grant and all", "Go: values beside an error mean nothing", "used",
-			func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+			func(take takeFunc) (tickets.Grant, error) {
 				g, _ := take()
 				return g, io.ErrUnexpectedEOF
 			}),
-		away("its own timeout", "a black hole", "in", func(func() (tickets.Grant, error)) (tickets.Grant, error) {
+		away("its own timeout", "a black hole", "in", func(takeFunc) (tickets.Grant, error) {
 			time.Sleep(500 * time.Millisecond)
 			return none, context.DeadlineExceeded
 		}),
@@ -195,7 +201,7 @@ func TestGuard_StoreFailureIs503(t *testing.T) {
 		runInBubble(t, tc.name+" ("+tc.source+")", func(t *testing.T) {
 			b := newBed(t, middleware.GuardOptions{})
 			var well atomic.Bool
-			b.store.onTake = func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+			b.store.onTake = func(take takeFunc) (tickets.Grant, error) {
 				if well.Load() {
 					return take()
 				}
@@ -248,7 +254,7 @@ func TestGuard_ClientGoneWhileConsuming(t *testing.T) {
 		},
 	})
 	taking := make(chan struct{}, 2)
-	b.store.onTake = func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+	b.store.onTake = func(take takeFunc) (tickets.Grant, error) {
 		taking <- struct{}{}
 		<-gone
 		return take()
@@ -268,4 +274,198 @@ func TestGuard_ClientGoneWhileConsuming(t *testing.T) {
 	assert.Empty(t, b.rec.Events(t, audit.TicketRejected))
 	_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
 	assert.ErrorIs(t, err, tickets.ErrUsed)
+}
+
+// The ways to put a guard before a real WebSocket library.
+func TestGuardBeforeALibrary(t *testing.T) {
+	sockets := func(next func(*bed) http.Handler) func(*testing.T) (*bed, http.Handler) {
+		return func(t *testing.T) (*bed, http.Handler) {
+			b := newBed(t, middleware.GuardOptions{})
+			return b, next(b)
+		}
+	}
+	for name, wire := range map[string]func(*testing.T) (*bed, http.Handler){
+		"Wrap": sockets(func(b *bed) http.Handler { return b.guard.Wrap(guardedEcho) }),
+		"alice": sockets(func(b *bed) http.Handler {
+			return alice.New(middleware.ConcealTicket, b.guard.Wrap).Then(guardedEcho)
+		}),
+		"Admit": sockets(func(b *bed) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				a, rej := b.guard.Admit(r)
+				if rej != nil {
+					rej.ServeHTTP(w, r)
+					return
+				}
+				defer a.Release()
+				assert.Equal(t, "ann", a.Session.UserID)
+				guardedEcho(a.ResponseWriter(w), a.Request)
+				a.Release()
+			})
+		}),
+		"inside ServeMux": sockets(func(b *bed) http.Handler {
+			mux := http.NewServeMux()
+			mux.Handle("GET /ws", b.guard.Wrap(guardedEcho))
+			return mux
+		}),
+		"outside ServeMux": func(t *testing.T) (*bed, http.Handler) {
+			b := newBed(t, middleware.GuardOptions{PassOthers: true})
+			mux := http.NewServeMux()
+			mux.Handle("GET /ws", guardedEcho)
+			return b, b.guard.Wrap(mux)
+		},
+		"behind a gate": sockets(func(b *bed) http.Handler {
+			return signedInAs(ann())(b.guard.Wrap(guardedEcho))
+		}),
+		"behind StripPrefix": sockets(func(b *bed) http.Handler {
+			return http.StripPrefix("/", b.guard.Wrap(guardedEcho))
+		}),
+		"behind Unwrap": sockets(func(b *bed) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				b.guard.Wrap(guardedEcho).ServeHTTP(unwraps{w, w}, r)
+			})
+		}),
+		"behind Hijack": sockets(func(b *bed) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				b.guard.Wrap(guardedEcho).ServeHTTP(hijacks{w, w.(http.Hijacker)}, r)
+			})
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, h := wire(t)
+			for _, srv := range []*httptest.Server{serve(t, h), serveTLS(t, h)} {
+				opts := &websocket.DialOptions{HTTPClient: h1Client(srv), Subprotocols: []string{"chat"},
+					HTTPHeader: http.Header{"Origin": {srv.URL}}}
+				c, _, err := websocket.Dial(t.Context(), srv.URL+"/ws?ticket="+b.mint(t), opts)
+				require.NoError(t, err)
+				assert.Equal(t, "chat", c.Subprotocol())
+				require.NoError(t, c.Write(t.Context(), websocket.MessageText, []byte("hello")))
+				_, message, err := c.Read(t.Context())
+				require.NoError(t, err)
+				assert.Equal(t, "hello", string(message))
+				require.NoError(t, c.Close(websocket.StatusNormalClosure, ""))
+
+				c, _, err = websocket.Dial(t.Context(), srv.URL+"/ws", &websocket.DialOptions{
+					HTTPClient: h1Client(srv), Subprotocols: []string{"ticket." + b.mint(t), "chat"},
+				})
+				require.NoError(t, err)
+				assert.Equal(t, "chat", c.Subprotocol())
+				require.NoError(t, c.CloseNow())
+			}
+			b.rec.Await(t, audit.SocketClosed, 4)
+			assert.Len(t, b.rec.Lines(t), 8, "each socket is opened and closed, once: %s", b.rec.Text())
+			for _, line := range b.rec.Events(t, audit.SocketOpened) {
+				assert.Equal(t, []any{"oidc", "ann", "127.0.0.1"}, fields(line, "provider", "user_id", "ip"))
+				assert.Contains(t, "/ws", line["path"]) // StripPrefix leaves part of it
+				assert.Regexp(t, `^[0-9a-f]{12}$`, line["ticket_id"])
+			}
+		})
+	}
+}
+
+type (
+	embeds  struct{ http.ResponseWriter }
+	unwraps struct {
+		http.ResponseWriter
+		inner http.ResponseWriter
+	}
+	hijacks struct {
+		http.ResponseWriter
+		http.Hijacker
+	}
+)
+
+func (w unwraps) Unwrap() http.ResponseWriter { return w.inner }
+
+// A request that was let in and did not become a socket has spent its ticket,
+// and leaves one line that says so.
+func TestGuardWhenTheUpgradeFails(t *testing.T) {
+	oops := errors.New("oops")
+	panics := func(v any) http.HandlerFunc {
+		return func(http.ResponseWriter, *http.Request) { panic(v) }
+	}
+	for _, tc := range []struct {
+		name    string
+		handler http.HandlerFunc
+		panics  any
+		status  int
+	}{
+		{name: "no handler for it", handler: http.NotFound, status: 404},
+		{name: "does nothing", handler: func(http.ResponseWriter, *http.Request) {}, status: 200},
+		{name: "panics", handler: panics(oops), panics: oops, status: 500},
+		{name: "aborts", handler: panics(http.ErrAbortHandler), panics: http.ErrAbortHandler, status: 500},
+		{name: "the library refuses", handler: func(w http.ResponseWriter, r *http.Request) {
+			_, err := websocket.Accept(w, r, nil) // it checks the origin again
+			assert.Error(t, err)
+		}, status: 403},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBed(t, middleware.GuardOptions{Origins: []string{"https://pages.example"}})
+			srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer func() {
+					got := recover()
+					assert.Equal(t, tc.panics, got)
+					if got != nil {
+						w.WriteHeader(500)
+					}
+				}()
+				b.guard.Wrap(tc.handler).ServeHTTP(w, r)
+			}))
+			ticket := b.mint(t)
+			a := send(t, srv, upgrade("GET", "/ws?ticket="+ticket, "Origin: https://pages.example"))
+			assert.Equal(t, tc.status, a.Status, a)
+			failed := refusal{reason: "upgrade_failed", more: `,"origin":"https://pages.example"`}
+			assert.Equal(t, auditLine(failed, nil), b.rec.Text())
+			_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
+			assert.ErrorIs(t, err, tickets.ErrUsed)
+			assert.Zero(t, b.guard.Sockets().Len())
+		})
+	}
+}
+
+// A ResponseWriter that cannot be hijacked is found before the ticket is consumed
+// (HOSTILE W22).
+func TestGuard_NotHijackableIs501(t *testing.T) {
+	for name, onReject := range map[string]onReject{
+		"default": nil, "RejectByClosing": middleware.RejectByClosing,
+	} {
+		b := newBed(t, middleware.GuardOptions{OnReject: onReject})
+		srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			b.guard.Wrap(mustNotRun(t)).ServeHTTP(embeds{w}, r)
+		}))
+		ticket := b.mint(t)
+		a := send(t, srv, upgrade("GET", "/ws?ticket="+ticket))
+		tc := refusal{status: 501, code: "not_implemented", reason: "not_hijackable"}
+		requireRefusal(t, tc, a)
+		assert.Equal(t, auditLine(tc, nil), b.rec.Text(), name)
+		_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
+		assert.NoError(t, err, "%s: the ticket is consumed", name)
+	}
+}
+
+// What Restore returns is the session that the handler sees; who it is, and
+// what the ticket was minted for, stay the ticket's.
+func TestGuardRestores(t *testing.T) {
+	type cart struct{ items int }
+	end := time.Now().Add(time.Hour).Round(0)
+	restore := func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+		assert.NoError(t, ctx.Err())
+		got := *s
+		assert.Equal(t, "room 7", s.Data)
+		got.Value, got.ExpiresAt, got.Data = &cart{3}, end, "elsewhere"
+		return &got, nil
+	}
+	b := newBed(t, middleware.GuardOptions{}, middleware.SocketsOptions{Restore: restore})
+	srv := serve(t, b.guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, ok := middleware.SessionFrom(r.Context())
+		if assert.True(t, ok) {
+			assert.Equal(t, &cart{3}, s.Value)
+			assert.True(t, s.ExpiresAt.Equal(end))
+			assert.Equal(t, "room 7", s.Data)
+		}
+		accepts(w, r)
+	})))
+	ticket := b.mint(t, func(g *tickets.Grant) {
+		g.Data, g.SessionExpiresAt = "room 7", time.Now().Add(time.Minute)
+	})
+	assert.Equal(t, 101, send(t, srv, upgrade("GET", "/ws?ticket="+ticket)).Status)
 }

@@ -29,12 +29,15 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
+// takeFunc is the Take of a store, for one key.
+type takeFunc = func() (tickets.Grant, error)
+
 // watchedStore is a store that counts what it is asked, and fails on demand.
 type watchedStore struct {
 	tickets.Store
 	puts, takes atomic.Int64
 	onPut       func() error
-	onTake      func(take func() (tickets.Grant, error)) (tickets.Grant, error)
+	onTake      func(take takeFunc) (tickets.Grant, error)
 }
 
 func (s *watchedStore) Put(ctx context.Context, key tickets.Key, g tickets.Grant) error {

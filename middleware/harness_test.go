@@ -137,6 +137,16 @@ func rawRequest(method, target string, lines ...string) string {
 // goodKey is RFC 6455's own example, section 1.3.
 const goodKey = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 
+// Header lines that many rows have.
+const (
+	crossSite  = "Sec-Fetch-Site: cross-site"
+	sameOrigin = "Sec-Fetch-Site: same-origin"
+	chunked    = "Transfer-Encoding: chunked"
+	jsonType   = "Content-Type: application/json"
+	protocol   = "Sec-WebSocket-Protocol: "
+	evilOrigin = "Origin: https://evil.example"
+)
+
 // handshakeLines are the header lines of a good WebSocket handshake.
 var handshakeLines = []string{
 	"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", goodKey,

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -83,8 +84,9 @@ func sendH2Raw(t *testing.T, srv *httptest.Server, fields ...string) (a h2Answer
 
 // exchangeH2 opens a connection's first stream with the head of a request.
 func exchangeH2(conn net.Conn, flags byte, fields ...string) error {
-	_, err := conn.Write(append(append([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), h2Frame{kind: h2Settings}.bytes()...),
-		h2Frame{kind: h2Headers, flags: flags, stream: 1, payload: h2Fields(fields...)}.bytes()...))
+	head := h2Frame{kind: h2Headers, flags: flags, stream: 1, payload: h2Fields(fields...)}
+	_, err := conn.Write(slices.Concat([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+		h2Frame{kind: h2Settings}.bytes(), head.bytes()))
 	return err
 }
 
@@ -151,7 +153,9 @@ func connectH2(path, protocol string, more ...string) []string {
 }
 
 // plainConnectH2 are the fields of a CONNECT to a host.
-func plainConnectH2() []string { return []string{":method", "CONNECT", ":authority", "app.example"} }
+func plainConnectH2() []string {
+	return []string{":method", "CONNECT", ":authority", "app.example"}
+}
 
 // getH2 are the fields of a GET.
 func getH2(path string, more ...string) []string {
@@ -233,22 +237,20 @@ func TestWebSocketOverHTTP2(t *testing.T) {
 		status       int    // 0: reset with PROTOCOL_ERROR
 		body, reason string // "": net/http's own answer
 	}
-	refuses := func(status int, code string) func(name, source string, extended bool, fields []string) row {
-		return func(name, source string, extended bool, fields []string) row {
-			return row{name, source, extended, fields, status, errorBody(status, code), "not_upgrade"}
-		}
+	notImplemented := func(name, source string, fields []string) row {
+		return row{name, source, true, fields, 501, errorBody(501, "not_implemented"), "not_upgrade"}
 	}
-	notImplemented, required := refuses(501, "not_implemented"), refuses(426, "upgrade_required")
+	required := errorBody(426, "upgrade_required")
 	connect, plain := connectH2(ws, "websocket"), plainConnectH2()
 	withKey := connectH2(ws, "websocket", "sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
 	connection := getH2(ws, "connection", "upgrade", "upgrade", "websocket")
 	for _, tc := range []row{
 		{"not offered", "golang/go#71128", false, connect, 0, "", ""},
-		notImplemented("offered", "RFC 8441 5", true, connect),
-		notImplemented("another protocol", "RFC 9220 5", true, connectH2(ws, "connect-udp")),
-		notImplemented("with a key", "RFC 8441 5.1", true, withKey),
-		required("plain CONNECT", "RFC 9113 8.5", true, plain),
-		required("plain CONNECT", "RFC 9113 8.5", false, plain),
+		notImplemented("offered", "RFC 8441 5", connect),
+		notImplemented("another protocol", "RFC 9220 5", connectH2(ws, "connect-udp")),
+		notImplemented("with a key", "RFC 8441 5.1", withKey),
+		{"plain CONNECT", "RFC 9113 8.5", true, plain, 426, required, "not_upgrade"},
+		{"plain CONNECT", "RFC 9113 8.5", false, plain, 426, required, "not_upgrade"},
 		{"GET with Connection", "RFC 9113 8.2.2", false, connection, 400, "", ""},
 		{"GET with Upgrade", "RFC 9113 8.2.2", true, getH2(ws, "upgrade", "websocket"), 400, "", ""},
 	} {
@@ -308,7 +310,7 @@ func TestGuardOverHTTP2(t *testing.T) {
 
 	target := "/ws?ticket=" + b.mint(t)
 	ask := func(lines ...string) answer { return sendH2(t, srv, "GET", target, lines...) }
-	assert.Equal(t, http.StatusForbidden, ask("Origin: https://evil.example").Status)
+	assert.Equal(t, http.StatusForbidden, ask(evilOrigin).Status)
 	assert.Equal(t, http.StatusForbidden, ask("Origin: http://app.example").Status)
 	assert.Equal(t, http.StatusUpgradeRequired, ask(goodKey).Status)
 	assert.Equal(t, "ann", ask("Origin: https://app.example").reached())

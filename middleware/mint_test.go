@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -40,16 +41,16 @@ func newMintBed(t testing.TB, opts middleware.MintOptions, s *middleware.Session
 }
 
 func TestMint(t *testing.T) {
-	listed := middleware.MintOptions{Origins: []string{"https://app.example", "https://other.example:8443"}}
-	allows := func(paths ...string) middleware.MintOptions {
-		return middleware.MintOptions{Authorize: func(_ context.Context, s *middleware.Session, endpoint string) error {
-			for _, p := range paths {
-				if p == endpoint && s.UserID == "ann" {
-					return nil
-				}
+	list := []string{"https://app.example", "https://other.example:8443"}
+	listed := middleware.MintOptions{Origins: list}
+	allows := func(paths ...string) (opts middleware.MintOptions) {
+		opts.Authorize = func(_ context.Context, s *middleware.Session, endpoint string) error {
+			if slices.Contains(paths, endpoint) && s.UserID == "ann" {
+				return nil
 			}
 			return errors.New("not for you")
-		}}
+		}
+		return opts
 	}
 	type row struct {
 		refusal
@@ -68,7 +69,7 @@ func TestMint(t *testing.T) {
 	tooLarge, wrongType := no(413, "too_large", "body"), no(415, "unsupported_media_type", "body")
 	bad := no(400, "bad_request", "body")
 	chunks := func(body string) string {
-		return post("", "Transfer-Encoding: chunked", "Content-Type: application/json") + body
+		return post("", chunked, jsonType) + body
 	}
 	const own, other = "Origin: https://app.example", "Origin: https://other.example:8443"
 	kib := strings.Repeat("a", 1<<10-len(`{"endpoint":"/"}`)) // makes a body of 1 KiB
@@ -76,20 +77,20 @@ func TestMint(t *testing.T) {
 		ok("no body", "", post(""), ""),
 		ok("length 0 of another type", "", post("", "Content-Length: 0", "Content-Type: text/plain"), ""),
 		ok("empty object", "", post("{}"), ""),
-		ok("no chunks", "RFC 9112 7.1", post("", "Transfer-Encoding: chunked")+"0\r\n\r\n", ""),
+		ok("no chunks", "RFC 9112 7.1", post("", chunked)+"0\r\n\r\n", ""),
 		ok("endpoint", "", post(`{"endpoint":"/ws/pty"}`), "/ws/pty"),
 		ok("endpoint in chunks", "RFC 9112 7.1", chunks("9\r\n{\"endpoin\r\n8\r\nt\":\"/a\"}\r\n0\r\n\r\n"), "/a"),
 		ok("endpoint escaped: the ticket is for its plain spelling", "HOSTILE W30", post(`{"endpoint":"/ws/%70ty%20x"}`), "/ws/pty x"),
 		ok("endpoint with a slash behind", "RFC 3986 6.2.3", post(`{"endpoint":"/ws/"}`), "/ws/"),
 		ok("JSON with a charset", "RFC 8259 11", post(`{"endpoint":"/a"}`, "Content-Type: Application/JSON; charset=utf-8"), "/a"),
 		ok("body of 1 KiB", "RFC 9110 15.5.14", post(`{"endpoint":"/`+kib+`"}`), "/"+kib),
-		ok("same site says so", "Fetch Metadata", post("", "Sec-Fetch-Site: same-origin", own), ""),
+		ok("same site says so", "Fetch Metadata", post("", sameOrigin, own), ""),
 		ok("address bar", "Fetch Metadata", post("", "Sec-Fetch-Site: none"), ""),
 		ok("Origin in capitals", "CrossOriginProtection compares bytes", post("", "Origin: https://APP.example"), ""),
 		ok("default port", "RFC 6454 4", post("", "Origin: https://app.example:443"), ""),
-		ok("default port and Fetch Metadata", "RFC 6454 4", post("", "Origin: https://app.example:443", "Sec-Fetch-Site: same-origin"), ""),
+		ok("default port and Fetch Metadata", "RFC 6454 4", post("", "Origin: https://app.example:443", sameOrigin), ""),
 
-		method("GET", "exempt from CrossOriginProtection", rawRequest("GET", mintPath, "Sec-Fetch-Site: cross-site")),
+		method("GET", "exempt from CrossOriginProtection", rawRequest("GET", mintPath, crossSite)),
 		method("HEAD", "exempt from CrossOriginProtection", rawRequest("HEAD", mintPath)),
 		method("OPTIONS", "exempt from CrossOriginProtection", rawRequest("OPTIONS", mintPath)),
 		method("post", "RFC 9110 9.1", rawRequest("post", mintPath, "Content-Length: 0")),
@@ -97,30 +98,30 @@ func TestMint(t *testing.T) {
 		method("GET with override", "X-HTTP-Method-Override", rawRequest("GET", mintPath, "X-HTTP-Method-Override: POST")),
 		method("upgrade", "RFC 6455 4.1", upgrade("GET", mintPath)),
 
-		forbidden("cross-site", "CVE-2026-34403", post("", "Sec-Fetch-Site: cross-site")),
+		forbidden("cross-site", "CVE-2026-34403", post("", crossSite)),
 		forbidden("same-site", "a sibling domain", post("", "Sec-Fetch-Site: same-site")),
-		forbidden("cross-site, own Origin", "Fetch Metadata", post("", "Sec-Fetch-Site: cross-site", own)),
+		forbidden("cross-site, own Origin", "Fetch Metadata", post("", crossSite, own)),
 		forbidden("cross-site to a path of hooks", "CVE-2025-47910",
-			strings.Replace(post("", "Sec-Fetch-Site: cross-site"), mintPath, "/hook", 1)),
+			strings.Replace(post("", crossSite), mintPath, "/hook", 1)),
 		forbidden("unknown Sec-Fetch-Site", "Fetch Metadata", post("", "Sec-Fetch-Site: SAME-ORIGIN")),
-		forbidden("two Sec-Fetch-Site", "HOSTILE M16", post("", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site")),
-		forbidden("two Sec-Fetch-Site, the first empty", "HOSTILE M16", post("", "Sec-Fetch-Site:", "Sec-Fetch-Site: cross-site")),
+		forbidden("two Sec-Fetch-Site", "HOSTILE M16", post("", sameOrigin, crossSite)),
+		forbidden("two Sec-Fetch-Site, the first empty", "HOSTILE M16", post("", "Sec-Fetch-Site:", crossSite)),
 		forbidden("a list in Sec-Fetch-Site", "HOSTILE M16", post("", "Sec-Fetch-Site: same-origin, cross-site")),
 		forbidden("null", "RFC 6454 6.1", post("", "Origin: null")),
-		forbidden("null that claims to be", "RFC 6454 6.1", post("", "Origin: null", "Sec-Fetch-Site: same-origin")),
+		forbidden("null that claims to be", "RFC 6454 6.1", post("", "Origin: null", sameOrigin)),
 		forbidden("empty Origin", "RFC 6454 7.1", post("", "Origin:")),
-		forbidden("another Origin", "ASVS 4.4.2", post("", "Origin: https://evil.example")),
+		forbidden("another Origin", "ASVS 4.4.2", post("", evilOrigin)),
 		forbidden("another port", "RFC 6454 4", post("", "Origin: https://app.example:8443")),
 		forbidden("suffix", "CVE-2026-34403", post("", "Origin: https://app.example.evil")),
 		forbidden("two Origins", "RFC 6454 7.3", post("", own, own)),
 
 		tooLarge("1 KiB and 1", "RFC 9110 15.5.14", post(`{"endpoint":"/`+kib+`a"}`)),
-		tooLarge("10 MB that never come", "CWE-400", rawRequest("POST", mintPath, "Content-Length: 10000000", "Content-Type: application/json")),
+		tooLarge("10 MB that never come", "CWE-400", rawRequest("POST", mintPath, "Content-Length: 10000000", jsonType)),
 		tooLarge("endless chunks", "CWE-400", chunks(strings.Repeat("100\r\n"+strings.Repeat(" ", 256)+"\r\n", 8))),
 		wrongType("form", "simple requests need no CORS", post("endpoint=/a", "Content-Type: application/x-www-form-urlencoded")),
 		wrongType("text that is JSON", "simple requests need no CORS", post(`{"endpoint":"/a"}`, "Content-Type: text/plain")),
 		wrongType("no type", "RFC 9110 8.3", post(`{"endpoint":"/a"}`, "Content-Type:")),
-		wrongType("two types", "like two Sec-Fetch-Site, HOSTILE M16", post(`{"endpoint":"/a"}`, "Content-Type: application/json", "Content-Type: text/plain")),
+		wrongType("two types", "like two Sec-Fetch-Site, HOSTILE M16", post(`{"endpoint":"/a"}`, jsonType, "Content-Type: text/plain")),
 		wrongType("type that only begins so", "RFC 9110 8.3", post(`{}`, "Content-Type: application/jsonp")),
 		bad("cut", "RFC 8259", post(`{"endpoint":"/a"`)),
 		bad("two values", "RFC 8259 2", post(`{"endpoint":"/a"}{}`)),
@@ -150,8 +151,8 @@ func TestMint(t *testing.T) {
 	denied := no(403, "forbidden", "endpoint")
 	rows = append(rows,
 		with(listed, ok("listed", "", post("", other), "")),
-		with(listed, ok("listed, cross-site", "Fetch Metadata", post("", other, "Sec-Fetch-Site: cross-site"), "")),
-		with(listed, ok("listed, in capitals", "CrossOriginProtection compares bytes", post("", "Origin: HTTPS://Other.Example:8443", "Sec-Fetch-Site: cross-site"), "")),
+		with(listed, ok("listed, cross-site", "Fetch Metadata", post("", other, crossSite), "")),
+		with(listed, ok("listed, in capitals", "CrossOriginProtection compares bytes", post("", "Origin: HTTPS://Other.Example:8443", crossSite), "")),
 		with(listed, forbidden("own host, not listed", "the list is all of it", toHost("own.example", post("", "Origin: https://own.example")))),
 		with(listed, forbidden("listed by http", "RFC 6454 4", post("", "Origin: http://app.example"))),
 		with(allows("/a"), ok("allowed", "", post(`{"endpoint":"/a"}`), "/a")),
@@ -196,9 +197,9 @@ func TestMint(t *testing.T) {
 					return
 				}
 				ticket := requireMinted(t, a, 30)
-				require.Equal(t, `{"event":"ws_ticket_minted","provider":"oidc","user_id":"ann","ip":"127.0.0.1",`+
-					fmt.Sprintf(`"ticket_id":"%s","endpoint":"%s","session":"%s"}`+"\n",
-						auditID(ticket), tc.endpoint, auditID(ann().ID)), b.rec.Text())
+				require.Equal(t, fmt.Sprintf(`{"event":"ws_ticket_minted","provider":"oidc","user_id":"ann",`+
+					`"ip":"127.0.0.1","ticket_id":"%s","endpoint":"%s","session":"%s"}`+"\n",
+					auditID(ticket), tc.endpoint, auditID(ann().ID)), b.rec.Text())
 				g, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
 				require.NoError(t, err)
 				require.Equal(t, tc.endpoint, g.Endpoint)
@@ -222,12 +223,10 @@ func sendAsH2(t *testing.T, srv *httptest.Server, raw string) (answer, bool) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	out := (&http.Request{
-		Method: r.Method, Host: r.Host, Header: r.Header, ContentLength: int64(len(body)), Body: io.NopCloser(bytes.NewReader(body)),
-		URL: &url.URL{Scheme: "https", Host: srv.Listener.Addr().String(), Opaque: "//" + r.Host + r.RequestURI},
-	}).WithContext(ctx)
-	if len(body) == 0 {
-		out.Body = nil
+	u := &url.URL{Scheme: "https", Host: srv.Listener.Addr().String(), Opaque: "//" + r.Host + r.RequestURI}
+	out := (&http.Request{Method: r.Method, Host: r.Host, Header: r.Header, URL: u}).WithContext(ctx)
+	if len(body) > 0 {
+		out.ContentLength, out.Body = int64(len(body)), io.NopCloser(bytes.NewReader(body))
 	}
 	res, err := srv.Client().Transport.RoundTrip(out)
 	require.NoError(t, err)
@@ -237,7 +236,7 @@ func sendAsH2(t *testing.T, srv *httptest.Server, raw string) (answer, bool) {
 }
 
 // endlessBody is a request to mint whose body does not come.
-var endlessBody = rawRequest("POST", mintPath, "Content-Length: 100", "Content-Type: application/json") + "{"
+var endlessBody = rawRequest("POST", mintPath, "Content-Length: 100", jsonType) + "{"
 
 // A page that goes while it asks has spent at most one ticket, which nobody will
 // ever see and which expires; nothing of the request stays behind.
@@ -291,7 +290,8 @@ func TestMint_SessionAndStore(t *testing.T) {
 		return func(s *middleware.Session) { s.ExpiresAt = time.Now().Add(d) }
 	}
 	storeFails := errors.New("OOM command not allowed, session " + ann().ID)
-	const dead = `{"error":"session_expired","detail":"Unauthorized","reason":"invalid_or_expired_session"}`
+	const dead = `{"error":"session_expired","detail":"Unauthorized",` +
+		`"reason":"invalid_or_expired_session"}`
 	type row struct {
 		name, source string
 		session      func(*middleware.Session) // nil: none
@@ -364,11 +364,10 @@ func TestMint_SessionAndStore(t *testing.T) {
 // One session's share is 429, with the time until it has one again.
 func TestMint_TooManyIs429(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxPerSession: 2})
-		require.NoError(t, err)
+		two := &tickets.IssuerOptions{MaxPerSession: 2}
+		issuer := must(tickets.NewIssuer(tickets.NewMemoryStore(nil), two))
 		log, rec := newAudit()
-		mint, err := middleware.NewMint(issuer, &middleware.MintOptions{Audit: log})
-		require.NoError(t, err)
+		mint := must(middleware.NewMint(issuer, &middleware.MintOptions{Audit: log}))
 		conn := serveInBubble(t, signedInAs(ann())(mint))()
 		try := func() answer {
 			go io.WriteString(conn, post(""))
@@ -394,10 +393,11 @@ func TestMint_TooManyIs429(t *testing.T) {
 // that took long does not end a handler that does.
 func TestMint_EndlessBodyIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newMintBed(t, middleware.MintOptions{Authorize: func(ctx context.Context, _ *middleware.Session, _ string) error {
+		slow := func(ctx context.Context, _ *middleware.Session, _ string) error {
 			time.Sleep(time.Minute) // a policy engine at its worst
 			return ctx.Err()
-		}}, ann())
+		}
+		b := newMintBed(t, middleware.MintOptions{Authorize: slow}, ann())
 		dial := serveInBubble(t, b.handler)
 		start := time.Now()
 		conn := dial()
@@ -435,7 +435,9 @@ func TestMintConfiguration(t *testing.T) {
 // A lifetime of less than a second is 0 in ttl_seconds, and every mint would
 // answer session_expired.
 func TestNewMint_RefusesTTLUnderOneSecond(t *testing.T) {
-	for ttl, valid := range map[time.Duration]bool{time.Second - 1: false, time.Millisecond: false, time.Second: true} {
+	for ttl, valid := range map[time.Duration]bool{
+		time.Second - 1: false, time.Millisecond: false, time.Second: true,
+	} {
 		issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{TTL: ttl})
 		require.NoError(t, err)
 		_, err = middleware.NewMint(issuer, nil)

@@ -204,7 +204,7 @@ func TestGuardPassesOthers(t *testing.T) {
 		passes("GET", "", get("/page")),
 		passes("GET with a ticket of another's", "CAS 3.0 2.5", get("/page?ticket=ST-1")),
 		passes("POST with a body", "", rawRequest("POST", "/page", "Content-Length: 2")+"{}"),
-		passes("OPTIONS", "", rawRequest("OPTIONS", "/page", "Origin: https://evil.example")),
+		passes("OPTIONS", "", rawRequest("OPTIONS", "/page", evilOrigin)),
 		passes("long query", "", get("/page?"+strings.Repeat("a", 4<<10))),
 		passes("query that does not parse", "", get("/page?a;b&%zz")),
 		passes("keep-alive", "", get("/page", "Connection: keep-alive")),
@@ -271,7 +271,7 @@ func TestGuardAdmitsRequests(t *testing.T) {
 		badQuery("semicolon", "golang/go#25192", get("/ws?ticket={T};ticket={U}")),
 		badBody("body", "RFC 9110 9.3.1", get(ws, "Content-Length: 2")+"{}"),
 		longQuery("long query", "RFC 9110 15.5.15", get(ws+"&"+strings.Repeat("a", 2<<10))),
-		badOrigin("another origin", "CVE-2026-34403", get(ws, "Origin: https://evil.example")),
+		badOrigin("another origin", "CVE-2026-34403", get(ws, evilOrigin)),
 		noUpgrade("half an upgrade", "headroom#3281", get(ws, "Upgrade: websocket")),
 	} {
 		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
@@ -318,7 +318,7 @@ func TestGuardConfiguration(t *testing.T) {
 	origins[0], opts.RequireOrigin = "https://evil.example", false // copied before
 	srv := serve(t, guard.Wrap(accepts))
 	for line, status := range map[string]int{
-		"X-No: Origin": 403, "Origin: https://evil.example": 403, "Origin: http://app.example": 403,
+		"X-No: Origin": 403, evilOrigin: 403, "Origin: http://app.example": 403,
 		"Origin: https://app.example": 101, "Origin: https://APP.example:443": 101,
 	} {
 		assert.Equal(t, status, send(t, srv, upgrade("GET", "/ws?ticket="+b.mint(t), line)).Status, line)

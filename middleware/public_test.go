@@ -31,7 +31,7 @@ var hostilePaths = []struct {
 	{target: "/public/a(1).png", public: true},
 	{target: "/public/%c3%a9", public: true},
 	{target: "/foo/a%40b/bar", public: true},
-	{source: "RFC 9112 section 3.2.2: path rule only", target: "http://evil.example/login", public: true, h1: true},
+	{source: "RFC 9112 3.2.2: path rule only", target: "http://evil.example/login", public: true, h1: true},
 
 	{target: "/"},
 	{target: "/admin"},
@@ -56,9 +56,9 @@ var hostilePaths = []struct {
 	{source: "ServeMux would redirect", target: "/x/../login"},
 	{source: "ServeMux would redirect", target: "/public/x/.."},
 	{source: "ServeMux would redirect", target: "//"},
-	{source: "RFC 9112 section 3.2.2", target: "http://evil.example//login", h1: true},
-	{source: "RFC 9112 section 3.2.2", target: "http://evil.example/public/../admin", h1: true},
-	{source: "RFC 9112 section 3.2.2", target: "http://app.example", h1: true},
+	{source: "RFC 9112 3.2.2", target: "http://evil.example//login", h1: true},
+	{source: "RFC 9112 3.2.2", target: "http://evil.example/public/../admin", h1: true},
+	{source: "RFC 9112 3.2.2", target: "http://app.example", h1: true},
 
 	{source: "GHSA-xf64-8mw2-4gr2", target: "/public/%2e%2e/admin"},
 	{source: "GHSA-xf64-8mw2-4gr2", target: "/public/%2E./admin"},
@@ -112,7 +112,7 @@ var hostilePaths = []struct {
 	{source: "GHSA-pxq7-h93f-9jrg", target: "/admin#/../login", h1: true},
 	{source: "GHSA-7rh7-c77v-6434", target: "/admin?x=/public/"},
 	{source: "GHSA-7rh7-c77v-6434", target: "/admin?/login"},
-	{source: "RFC 9112 section 3.2.4", target: "*"},
+	{source: "RFC 9112 3.2.4", target: "*"},
 }
 
 // Public is decided by the path as it was sent, wherever the gate stands: before
@@ -174,7 +174,7 @@ func TestPublicPatterns(t *testing.T) {
 		public("method", "", "GET /healthz", "GET /healthz", ""),
 		public("GET means HEAD too", "", "GET /healthz", "HEAD /healthz", ""),
 		private("another method", "", "GET /healthz", "POST /healthz", ""),
-		private("method in lower case", "RFC 9110 section 9.1", "GET /healthz", "get /healthz", ""),
+		private("method in lower case", "RFC 9110 9.1", "GET /healthz", "get /healthz", ""),
 		public("a tab behind the method", "net/http's syntax", "GET\t/healthz", "GET /healthz", ""),
 		public("tab, and a host", "net/http's syntax", "GET \t App.Example/healthz", "GET /healthz", "app.example"),
 		public("every method", "", "/hook", "PATCH /hook", ""),
@@ -188,7 +188,7 @@ func TestPublicPatterns(t *testing.T) {
 		private("an escaped slash in a segment", "GHSA-vrch-868g-9jx5", "/u/{id}/avatar", "GET /u/7%2f8/avatar", ""),
 		public("the rest", "", "/f/{path...}", "GET /f/a/b", ""),
 		private("the rest, upwards", "", "/f/{path...}", "GET /f/a/../../b", ""),
-		private("CONNECT, by name", "RFC 9110 section 9.3.6", "CONNECT /", "CONNECT /x", ""),
+		private("CONNECT, by name", "RFC 9110 9.3.6", "CONNECT /", "CONNECT /x", ""),
 
 		public("host", "", "app.example/a", "GET /a", "app.example"),
 		private("another host", "", "app.example/a", "GET /a", "evil.example"),
@@ -199,8 +199,8 @@ func TestPublicPatterns(t *testing.T) {
 		public("trailing dot and port", "GHSA-328g-jx67-v94g", "app.example/a", "GET /a", "app.example.:443"),
 		private("host as a prefix", "", "app.example/a", "GET /a", "app.example.evil"),
 		private("two trailing dots", "", "app.example/a", "GET /a", "app.example.."),
-		private("absolute form names another host", "RFC 9112 section 3.2.2", "app.example/a", "GET http://evil.example/a", "app.example"),
-		public("absolute form names the host", "RFC 9112 section 3.2.2", "app.example/a", "GET http://App.Example/a", "evil.example"),
+		private("absolute form names another host", "RFC 9112 3.2.2", "app.example/a", "GET http://evil.example/a", "app.example"),
+		public("absolute form names the host", "RFC 9112 3.2.2", "app.example/a", "GET http://App.Example/a", "evil.example"),
 		private("X-Forwarded-Host", "GHSA-7x63-xv5r-3p2x", "app.example/a", "GET /a", "evil.example\r\nX-Forwarded-Host: app.example"),
 	} {
 		gate, _ := newGate(t, middleware.GateOptions{Public: []string{c.pattern}})

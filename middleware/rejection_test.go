@@ -130,7 +130,7 @@ func TestRequireProtocol(t *testing.T) {
 				inQuery("escaped name", "", upgrade("GET", "/ws?%74icket={T}")),
 				inQuery("beside one in the protocol", "", opening("Sec-WebSocket-Protocol: chat, ticket.{U}")),
 				inQuery("two", "", upgrade("GET", ws+"&ticket={U}")),
-				inQuery("from another origin", "", opening("Origin: https://evil.example")),
+				inQuery("from another origin", "", opening(evilOrigin)),
 				inQuery("of another version", "", opening("Sec-WebSocket-Version: 8")),
 			} {
 				b.rec.Take()
@@ -214,7 +214,7 @@ func TestRejection_FieldsAreTheWholeAnswer(t *testing.T) {
 			return newMintBed(t, middleware.MintOptions{OnReject: reject}, s).handler
 		}
 		for _, request := range []string{
-			get(mintPath), post("", "Sec-Fetch-Site: cross-site"), post("{"), post("{}", "Content-Type: text/plain"),
+			get(mintPath), post("", crossSite), post("{"), post("{}", "Content-Type: text/plain"),
 			post(strings.Repeat(" ", 2048)), post(`{"endpoint":"ws"}`),
 		} {
 			pair(mint, request)

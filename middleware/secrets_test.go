@@ -131,7 +131,7 @@ func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *ticke
 	broken := must(tickets.NewIssuer(&watchedStore{
 		Store: store,
 		onPut: func() error { return errors.New("SET session:" + ann().ID + ": OOM") },
-		onTake: func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+		onTake: func(take takeFunc) (tickets.Grant, error) {
 			_, _ = take()
 			return tickets.Grant{}, errors.New("read tcp: connection reset by peer")
 		}}, nil))
@@ -145,7 +145,10 @@ func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *ticke
 			answer(w, r, rej)
 		}
 	}
-	inHTTP := rejects(func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) { rej.ServeHTTP(w, r) })
+	inHTTP := rejects(func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
+		rej.ServeHTTP(w, r)
+	})
+	byClosing := rejects(middleware.RejectByClosing)
 	guard := func(i *tickets.Issuer, opts middleware.GuardOptions) http.Handler {
 		if !opts.AdmitRequests && opts.Sockets == nil {
 			opts.Audit = auditLog
@@ -177,8 +180,9 @@ func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *ticke
 	mux.Handle("/ws/", guard(issuer, middleware.GuardOptions{ClientIP: clientIP, OnReject: inHTTP}))
 	mux.Handle("/broken/", guard(broken, middleware.GuardOptions{}))
 	mux.Handle("/panic/", guard(issuer, middleware.GuardOptions{}))
-	mux.Handle("/stream/", guard(issuer, middleware.GuardOptions{AdmitRequests: true, OnReject: inHTTP})) // to slog.Default()
-	mux.Handle("/closing/", guard(issuer, middleware.GuardOptions{OnReject: rejects(middleware.RejectByClosing)}))
+	toDefault := middleware.GuardOptions{AdmitRequests: true, OnReject: inHTTP} // its audit is slog.Default()
+	mux.Handle("/stream/", guard(issuer, toDefault))
+	mux.Handle("/closing/", guard(issuer, middleware.GuardOptions{OnReject: byClosing}))
 	mux.Handle("/restoring/", guard(issuer, middleware.GuardOptions{Sockets: restoring}))
 	mux.Handle("/admit/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a, rej := must(middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: auditLog})).Admit(r)
@@ -238,9 +242,9 @@ func TestSecrets_AppearNowhere(t *testing.T) {
 	}
 	kept := func(name, suffix string) door { return door{name: name, suffix: suffix, inURL: true} }
 	body := func(name, body string) door {
-		return door{name: name, lines: []string{sid(goodCookie), "Content-Type: application/json"}, body: body}
+		return door{name: name, lines: []string{sid(goodCookie), jsonType}, body: body}
 	}
-	const inQuery, protocol = "?ticket={T}", "Sec-WebSocket-Protocol: "
+	const inQuery = "?ticket={T}"
 	doors := []door{
 		at("query", inQuery),
 		at("query, escaped", "?a=1&%74icket={T}"),

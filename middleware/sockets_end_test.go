@@ -110,7 +110,9 @@ func TestShutdownBeforeHijack(t *testing.T) {
 	<-admitted
 	gone := make(chan error)
 	go func() { gone <- app.sockets.Shutdown(context.Background()) }()
-	eventually(t, "the shutdown", func() bool { return app.sockets.Len() == 0 && app.open(t, annsGrant()).status == 503 })
+	eventually(t, "the shutdown", func() bool {
+		return app.sockets.Len() == 0 && app.open(t, annsGrant()).status == 503
+	})
 	close(proceed)
 	require.NoError(t, <-gone)
 	reading.Wait()
@@ -240,34 +242,47 @@ func TestContextBeforeHijack(t *testing.T) {
 	require.ErrorIs(t, <-causes, context.Canceled)
 }
 
-// A handler that returns at once, as gobwas is used, does not end its context.
-func TestContextOutlivesHandler(t *testing.T) {
+// net/http ends a request's context when its handler returns, and there are
+// libraries whose handlers return at once, as gobwas is used.
+func TestContext_OutlivesHandler(t *testing.T) {
 	type key struct{}
-	causes := make(chan error, 1)
-	returned := make(chan context.Context, 1)
-	h := byHand(t, func(_ net.Conn, r *http.Request) {
-		go func() {
-			<-r.Context().Done()
-			causes <- context.Cause(r.Context())
-		}()
-		returned <- r.Context()
-	})
-	app := newSocketApp(t, nil, socketAppOptions{})
-	guarded := app.guard.Wrap(h)
-	done := make(chan struct{})
-	app.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer close(done)
-		guarded.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, "v")))
-	}), true)
-	p := app.live(t, annsGrant())
-	ctx := <-returned
-	<-done
-	require.NoError(t, ctx.Err())
-	require.Equal(t, "v", ctx.Value(key{}))
-	require.Equal(t, 1, app.sockets.CloseUser("oidc", "ann", ""))
-	requireClosed(t, p, 4401, "session_revoked")
-	var closed *middleware.CloseError
-	require.ErrorAs(t, <-causes, &closed)
+	for _, by := range []string{"handler", "CloseUser"} {
+		out, causes, returned := make(chan held, 1), make(chan error, 1), make(chan struct{})
+		app := newSocketApp(t, nil, socketAppOptions{})
+		guarded := app.guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			assert.NoError(t, err)
+			go func() {
+				<-r.Context().Done()
+				causes <- context.Cause(r.Context())
+			}()
+			out <- held{conn, r.Context()}
+		}))
+		app.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer close(returned)
+			guarded.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, "v")))
+		}), true)
+		conn := app.begin(t, handshake(app.ticketFor(t, annsGrant())))
+		<-returned
+		h := <-out
+		require.NoError(t, h.ctx.Err())
+		require.Equal(t, "v", h.ctx.Value(key{}))
+		_, err := io.WriteString(h.conn, switching+"\r\n")
+		require.NoError(t, err)
+		p := &page{Conn: conn, br: bufio.NewReader(conn)}
+		res, err := http.ReadResponse(p.br, nil)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode)
+		require.NoError(t, h.ctx.Err())
+		if by == "handler" {
+			require.NoError(t, h.conn.Close())
+		} else {
+			require.Equal(t, 1, app.sockets.CloseUser("oidc", "ann", ""))
+			requireClosed(t, p, 4401, "session_revoked")
+		}
+		var closed *middleware.CloseError
+		require.ErrorAs(t, <-causes, &closed, "closed by %s", by)
+	}
 }
 
 // What was ended before Shutdown has run out of time too when Shutdown has.

@@ -164,7 +164,8 @@ func TestRevokeBeforeHijack(t *testing.T) {
 		}), socketAppOptions{tcp: true})
 		go func() {
 			<-admitted
-			assert.NoError(t, app.issuer.Revoke(context.Background(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+			r := tickets.Revocation{SessionID: annsGrant().SessionID}
+			assert.NoError(t, app.issuer.Revoke(context.Background(), r))
 			close(proceed)
 		}()
 		p := app.live(t, annsGrant())
@@ -315,7 +316,8 @@ func TestRevokeRacesAdmission(t *testing.T) {
 	}
 	require.Zero(t, app.sockets.Len())
 	eventually(t, "the last line", func() bool {
-		return len(app.audit.Events(t, audit.SocketClosed)) == len(app.audit.Events(t, audit.SocketOpened))
+		opened := app.audit.Events(t, audit.SocketOpened)
+		return len(app.audit.Events(t, audit.SocketClosed)) == len(opened)
 	})
 }
 
@@ -367,7 +369,8 @@ func TestRevokeMidstAdmissions(t *testing.T) {
 				<-start
 				for i, target := range targets[c] {
 					if c == 0 && i == each/2 { // so there are some on either side
-						assert.NoError(t, app.issuer.Revoke(context.Background(), tickets.Revocation{Provider: g.Provider, UserID: g.UserID}))
+						r := tickets.Revocation{Provider: g.Provider, UserID: g.UserID}
+						assert.NoError(t, app.issuer.Revoke(context.Background(), r))
 					}
 					a, rej := admit(target)
 					if rej != nil {
