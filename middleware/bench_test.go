@@ -380,12 +380,10 @@ type benchApp struct {
 
 func newBenchApp(b testing.TB, guarded bool, h http.Handler) *benchApp {
 	app := &benchApp{}
-	var err error
 	if guarded {
-		app.issuer, err = tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxPerSession: 1 << 20})
-		require.NoError(b, err)
-		app.guard, err = middleware.NewGuard(app.issuer, &middleware.GuardOptions{Audit: quiet})
-		require.NoError(b, err)
+		shares := &tickets.IssuerOptions{MaxPerSession: 1 << 20}
+		app.issuer = must(tickets.NewIssuer(tickets.NewMemoryStore(nil), shares))
+		app.guard = must(middleware.NewGuard(app.issuer, &middleware.GuardOptions{Audit: quiet}))
 		h = app.guard.Wrap(h)
 	}
 	app.server = httptest.NewServer(h)
@@ -500,8 +498,7 @@ func TestPagesProcess(t *testing.T) {
 	for targets.Scan() {
 		c, err := net.Dial("tcp", addr)
 		require.NoError(t, err)
-		_, err = io.WriteString(c, handshake(targets.Text()))
-		require.NoError(t, err)
+		write(t, c, handshake(targets.Text()))
 		br := bufio.NewReaderSize(c, 512)
 		_, err = http.ReadResponse(br, nil)
 		require.NoError(t, err)

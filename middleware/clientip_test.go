@@ -49,15 +49,12 @@ var forwardedFor = []forwarded{
 	proxied("what the client claims", "", "203.0.113.9", "198.51.100.1, 203.0.113.9"),
 	proxied("the client claims to be a proxy", "", "203.0.113.9", "198.51.100.1, 10.0.0.9, 203.0.113.9, 10.0.0.2"),
 	proxied("spaces and tabs", "", "203.0.113.9", " 198.51.100.1,\t203.0.113.9 ,10.0.0.2"),
-
 	from("", "10.0.0.1:1")("nobody is trusted", "oauth2-proxy#3506", "10.0.0.1", "203.0.113.9"),
 	direct("the peer is not trusted", "oauth2-proxy#3506", "192.0.2.7", "203.0.113.9"),
 	direct("the peer is not trusted, and garbage", "", "192.0.2.7", "<script>"),
-
 	proxied("several lines", "RFC 9110 5.3", "203.0.113.9", "198.51.100.1", "203.0.113.9", "10.0.0.2"),
 	proxied("several lines, each a list", "RFC 9110 5.3", "203.0.113.9", "198.51.100.1, 203.0.113.9", "10.0.0.3, 10.0.0.2"),
 	proxied("several lines, the last untrusted", "RFC 9110 5.3", "198.51.100.1", "203.0.113.9", "198.51.100.1"),
-
 	proxied("garbage next to us", "fail closed", "", "203.0.113.9, garbage"),
 	proxied("garbage behind a proxy", "fail closed", "", "203.0.113.9, garbage, 10.0.0.2"),
 	proxied("garbage that nobody vouches for", "", "203.0.113.9", "garbage, 203.0.113.9"),
@@ -71,7 +68,6 @@ var forwardedFor = []forwarded{
 	proxied("a name", "", "", "evil.example"),
 	proxied("a zone that a stranger chose", "RFC 4007 11", "", "fe80::1%<script>"),
 	proxied("a zone, bracketed with a port", "RFC 4007 11", "", "[2001:db8::1%x]:80"),
-
 	proxied("with a port", "Azure Application Gateway writes it", "203.0.113.9", "203.0.113.9:4711"),
 	proxied("IPv6", "", "2001:db8::1", "2001:DB8::1"),
 	proxied("IPv6 in brackets", "RFC 7239 6", "2001:db8::1", "[2001:db8::1]"),

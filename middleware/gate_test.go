@@ -98,20 +98,17 @@ func TestGateAnswers(t *testing.T) {
 		answers(200, "ann /a", "")("session", "", "/a", sid(goodCookie)),
 		answers(200, "", "")("session, HEAD", "", "HEAD /a", sid(goodCookie)),
 		answers(200, "ann /api/a", "")("session, POST to the API", "", "POST /api/a", sid(goodCookie)),
-
 		none("API, none", "wire", "/api/a"),
 		none("API, none, as a page", "wire", "/api/a", html, navigate),
 		endedAtAPI("API, dead", "wire", "/api/a", sid(unknownCookie)),
 		none("API itself is below it", "", "/api/", html),
 		redirect("/login?next=%2Fapis")("beside the API", "", "/apis", html),
 		redirect("/login?next=%2Fa%3Fx%3D%2Fapi%2F")("the API's prefix in a query", "GHSA-7rh7-c77v-6434", "/a?x=/api/", html),
-
 		redirect("/login?next=%2Fa%3Fb%3Dc%26d%3D%2520")("page, none", "wire", "/a?b=c&d=%20", html),
 		toLogin("page, navigated", "", "/a", navigate),
 		toLogin("page, HEAD", "", "HEAD /a", html),
 		endedPage("page, dead", "", "/a", html, sid(deadCookie)),
 		toLogin("page, accepts in capitals, in a second line", "", "/a", "Accept: image/png", "Accept: TEXT/HTML"),
-
 		noneAtA("XHR", "Fetch metadata", "/a", html, cors),
 		noneAtPNG("image", "Fetch metadata", "/a.png", html, "Sec-Fetch-Mode: no-cors"),
 		noneAtA("two fetch modes", "", "/a", html, navigate, cors),
@@ -123,25 +120,21 @@ func TestGateAnswers(t *testing.T) {
 		answers(401, "", "")("HEAD has no body", "", "HEAD /a"),
 		none("WebSocket", "RFC 6455 4.1", "/a", slices.Concat([]string{html}, handshakeLines)...).onlyH1(),
 		none("what only resembles a WebSocket", "", "/a", html, navigate, "Sec-WebSocket-Key: x"),
-
 		down("/a", refusedError)("cannot be decided", "wire", "/a", html, sid(downCookie)),
 		down("/api/a", refusedError)("API, cannot be decided", "wire", "/api/a", sid(downCookie)),
 		down("/a", timeoutError)("took too long", "", "/a", sid(slowCookie)),
 		endedAtA("neither session nor error", "", "/a", sid(unknownCookie)),
 		endedAtA("lookup knows none", "", "/a", sid(noneCookie)),
-
 		badRequest("cookie of another kind", "CVE-2026-25748", "/a", "Cookie: sid=\x01\x02").onlyH1(),
 		endedAtA("cookie with a backslash", "CVE-2026-25748", "/a", `Cookie: sid=`+goodCookie+`\`),
 		endedAtA("cookie that is huge", "CVE-2026-25748", "/a", sid(goodCookie+strings.Repeat("x", 64<<10))),
 		noneAtA("3,002 cookies", "net/http's limit (CVE-2025-58186)", "/a", "Cookie: "+strings.Repeat("a=b; ", 3001)+"sid="+goodCookie),
 		endedAtA("two that differ", "RFC 6265 8.6", "/a", sid(goodCookie)+"; sid="+unknownCookie),
-
 		toLogin("rewritten path, header", "GHSA-7x63-xv5r-3p2x, GHSA-6384-m2mw-rf54", "/a", html,
 			"X-Forwarded-Uri: /login", "X-Original-URL: /login", "X-Rewrite-URL: /login",
 			"X-Forwarded-Prefix: /login", "X-Forwarded-Host: evil.example", "Forwarded: host=evil.example"),
 		noneAtA("health check by its User-Agent", "GHSA-5hvv-m4w4-gf6v", "/a", "User-Agent: GoogleHC/1.0"),
 		none("method override", "", "POST /a", "X-HTTP-Method-Override: GET", html),
-
 		redirect("/login?next=%2Fa%3Fb")("absolute form", "RFC 9112 3.2.2", "http://evil.example/a?b", html).onlyH1(),
 		redirect("/login?next=%2F")("absolute form without a path", "RFC 9112 3.2.2", "http://evil.example", html).onlyH1().inMux(307),
 		noWayBack("asterisk", "RFC 9112 3.2.4", "*", html).inMux(400),
@@ -301,7 +294,7 @@ func TestGateConnect(t *testing.T) {
 		for _, session := range []string{unknownCookie, goodCookie} {
 			a := send(t, srv, rawRequest("CONNECT", target, sid(session), html))
 			assert.Equal(t, 405, a.Status, target)
-			assert.Equal(t, `{"error":"method_not_allowed","detail":"Method Not Allowed"}`, a.Body, target)
+			assert.Equal(t, errorBody(405, "method_not_allowed"), a.Body, target)
 			assert.NotContains(t, a.Header.Get("Allow"), "CONNECT")
 			assert.NotEmpty(t, a.Header.Get("Allow"), "RFC 9110 15.5.6")
 			assert.Empty(t, a.reached())
@@ -481,8 +474,7 @@ func TestGateClientHalfGone(t *testing.T) {
 	gate, _ := newGateOf(t, middleware.CookieSessions("sid", waits(begun)), middleware.GateOptions{})
 	conn := dial(t, serve(t, gate.Wrap(whoami)))
 	request := get("/", sid(goodCookie))
-	_, err := io.WriteString(conn, request)
-	require.NoError(t, err)
+	write(t, conn, request)
 	<-begun
 	require.NoError(t, conn.(*net.TCPConn).CloseWrite())
 	a, _ := receive(t, conn, request)
@@ -654,8 +646,7 @@ func TestGateAuditsClientIP(t *testing.T) {
 // A gate without an Audit is never silent, and a log that cannot be written
 // fails no request: that is the audit's part. Here: a nil one is asked.
 func TestGateWithoutAudit(t *testing.T) {
-	gate, err := middleware.NewGate(cookies(), nil)
-	require.NoError(t, err)
+	gate := must(middleware.NewGate(cookies(), nil))
 	a := send(t, serve(t, gate.Wrap(whoami)), get("/"))
 	assert.Equal(t, bodyNoLogin, a.Body)
 	assert.Equal(t, "ann", send(t, serve(t, gate.Wrap(whoami)), get("/", sid(goodCookie))).reached())
@@ -727,8 +718,7 @@ func TestNewGateRefuses(t *testing.T) {
 func TestNewGateCopiesOptions(t *testing.T) {
 	opts := middleware.GateOptions{LoginURL: "/login", API: []string{"/rpc/"}, Public: []string{"/public/"}}
 	as := []middleware.Authenticator{cookies()}
-	gate, err := middleware.NewGate(middleware.FirstOf(as...), &opts)
-	require.NoError(t, err)
+	gate := must(middleware.NewGate(middleware.FirstOf(as...), &opts))
 	opts.API[0], opts.Public[0], opts.LoginURL, as[0] = "/", "/", "https://evil.example/", nil
 	srv := serve(t, gate.Wrap(whoami))
 	assert.Equal(t, "/login?next=%2Fx", send(t, srv, get("/x", html)).Header.Get("Location"))
@@ -747,11 +737,11 @@ func TestRejectionOfOthers(t *testing.T) {
 		body   string
 		retry  string
 	}{
-		{rejection{Status: 451, Code: "gone_fishing"}, 451, `{"error":"gone_fishing","detail":"Unavailable For Legal Reasons"}`, ""},
-		{rejection{Status: 503, Code: "later", RetryAfter: 1}, 503, `{"error":"later","detail":"Service Unavailable"}`, "1"},
-		{rejection{Status: 429, Code: "x", RetryAfter: 1500 * time.Millisecond}, 429, `{"error":"x","detail":"Too Many Requests"}`, "2"},
+		{rejection{Status: 451, Code: "gone_fishing"}, 451, errorBody(451, "gone_fishing"), ""},
+		{rejection{Status: 503, Code: "later", RetryAfter: 1}, 503, errorBody(503, "later"), "1"},
+		{rejection{Status: 429, Code: "x", RetryAfter: 1500 * time.Millisecond}, 429, errorBody(429, "x"), "2"},
 		{rejection{Status: 400, Code: "</script>\"\r\n", Err: errors.New(secretMark)}, 400, `{"error":"\u003c/script\u003e\"\r\n","detail":"Bad Request"}`, ""},
-		{rejection{Code: "x"}, 500, `{"error":"x","detail":"Internal Server Error"}`, ""},
+		{rejection{Code: "x"}, 500, errorBody(500, "x"), ""},
 	} {
 		for _, over := range overBoth(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			defer func() {

@@ -49,7 +49,8 @@ func TestGuard_InvalidTicketsGetOneAnswer(t *testing.T) {
 		want, reason := try(fresh)
 		require.Equal(t, "used", reason)
 		require.Equal(t, "HTTP/1.1 401 Unauthorized\r\nCache-Control: no-store\r\nConnection: close\r\n"+
-			"Content-Type: application/json; charset=utf-8\r\nVary: Cookie\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 51\r\n\r\n"+
+			"Content-Type: application/json; charset=utf-8\r\nVary: Cookie\r\n"+
+			"X-Content-Type-Options: nosniff\r\nContent-Length: 51\r\n\r\n"+
 			errorBody(401, "ticket_rejected"), want)
 		same := func(ticket, why string) {
 			t.Helper()

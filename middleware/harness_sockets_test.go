@@ -70,17 +70,13 @@ type bed struct {
 func newBed(t testing.TB, opts middleware.GuardOptions, sockets ...middleware.SocketsOptions) *bed {
 	t.Helper()
 	b := &bed{store: &watchedStore{Store: tickets.NewMemoryStore(nil)}}
-	var err error
-	b.issuer, err = tickets.NewIssuer(b.store, &tickets.IssuerOptions{MaxPerSession: 1 << 16})
-	require.NoError(t, err)
+	b.issuer = must(tickets.NewIssuer(b.store, &tickets.IssuerOptions{MaxPerSession: 1 << 16}))
 	opts.Audit, b.rec = newAudit()
 	for _, o := range sockets {
 		o.Audit = opts.Audit
-		opts.Sockets, err = middleware.NewSockets(b.issuer, &o)
-		require.NoError(t, err)
+		opts.Sockets = must(middleware.NewSockets(b.issuer, &o))
 	}
-	b.guard, err = middleware.NewGuard(b.issuer, &opts)
-	require.NoError(t, err)
+	b.guard = must(middleware.NewGuard(b.issuer, &opts))
 	return b
 }
 
@@ -115,8 +111,7 @@ func (b *bed) fill(t testing.TB) *strings.Replacer {
 
 func newIssuer(t testing.TB) *tickets.Issuer {
 	t.Helper()
-	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
-	require.NoError(t, err)
+	issuer := must(tickets.NewIssuer(tickets.NewMemoryStore(nil), nil))
 	t.Cleanup(func() { assert.NoError(t, issuer.Close()) })
 	return issuer
 }
@@ -147,19 +142,16 @@ type socketAppOptions struct {
 func newSocketApp(t testing.TB, h http.Handler, o socketAppOptions) *socketApp {
 	t.Helper()
 	app := &socketApp{tls: o.tls}
-	var err error
 	if o.store == nil {
 		o.store = tickets.NewMemoryStore(nil)
 	}
-	app.issuer, err = tickets.NewIssuer(o.store, &tickets.IssuerOptions{MaxPerSession: 1 << 16, MaxStaleness: o.maxStaleness})
-	require.NoError(t, err)
+	opts := &tickets.IssuerOptions{MaxPerSession: 1 << 16, MaxStaleness: o.maxStaleness}
+	app.issuer = must(tickets.NewIssuer(o.store, opts))
 	t.Cleanup(func() { _ = app.issuer.Close() })
 	o.sockets.Audit, app.audit = newAudit()
-	app.sockets, err = middleware.NewSockets(app.issuer, &o.sockets)
-	require.NoError(t, err)
+	app.sockets = must(middleware.NewSockets(app.issuer, &o.sockets))
 	o.guard.Sockets = app.sockets
-	app.guard, err = middleware.NewGuard(app.issuer, &o.guard)
-	require.NoError(t, err)
+	app.guard = must(middleware.NewGuard(app.issuer, &o.guard))
 	if h != nil {
 		app.serve(t, app.guard.Wrap(h), o.tcp)
 	}
@@ -331,8 +323,7 @@ func (app *socketApp) begin(t testing.TB, request string) net.Conn {
 	c, err := app.dial()
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
-	_, err = io.WriteString(c, request)
-	require.NoError(t, err)
+	write(t, c, request)
 	return c
 }
 
@@ -451,6 +442,14 @@ func requireCloseFrame(t testing.TB, all []wireFrame, code int, reason string) {
 	require.GreaterOrEqual(t, len(last.payload), 2)
 	require.Equal(t, code, int(binary.BigEndian.Uint16([]byte(last.payload))))
 	require.Equal(t, reason, last.payload[2:])
+}
+
+// requireFrame fails unless want is the next frame that the page sees.
+func requireFrame(t testing.TB, p *page, want wireFrame) {
+	t.Helper()
+	f, err := readWireFrame(p.br)
+	require.NoError(t, err)
+	require.Equal(t, want, f)
 }
 
 // eventually waits for what another goroutine is about to do.

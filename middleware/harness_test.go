@@ -99,9 +99,14 @@ func dial(t testing.TB, srv *httptest.Server) net.Conn {
 func begin(t testing.TB, srv *httptest.Server, request string) net.Conn {
 	t.Helper()
 	conn := dial(t, srv)
-	_, err := io.WriteString(conn, request)
-	require.NoError(t, err)
+	write(t, conn, request)
 	return conn
+}
+
+func write(t testing.TB, w io.Writer, text string) {
+	t.Helper()
+	_, err := io.WriteString(w, text)
+	require.NoError(t, err)
 }
 
 // send writes request as it is to a new connection and reads the first answer.
@@ -505,8 +510,7 @@ func newGateOf(
 	t.Helper()
 	log, rec := newAudit()
 	opts.Audit = cmp.Or(opts.Audit, log)
-	gate, err := middleware.NewGate(a, &opts)
-	require.NoError(t, err)
+	gate := must(middleware.NewGate(a, &opts))
 	return gate, rec
 }
 

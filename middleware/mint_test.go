@@ -35,8 +35,7 @@ func newMintBed(t testing.TB, opts middleware.MintOptions, s *middleware.Session
 	t.Helper()
 	b := newBed(t, middleware.GuardOptions{})
 	opts.Audit, b.rec = newAudit()
-	mint, err := middleware.NewMint(b.issuer, &opts)
-	require.NoError(t, err)
+	mint := must(middleware.NewMint(b.issuer, &opts))
 	return mintBed{b, signedInAs(s)(mint)}
 }
 
@@ -89,7 +88,6 @@ func TestMint(t *testing.T) {
 		ok("Origin in capitals", "CrossOriginProtection compares bytes", post("", "Origin: https://APP.example"), ""),
 		ok("default port", "RFC 6454 4", post("", "Origin: https://app.example:443"), ""),
 		ok("default port and Fetch Metadata", "RFC 6454 4", post("", "Origin: https://app.example:443", sameOrigin), ""),
-
 		method("GET", "exempt from CrossOriginProtection", rawRequest("GET", mintPath, crossSite)),
 		method("HEAD", "exempt from CrossOriginProtection", rawRequest("HEAD", mintPath)),
 		method("OPTIONS", "exempt from CrossOriginProtection", rawRequest("OPTIONS", mintPath)),
@@ -97,7 +95,6 @@ func TestMint(t *testing.T) {
 		method("PUT", "RFC 9110 15.5.6", rawRequest("PUT", mintPath, "Content-Length: 0")),
 		method("GET with override", "X-HTTP-Method-Override", rawRequest("GET", mintPath, "X-HTTP-Method-Override: POST")),
 		method("upgrade", "RFC 6455 4.1", upgrade("GET", mintPath)),
-
 		forbidden("cross-site", "CVE-2026-34403", post("", crossSite)),
 		forbidden("same-site", "a sibling domain", post("", "Sec-Fetch-Site: same-site")),
 		forbidden("cross-site, own Origin", "Fetch Metadata", post("", crossSite, own)),
@@ -114,7 +111,6 @@ func TestMint(t *testing.T) {
 		forbidden("another port", "RFC 6454 4", post("", "Origin: https://app.example:8443")),
 		forbidden("suffix", "CVE-2026-34403", post("", "Origin: https://app.example.evil")),
 		forbidden("two Origins", "RFC 6454 7.3", post("", own, own)),
-
 		tooLarge("1 KiB and 1", "RFC 9110 15.5.14", post(`{"endpoint":"/`+kib+`a"}`)),
 		tooLarge("10 MB that never come", "CWE-400", rawRequest("POST", mintPath, "Content-Length: 10000000", jsonType)),
 		tooLarge("endless chunks", "CWE-400", chunks(strings.Repeat("100\r\n"+strings.Repeat(" ", 256)+"\r\n", 8))),
@@ -438,9 +434,8 @@ func TestNewMint_RefusesTTLUnderOneSecond(t *testing.T) {
 	for ttl, valid := range map[time.Duration]bool{
 		time.Second - 1: false, time.Millisecond: false, time.Second: true,
 	} {
-		issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{TTL: ttl})
-		require.NoError(t, err)
-		_, err = middleware.NewMint(issuer, nil)
+		issuer := must(tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{TTL: ttl}))
+		_, err := middleware.NewMint(issuer, nil)
 		if valid {
 			require.NoError(t, err)
 		} else {

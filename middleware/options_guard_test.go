@@ -91,13 +91,11 @@ func TestGuard_ChecksTheGrant(t *testing.T) {
 		under(requires, opens("RequireEndpoint, its own", "", "/ws", "/ws")),
 		under(below, opens("Endpoint option", "", "/public/ws", "/ws")),
 		under(below, elsewhere("Endpoint option, another", "", "/ws", "/ws")),
-
 		inside("same session around", "", in, ann()),
 		inside("another session around", "CWE-384", forbidden, other),
 		inside("another person around", "CWE-384", forbidden, bob),
 		inside("another provider around", "CWE-384", forbidden, saml),
 		inside("session around is over", "CWE-613", rejected, late),
-
 		restored("restored", "", in, ann(), nil),
 		restored("gone", "pomerium#1279", rejected, nil, middleware.ErrNoSession),
 		restored("neither session nor error", "", rejected, nil, nil),
@@ -208,7 +206,6 @@ func TestGuardPassesOthers(t *testing.T) {
 		passes("long query", "", get("/page?"+strings.Repeat("a", 4<<10))),
 		passes("query that does not parse", "", get("/page?a;b&%zz")),
 		passes("keep-alive", "", get("/page", "Connection: keep-alive")),
-
 		needsTicket("a whole handshake", "", upgrade("GET", "/page")),
 		likeUpgrade("bare Connection: Upgrade", "headroom#3281", get("/page", "Connection: Upgrade")),
 		likeUpgrade("bare Connection: keep-alive, upgrade", "headroom#3281", get("/page", "Connection: keep-alive", "Connection: upgrade")),
@@ -225,7 +222,6 @@ func TestGuardPassesOthers(t *testing.T) {
 		likeUpgrade("CONNECT", "RFC 9110 9.3.6", rawRequest("CONNECT", "/page")),
 		likeUpgrade("the preface of HTTP/2", "HOSTILE W31, RFC 9113 3.4: to an h2c handler, a tunnel", "PRI * HTTP/2.0\r\n\r\n"),
 		likeUpgrade("key alone, POST", "RFC 6455 11.3.1", rawRequest("POST", "/page", "Sec-WebSocket-Key: x")),
-
 		stream("stream", "", get("/page?ticket={T}")),
 		refusedStream("stream, used or unknown", "", get("/page?ticket="+strings.Repeat("A", 43))),
 		twoTickets("stream, two tickets", "CWE-235", get("/page?ticket={T}&ticket={U}")),
@@ -313,8 +309,7 @@ func TestGuardConfiguration(t *testing.T) {
 
 	origins := []string{"https://app.example"}
 	opts := &middleware.GuardOptions{Origins: origins, RequireOrigin: true}
-	guard, err := middleware.NewGuard(b.issuer, opts)
-	require.NoError(t, err)
+	guard := must(middleware.NewGuard(b.issuer, opts))
 	origins[0], opts.RequireOrigin = "https://evil.example", false // copied before
 	srv := serve(t, guard.Wrap(accepts))
 	for line, status := range map[string]int{

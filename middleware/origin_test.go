@@ -1,6 +1,7 @@
 package middleware_test
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"strings"
@@ -57,7 +58,6 @@ var originRows = []originRow{
 	ifSame("a list is the whole list", "", "other.example", "https://other.example"),
 	ifSame("IPv6", "", "[2001:db8::1]:8443", "https://[2001:DB8::1]:8443"),
 	ifListed("trailing dot is another host", "RFC 6454 4", "app.example.", "https://app.example"),
-
 	never("null", "CVE-2026-34403, ASVS 4.4.2", "", "null"),
 	never("null, capitals", "", "", "NULL"),
 	never("empty", "", "", ""),
@@ -113,18 +113,15 @@ func TestOrigins(t *testing.T) {
 		}
 		log, rec := newAudit()
 		issuer := newIssuer(t)
-		guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{
+		guard := must(middleware.NewGuard(issuer, &middleware.GuardOptions{
 			Origins: origins, Audit: log, ClientIP: eachFromElsewhere(),
-		})
-		require.NoError(t, err)
-		strict, err := middleware.NewGuard(issuer, &middleware.GuardOptions{
+		}))
+		strict := must(middleware.NewGuard(issuer, &middleware.GuardOptions{
 			Origins: origins, RequireOrigin: true, Audit: log, ClientIP: eachFromElsewhere(),
-		})
-		require.NoError(t, err)
-		mint, err := middleware.NewMint(issuer, &middleware.MintOptions{
+		}))
+		mint := must(middleware.NewMint(issuer, &middleware.MintOptions{
 			Origins: origins, Audit: log, ClientIP: eachFromElsewhere(),
-		})
-		require.NoError(t, err)
+		}))
 		mux := http.NewServeMux()
 		mux.Handle("/ws", guard.Wrap(whoami))
 		mux.Handle("/strict", strict.Wrap(whoami))
@@ -135,10 +132,7 @@ func TestOrigins(t *testing.T) {
 		})
 		plain, tls := serve(t, mux), serveTLS(t, mux)
 		for _, c := range originRows {
-			host := "app.example"
-			if c.host != "" {
-				host = c.host
-			}
+			host := cmp.Or(c.host, "app.example")
 			lines := []string{"X-Row: " + c.name}
 			for _, o := range c.origins {
 				lines = append(lines, "Origin: "+o)
@@ -157,7 +151,7 @@ func TestOrigins(t *testing.T) {
 					if path == "/strict" && c.origins != nil {
 						continue // RequireOrigin is about its absence
 					}
-					a := send(t, srv, strings.Replace(handshake(path, lines...), "app.example", host, 1))
+					a := send(t, srv, toHost(host, handshake(path, lines...)))
 					want := http.StatusUnauthorized // no ticket: the next question
 					if !allowed || path == "/strict" {
 						want = http.StatusForbidden
@@ -173,7 +167,8 @@ func TestOrigins(t *testing.T) {
 					}
 					rec.Take()
 				}
-				a := send(t, srv, strings.Replace(rawRequest("POST", "/mint", append(lines, "Content-Length: 0")...), "app.example", host, 1))
+				mint := rawRequest("POST", "/mint", append(lines, "Content-Length: 0")...)
+				a := send(t, srv, toHost(host, mint))
 				want := http.StatusOK
 				if !allowed {
 					want = http.StatusForbidden

@@ -189,7 +189,6 @@ func TestPublicPatterns(t *testing.T) {
 		public("the rest", "", "/f/{path...}", "GET /f/a/b", ""),
 		private("the rest, upwards", "", "/f/{path...}", "GET /f/a/../../b", ""),
 		private("CONNECT, by name", "RFC 9110 9.3.6", "CONNECT /", "CONNECT /x", ""),
-
 		public("host", "", "app.example/a", "GET /a", "app.example"),
 		private("another host", "", "app.example/a", "GET /a", "evil.example"),
 		public("host in capitals", "GHSA-328g-jx67-v94g", "app.example/a", "GET /a", "APP.Example"),

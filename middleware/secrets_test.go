@@ -180,7 +180,7 @@ func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *ticke
 	mux.Handle("/ws/", guard(issuer, middleware.GuardOptions{ClientIP: clientIP, OnReject: inHTTP}))
 	mux.Handle("/broken/", guard(broken, middleware.GuardOptions{}))
 	mux.Handle("/panic/", guard(issuer, middleware.GuardOptions{}))
-	toDefault := middleware.GuardOptions{AdmitRequests: true, OnReject: inHTTP} // its audit is slog.Default()
+	toDefault := middleware.GuardOptions{AdmitRequests: true, OnReject: inHTTP} // slog.Default()
 	mux.Handle("/stream/", guard(issuer, toDefault))
 	mux.Handle("/closing/", guard(issuer, middleware.GuardOptions{OnReject: byClosing}))
 	mux.Handle("/restoring/", guard(issuer, middleware.GuardOptions{Sockets: restoring}))

@@ -42,7 +42,6 @@ func TestCredentials(t *testing.T) {
 		found("a b")("with a space in it", "", "Cookie: sid=a b"),
 		found("a,b")("with a comma in it", "", "Cookie: sid=a,b"),
 		abc("header in lower case", "RFC 9110 5.1", "cookie: sid=abc"),
-
 		none("none", ""),
 		none("another", "", "Cookie: side=abc; xsid=abc"),
 		none("name in another case", "RFC 6265 5.4", "Cookie: SID=abc"),
@@ -53,7 +52,6 @@ func TestCredentials(t *testing.T) {
 		none("as an attribute", "RFC 2965", "Cookie: $Version=1; $sid=abc"),
 		none("3,000 others", "CVE-2025-58186", "Cookie: sid=abc"+strings.Repeat("; a", 3000)),
 		abc("3,000 in all", "CVE-2025-58186", "Cookie: sid=abc"+strings.Repeat("; a", 2999)),
-
 		dead("two that differ", "RFC 6265 8.6", "Cookie: sid=abc; sid=abd"),
 		dead("two that differ, in two lines", "RFC 6265 8.6", "Cookie: sid=abc", "Cookie: a=b; sid=abd"),
 		dead("two, one of them empty", "RFC 6265 8.6", "Cookie: sid=abc; sid="),
@@ -71,14 +69,12 @@ func TestCredentials(t *testing.T) {
 		abc("scheme in any case", "RFC 9110 11.1", "Authorization: bEARER abc"),
 		abc("several spaces", "RFC 9110 11.4", "Authorization: Bearer   abc"),
 		found("aZ09-._~+/==")("the whole alphabet", "RFC 6750 2.1", "Authorization: Bearer aZ09-._~+/=="),
-
 		none("none", ""),
 		none("another scheme", "RFC 9110 11.1", "Authorization: Basic YTpi"),
 		none("a scheme that begins alike", "", "Authorization: Bearers abc"),
 		none("a token alone", "", "Authorization: abc"),
 		none("empty", "", "Authorization: "),
 		none("in another header", "", "Proxy-Authorization: Bearer abc"),
-
 		dead("without a token", "RFC 6750 2.1", "Authorization: Bearer"),
 		dead("only padding", "RFC 6750 2.1", "Authorization: Bearer =="),
 		dead("padding inside", "RFC 6750 2.1", "Authorization: Bearer a=b"),

@@ -162,8 +162,7 @@ func duplexOfCoder(w http.ResponseWriter, r *http.Request) {
 func proxyTo(t *testing.T, backend http.HandlerFunc) http.Handler {
 	server := httptest.NewServer(backend)
 	t.Cleanup(server.Close)
-	target, err := url.Parse(server.URL)
-	require.NoError(t, err)
+	target := must(url.Parse(server.URL))
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	proxy.ErrorLog = log.New(io.Discard, "", 0)
 	return proxy

@@ -202,7 +202,7 @@ func TestEndedByItself(t *testing.T) {
 		code   float64
 	}{
 		{"closed with a code", func(c *websocket.Conn) { _ = c.Close(3007, "done") }, "closed", 3007},
-		{"closed without a code", func(c *websocket.Conn) { _ = c.Close(websocket.StatusNoStatusRcvd, "") }, "closed", 1005},
+		{"closed without a code", func(c *websocket.Conn) { _ = c.Close(1005, "") }, "closed", 1005},
 		{"dropped", func(c *websocket.Conn) { _ = c.CloseNow() }, "dropped", 1006},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -156,6 +156,7 @@ func TestClose_StreamsContextEndsAtOnce(t *testing.T) {
 // What a handler or a peer may do to be in the way; each is ended within
 // CloseGrace, to the millisecond.
 func TestEndedWithinGrace(t *testing.T) {
+	ignores := func(_ net.Conn, done <-chan struct{}) { <-done }
 	for _, tt := range []struct {
 		name    string
 		handler func(c net.Conn, done <-chan struct{})
@@ -163,8 +164,8 @@ func TestEndedWithinGrace(t *testing.T) {
 		want    time.Duration
 		told    bool
 	}{
-		{"handler ignores everything", func(_ net.Conn, done <-chan struct{}) { <-done }, false, 0, true},
-		{"handler ignores everything, peer reads nothing", func(_ net.Conn, done <-chan struct{}) { <-done }, true, time.Second, false},
+		{"handler ignores everything", ignores, false, 0, true},
+		{"handler ignores everything, peer reads nothing", ignores, true, time.Second, false},
 		{"handler writes, peer reads nothing", func(c net.Conn, _ <-chan struct{}) {
 			for {
 				if _, err := c.Write(wire(2, strings.Repeat("x", 5000))); err != nil {

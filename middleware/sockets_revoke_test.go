@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -108,12 +107,10 @@ func TestSocketLines(t *testing.T) {
 func TestRevoke_IsOneLinePerSockets(t *testing.T) {
 	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
 	for range 2 {
-		_, err := middleware.NewGuard(app.issuer, &middleware.GuardOptions{Sockets: app.sockets})
-		require.NoError(t, err)
+		must(middleware.NewGuard(app.issuer, &middleware.GuardOptions{Sockets: app.sockets}))
 	}
 	log, second := newAudit()
-	own, err := middleware.NewGuard(app.issuer, &middleware.GuardOptions{Audit: log})
-	require.NoError(t, err)
+	own := must(middleware.NewGuard(app.issuer, &middleware.GuardOptions{Audit: log}))
 	other := &socketApp{issuer: app.issuer, sockets: own.Sockets(), audit: second}
 	other.serve(t, own.Wrap(&echoes{}), true)
 
@@ -296,8 +293,7 @@ func TestRevokeRacesAdmission(t *testing.T) {
 		conn, err := app.dial()
 		require.NoError(t, err)
 		p := &page{Conn: conn, br: bufio.NewReader(conn)}
-		_, err = io.WriteString(p, request)
-		require.NoError(t, err)
+		write(t, p, request)
 		for begun := time.Now(); time.Since(begun) < delay; {
 		}
 		require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: g.SessionID}))
