@@ -87,10 +87,11 @@ func TestRefusalLine_PathAndOriginAreCut(t *testing.T) {
 			rec     *recorder
 			request string
 		}{
-			"gate":          {gate.Wrap(whoami), gateLog, get(path, sid(deadCookie))},
-			"guard":         {b.guard.Wrap(accepts), b.rec, upgrade("GET", path+"?ticket=a")},
-			"guard, origin": {b.guard.Wrap(accepts), b.rec, upgrade("GET", path, "Origin: "+long, "Origin: "+long)},
-			"mint":          {minting.handler, minting.rec, get(path, "Origin: "+long)},
+			"gate":  {gate.Wrap(whoami), gateLog, get(path, sid(deadCookie))},
+			"guard": {b.guard.Wrap(accepts), b.rec, upgrade("GET", path+"?ticket=a")},
+			"guard, origin": {b.guard.Wrap(accepts), b.rec,
+				upgrade("GET", path, "Origin: "+long, "Origin: "+long)},
+			"mint": {minting.handler, minting.rec, get(path, "Origin: "+long)},
 		} {
 			send(t, serve(t, door.handler), door.request)
 			lines := door.rec.Lines(t)
@@ -101,7 +102,8 @@ func TestRefusalLine_PathAndOriginAreCut(t *testing.T) {
 			if part == "%C3%BC" { // nothing in it is redacted, and limit is in the middle of a character
 				assert.Len(t, logged, limit-1, name)
 			}
-			assert.True(t, utf8.ValidString(logged) && !strings.Contains(logged, "\uFFFD"), "%s: %q", name, logged)
+			assert.True(t, utf8.ValidString(logged) && !strings.Contains(logged, "\uFFFD"), "%s: %q", name,
+				logged)
 			if origin, ok := lines[0]["origin"].(string); ok {
 				assert.LessOrEqual(t, len(origin), limit, name)
 			} else {

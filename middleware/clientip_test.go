@@ -47,14 +47,17 @@ var forwardedFor = []forwarded{
 	proxied("two proxies", "", "203.0.113.9", "203.0.113.9, 10.0.0.2"),
 	proxied("only proxies", "", "10.0.0.3", "10.0.0.3, 10.0.0.2"),
 	proxied("what the client claims", "", "203.0.113.9", "198.51.100.1, 203.0.113.9"),
-	proxied("the client claims to be a proxy", "", "203.0.113.9", "198.51.100.1, 10.0.0.9, 203.0.113.9, 10.0.0.2"),
+	proxied("the client claims to be a proxy", "",
+		"203.0.113.9", "198.51.100.1, 10.0.0.9, 203.0.113.9, 10.0.0.2"),
 	proxied("spaces and tabs", "", "203.0.113.9", " 198.51.100.1,\t203.0.113.9 ,10.0.0.2"),
 	from("", "10.0.0.1:1")("nobody is trusted", "oauth2-proxy#3506", "10.0.0.1", "203.0.113.9"),
 	direct("the peer is not trusted", "oauth2-proxy#3506", "192.0.2.7", "203.0.113.9"),
 	direct("the peer is not trusted, and garbage", "", "192.0.2.7", "<script>"),
 	proxied("several lines", "RFC 9110 5.3", "203.0.113.9", "198.51.100.1", "203.0.113.9", "10.0.0.2"),
-	proxied("several lines, each a list", "RFC 9110 5.3", "203.0.113.9", "198.51.100.1, 203.0.113.9", "10.0.0.3, 10.0.0.2"),
-	proxied("several lines, the last untrusted", "RFC 9110 5.3", "198.51.100.1", "203.0.113.9", "198.51.100.1"),
+	proxied("several lines, each a list", "RFC 9110 5.3",
+		"203.0.113.9", "198.51.100.1, 203.0.113.9", "10.0.0.3, 10.0.0.2"),
+	proxied("several lines, the last untrusted", "RFC 9110 5.3",
+		"198.51.100.1", "203.0.113.9", "198.51.100.1"),
 	proxied("garbage next to us", "fail closed", "", "203.0.113.9, garbage"),
 	proxied("garbage behind a proxy", "fail closed", "", "203.0.113.9, garbage, 10.0.0.2"),
 	proxied("garbage that nobody vouches for", "", "203.0.113.9", "garbage, 203.0.113.9"),
@@ -72,16 +75,21 @@ var forwardedFor = []forwarded{
 	proxied("IPv6", "", "2001:db8::1", "2001:DB8::1"),
 	proxied("IPv6 in brackets", "RFC 7239 6", "2001:db8::1", "[2001:db8::1]"),
 	proxied("IPv6 in brackets with a port", "RFC 7239 6", "2001:db8::1", "[2001:db8::1]:80"),
-	from("fd00::/8", "[fd00::1]:1")("one client is one address", "RFC 5952", "2001:db8::1", "2001:0db8:0:0::0001"),
+	from("fd00::/8", "[fd00::1]:1")("one client is one address", "RFC 5952",
+		"2001:db8::1", "2001:0db8:0:0::0001"),
 	from("fd00::/8 ::1/128", "[::1]:1")("IPv6 proxies", "", "2001:db8::1", "2001:db8::1, fd00::2"),
-	from("10.0.0.0/8", "[::ffff:10.0.0.1]:1")("IPv4 in IPv6, the peer", "a dual-stack listener", "203.0.113.9", "203.0.113.9"),
+	from("10.0.0.0/8", "[::ffff:10.0.0.1]:1")("IPv4 in IPv6, the peer", "a dual-stack listener",
+		"203.0.113.9", "203.0.113.9"),
 	proxied("IPv4 in IPv6, the client", "", "203.0.113.9", "::ffff:203.0.113.9"),
 	proxied("IPv4 in IPv6, a proxy on the way", "", "203.0.113.9", "203.0.113.9, ::ffff:10.0.0.2"),
-	from("::ffff:10.0.0.0/104", "10.0.0.1:1")("IPv4 in IPv6, as trusted", "", "203.0.113.9", "203.0.113.9"),
+	from("::ffff:10.0.0.0/104", "10.0.0.1:1")("IPv4 in IPv6, as trusted", "",
+		"203.0.113.9", "203.0.113.9"),
 	from("10.0.0.0/8", "[fe80::1%eth0]:1")("a zone of our own", "HOSTILE C5", "fe80::1"),
 	from("fe80::/10", "[fe80::1%eth0]:1")("a trusted peer with a zone", "HOSTILE C5", "fe80::1"),
-	from("fe80::/10", "[fe80::1%eth0]:1")("behind a trusted peer with a zone", "HOSTILE C5", "203.0.113.9", "203.0.113.9"),
-	from("10.0.0.0/8", "[::ffff:10.0.0.1%eth0]:1")("a zone around IPv4", "HOSTILE C5", "203.0.113.9", "203.0.113.9"),
+	from("fe80::/10", "[fe80::1%eth0]:1")("behind a trusted peer with a zone", "HOSTILE C5",
+		"203.0.113.9", "203.0.113.9"),
+	from("10.0.0.0/8", "[::ffff:10.0.0.1%eth0]:1")("a zone around IPv4", "HOSTILE C5",
+		"203.0.113.9", "203.0.113.9"),
 	proxied("0.0.0.0", "HOSTILE C5", "", "0.0.0.0"),
 	proxied("0.0.0.0 with a port", "HOSTILE C5", "", "0.0.0.0:80"),
 	proxied("::", "HOSTILE C5", "", "::"),
@@ -150,7 +158,8 @@ func TestClientIP_NoProxyIsTrustedByDefault(t *testing.T) {
 	} {
 		for _, over := range overBoth(t, door.handler) {
 			over.send(t, "GET", "/a", lines...)
-			assert.Contains(t, door.rec.Take(), `"ip":"127.0.0.1"`, "%s over %s (oauth2-proxy#3506)", name, over.name)
+			assert.Contains(t, door.rec.Take(), `"ip":"127.0.0.1"`, "%s over %s (oauth2-proxy#3506)", name,
+				over.name)
 		}
 	}
 }

@@ -38,7 +38,8 @@ var concealRows = []concealRow{
 	{"name escaped", "RFC 3986 2.1", "%74ic%6Bet=" + minted + "&a=1", "a=1", "a=1"},
 	{"value escaped", "RFC 3986 2.1", "ticket=%61" + minted[1:], nothingLeft, nothingLeft},
 	{"all escaped", "RFC 3986 2.1", "%74%69%63%6b%65%74=%61" + minted[1:], nothingLeft, nothingLeft},
-	{"others as they were", "RFC 3986 6.2.2", "b=%7e+%20&a&&=&=x&ticket=" + minted + "&a=%C3%A9", othersLeft, othersLeft},
+	{"others as they were", "RFC 3986 6.2.2", "b=%7e+%20&a&&=&=x&ticket=" + minted + "&a=%C3%A9",
+		othersLeft, othersLeft},
 	{"empty pairs before", "RFC 3986 3.4", "&&a=1&ticket=" + minted, "&&a=1", "&&a=1"},
 	{"empty pairs behind", "RFC 3986 3.4", "ticket=" + minted + "&&a=1&", "&a=1&", "&a=1&"},
 	{"another's", "CAS 3.0 2.5", "ticket=ST-1&a=1", asItWas, "a=1"},
@@ -46,21 +47,25 @@ var concealRows = []concealRow{
 	{"one too long", "", "ticket=" + minted + "x", asItWas, nothingLeft},
 	{"another alphabet", "RFC 4648 4", "ticket=" + strings.Repeat("+", 43), asItWas, nothingLeft},
 	{"no value", "", "ticket", asItWas, nothingLeft},
-	{"other names", "RFC 3986 6.2.2.1", "TICKET=a&xticket=b&ticketx=c&ticket.x=d&ticket[]=e&%2574icket=f", asItWas, asItWas},
+	{"other names", "RFC 3986 6.2.2.1",
+		"TICKET=a&xticket=b&ticketx=c&ticket.x=d&ticket[]=e&%2574icket=f", asItWas, asItWas},
 	{"name in capitals", "HOSTILE W1, W27", "TICKET=" + minted + "&a=1", "a=1", "a=1"},
 	{"an array", "HOSTILE W1, W27", "ticket[]=" + minted + "&a=1", "a=1", "a=1"},
 	{"an array, escaped", "HOSTILE W1, W27", "a=1&ticket%5B0%5D=" + minted, "a=1", "a=1"},
 	{"??", "HOSTILE W1, W27", "?ticket=" + minted, nothingLeft, nothingLeft},
 	{"?? before others", "HOSTILE W1, W27", "?ticket=" + minted + "&a=1", "a=1", "a=1"},
 	{"behind a second ?", "HOSTILE W1, W27", "a=1?ticket=" + minted, "a=1", "a=1"},
-	{"behind a second ?, before others", "HOSTILE W1, W27", "a=1?Ticket=" + minted + "&b=2", "a=1&b=2", "a=1&b=2"},
+	{"behind a second ?, before others", "HOSTILE W1, W27", "a=1?Ticket=" + minted + "&b=2", "a=1&b=2",
+		"a=1&b=2"},
 	{"behind a #", "like a second ?", "a=1#ticket=" + minted, "a=1", "a=1"},
 	{"name goes on behind a #", "like a second ?", "a=1&x#ticket#y=" + minted, "a=1&x", "a=1&x"},
-	{"a longer name", "HOSTILE W27", "ws_ticket=" + minted + "&ticketId=" + minted + "&a=1", "a=1", "a=1"},
+	{"a longer name", "HOSTILE W27", "ws_ticket=" + minted + "&ticketId=" + minted + "&a=1", "a=1",
+		"a=1"},
 	{"escaped twice", "CWE-174", "%2574icket=" + minted + "&a=1", "a=1", "a=1"},
 	{"spaces around it", "copied by hand", "ticket=+" + minted + "%0A&a=1", "a=1", "a=1"},
 	{"in the URL in a value", "a way back", "next=%2Fws%3Fticket%3D" + minted + "&a=1", "a=1", "a=1"},
-	{"in the URL in a value, not escaped", "a way back", "next=/ws?ticket=" + minted + "&a=1", "next=/ws&a=1", "next=/ws&a=1"},
+	{"in the URL in a value, not escaped", "a way back", "next=/ws?ticket=" + minted + "&a=1",
+		"next=/ws&a=1", "next=/ws&a=1"},
 	{"name alone, and another's value", "", "ticket&a=" + minted, asItWas, "a=" + minted},
 	{"in the name of a page", "", "page=/tickets/" + minted, asItWas, asItWas},
 	{"in a value", "", "next=/ws%3Fticket%3Da&q=ticket", asItWas, asItWas},
@@ -70,7 +75,8 @@ var concealRows = []concealRow{
 	{"bad escape, name escaped", "RFC 3986 2.1", "a=%&%74icket=" + minted, nothingLeft, nothingLeft},
 	{"cut escape at the end", "RFC 3986 2.1", "ticket=" + minted + "&a=%7", nothingLeft, nothingLeft},
 	{"bad escape and none", "RFC 3986 2.1", "a=%zz", asItWas, nothingLeft},
-	{"too many parameters", "GODEBUG urlmaxqueryparams", "ticket=" + minted + strings.Repeat("&a", 10_000), nothingLeft, nothingLeft},
+	{"too many parameters", "GODEBUG urlmaxqueryparams",
+		"ticket=" + minted + strings.Repeat("&a", 10_000), nothingLeft, nothingLeft},
 }
 
 func (row concealRow) left(isUpgrade bool) string {
@@ -165,7 +171,8 @@ func TestConcealTicket_OtherParts(t *testing.T) {
 			assert.Equal(t, "3", r.FormValue("c"))
 			tells(w, r)
 		})
-		a := send(t, serve(t, parses(middleware.ConcealTicket(h))), postForm("/?ticket="+minted+"&b=2", "c=3"))
+		a := send(t, serve(t, parses(middleware.ConcealTicket(h))),
+			postForm("/?ticket="+minted+"&b=2", "c=3"))
 		requireNoSecret(t, "what the handler sees", a.Body)
 		assert.Contains(t, a.Body, `"Form":{"b":["2"],"c":["3"]}`)
 	})
@@ -207,7 +214,8 @@ func TestConcealTicket_OtherParts(t *testing.T) {
 		h := middleware.ConcealTicket(b.guard.Wrap(accepts))
 		h = header("Referer", "https://app.example/?ticket="+minted)(h)
 		a := send(t, serve(t, middleware.ConcealTicket(h)), b.fill(t).Replace(opening()))
-		assert.Equal(t, http.StatusSwitchingProtocols, a.Status, "the inner one forgot what the outer had taken: %v", a)
+		assert.Equal(t, http.StatusSwitchingProtocols, a.Status,
+			"the inner one forgot what the outer had taken: %v", a)
 	})
 	t.Run("the protocol is the guard's", func(t *testing.T) {
 		srv := serve(t, middleware.ConcealTicket(tells))
@@ -222,7 +230,8 @@ func TestConcealTicket_GuardDecidesTheSame(t *testing.T) {
 	good := refused(101, "", "")
 	all := slices.Concat(refusals, []refusal{
 		good("good", "", upgrade("GET", ws+"&a=1")),
-		good("good, in a protocol", "", upgrade("GET", "/ws?a=1", "Sec-WebSocket-Protocol: chat, ticket.{T}")),
+		good("good, in a protocol", "",
+			upgrade("GET", "/ws?a=1", "Sec-WebSocket-Protocol: chat, ticket.{T}")),
 	})
 	b := newBed(t, middleware.GuardOptions{})
 	h := middleware.ConcealTicket(b.guard.Wrap(accepts))
@@ -256,7 +265,8 @@ func TestGuard_HandlerSeesNoTicket(t *testing.T) {
 		wantQuery, wantReferer, wantProtocol string
 	}{
 		{"query", "/ws?a=1&&ticket={T}&b=%7e", "/page", "", "a=1&&b=%7e", "/page", ""},
-		{"query and Referer", "/ws?%74icket={T}", "/page?x=1&ticket={T}", "chat,\tv2", "", "/page?x=1", "chat,\tv2"},
+		{"query and Referer", "/ws?%74icket={T}", "/page?x=1&ticket={T}", "chat,\tv2", "", "/page?x=1",
+			"chat,\tv2"},
 		{"protocol", "/ws?a=1", "/page", "chat , ticket.{T},v2", "a=1", "/page", "chat, v2"},
 		{"protocol and Referer", "/ws?a=1", "/page?ticket={T}", "ticket.{T},v2", "a=1", "/page", "v2"},
 	} {

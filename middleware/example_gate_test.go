@@ -17,12 +17,13 @@ import (
 // The pages of a dashboard are for people who have signed in; the sign-in page
 // and the stylesheets are for everybody.
 func ExampleGate() {
-	sessions := middleware.CookieSessions("sid", func(_ context.Context, value string) (*middleware.Session, error) {
-		if value != "the-value-of-anns-cookie" {
-			return nil, middleware.ErrNoSession
-		}
-		return &middleware.Session{ID: "s1", Provider: "oidc", UserID: "ann"}, nil
-	})
+	sessions := middleware.CookieSessions("sid",
+		func(_ context.Context, value string) (*middleware.Session, error) {
+			if value != "the-value-of-anns-cookie" {
+				return nil, middleware.ErrNoSession
+			}
+			return &middleware.Session{ID: "s1", Provider: "oidc", UserID: "ann"}, nil
+		})
 	gate, err := middleware.NewGate(sessions, &middleware.GateOptions{
 		LoginURL: "/in",
 		Public:   []string{"/static/"},
@@ -95,13 +96,14 @@ func ExampleCookieSessions() {
 	}
 	table := map[string]row{"c29tZXRoaW5nIHJhbmRvbQ": {"ann", time.Now().Add(time.Hour)}}
 
-	sessions := middleware.CookieSessions("sid", func(_ context.Context, value string) (*middleware.Session, error) {
-		found, ok := table[value]
-		if !ok {
-			return nil, middleware.ErrNoSession
-		}
-		return &middleware.Session{ID: value, UserID: found.user, ExpiresAt: found.end}, nil
-	})
+	sessions := middleware.CookieSessions("sid",
+		func(_ context.Context, value string) (*middleware.Session, error) {
+			found, ok := table[value]
+			if !ok {
+				return nil, middleware.ErrNoSession
+			}
+			return &middleware.Session{ID: value, UserID: found.user, ExpiresAt: found.end}, nil
+		})
 
 	for _, cookie := range []string{"", "sid=c29tZXRoaW5nIHJhbmRvbQ", "sid=guessed"} {
 		r := httptest.NewRequest("GET", "/", nil)
@@ -144,9 +146,10 @@ func ExampleBearerSessions() {
 // People come with a cookie, scripts with a token. While the one session store
 // is down, those whom the other knows still come in.
 func ExampleFirstOf() {
-	cookies := middleware.CookieSessions("sid", func(context.Context, string) (*middleware.Session, error) {
-		return nil, errors.New("session store: connection refused")
-	})
+	cookies := middleware.CookieSessions("sid",
+		func(context.Context, string) (*middleware.Session, error) {
+			return nil, errors.New("session store: connection refused")
+		})
 	tokens := middleware.BearerSessions(func(context.Context, string) (*middleware.Session, error) {
 		return &middleware.Session{ID: "s1", UserID: "a-script"}, nil
 	})

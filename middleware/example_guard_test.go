@@ -213,11 +213,12 @@ func Example_alice() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
 	check(err)
 	var people sync.Map // by their cookie
-	sessions := middleware.CookieSessions("session", func(_ context.Context, cookie string) (*middleware.Session, error) {
-		found, _ := people.Load(cookie)
-		session, _ := found.(*middleware.Session)
-		return session, nil
-	})
+	sessions := middleware.CookieSessions("session",
+		func(_ context.Context, cookie string) (*middleware.Session, error) {
+			found, _ := people.Load(cookie)
+			session, _ := found.(*middleware.Session)
+			return session, nil
+		})
 	gate, err := middleware.NewGate(sessions, &middleware.GateOptions{Audit: quiet})
 	check(err)
 	mint, err := middleware.NewMint(issuer, &middleware.MintOptions{Audit: quiet})

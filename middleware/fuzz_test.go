@@ -168,10 +168,11 @@ func FuzzCookies(f *testing.F) {
 		lines := strings.Split(header, "\n")
 		r := &http.Request{Header: http.Header{"Cookie": lines}}
 		asked, value := false, ""
-		a := middleware.CookieSessions("sid", func(_ context.Context, v string) (*middleware.Session, error) {
-			asked, value = true, v
-			return &middleware.Session{}, nil
-		})
+		a := middleware.CookieSessions("sid",
+			func(_ context.Context, v string) (*middleware.Session, error) {
+				asked, value = true, v
+				return &middleware.Session{}, nil
+			})
 		_, err := a.Authenticate(nil, r)
 
 		named := r.CookiesNamed("sid")
@@ -615,7 +616,8 @@ func FuzzStoreAnswer(f *testing.F) {
 		f.Add(kind, "session", "oidc", "ann", "", "", int64(30), int64(0))
 		f.Add(kind, "", "", "", "/ws", "room 7", int64(-30), int64(60))
 	}
-	f.Add(uint8(0), "s\x00\xff", "p\n", "u\r\n\u202e", "/ws/", strings.Repeat("d", 9000), int64(0), int64(-1))
+	f.Add(uint8(0), "s\x00\xff", "p\n", "u\r\n\u202e", "/ws/", strings.Repeat("d", 9000), int64(0),
+		int64(-1))
 	f.Add(uint8(0), "s", "p", "u", "/ws", "", int64(1), int64(math.MinInt64))
 	f.Add(uint8(0), "s", "p", "u", "//ws", "", int64(math.MaxInt64), int64(math.MaxInt64))
 	store := new(answers)
@@ -636,7 +638,8 @@ func FuzzStoreAnswer(f *testing.F) {
 		g := tickets.Grant{SessionID: id, Provider: provider, UserID: user, Endpoint: endpoint,
 			Data: data, ExpiresAt: at(expires), SessionExpiresAt: at(ends)}
 		errs := []error{
-			nil, tickets.ErrUnknown, tickets.ErrUsed, tickets.ErrExpired, tickets.ErrRevoked, tickets.ErrInvalid,
+			nil, tickets.ErrUnknown, tickets.ErrUsed, tickets.ErrExpired, tickets.ErrRevoked,
+			tickets.ErrInvalid,
 			fmt.Errorf("%s: %w", user, tickets.ErrUsed), errors.New(data), context.Canceled, tickets.ErrFull,
 		}
 		store.g, store.err = g, errs[int(kind)%len(errs)]

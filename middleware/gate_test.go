@@ -103,12 +103,14 @@ func TestGateAnswers(t *testing.T) {
 		endedAtAPI("API, dead", "wire", "/api/a", sid(unknownCookie)),
 		none("API itself is below it", "", "/api/", html),
 		redirect("/login?next=%2Fapis")("beside the API", "", "/apis", html),
-		redirect("/login?next=%2Fa%3Fx%3D%2Fapi%2F")("the API's prefix in a query", "GHSA-7rh7-c77v-6434", "/a?x=/api/", html),
+		redirect("/login?next=%2Fa%3Fx%3D%2Fapi%2F")("the API's prefix in a query", "GHSA-7rh7-c77v-6434",
+			"/a?x=/api/", html),
 		redirect("/login?next=%2Fa%3Fb%3Dc%26d%3D%2520")("page, none", "wire", "/a?b=c&d=%20", html),
 		toLogin("page, navigated", "", "/a", navigate),
 		toLogin("page, HEAD", "", "HEAD /a", html),
 		endedPage("page, dead", "", "/a", html, sid(deadCookie)),
-		toLogin("page, accepts in capitals, in a second line", "", "/a", "Accept: image/png", "Accept: TEXT/HTML"),
+		toLogin("page, accepts in capitals, in a second line", "",
+			"/a", "Accept: image/png", "Accept: TEXT/HTML"),
 		noneAtA("XHR", "Fetch metadata", "/a", html, cors),
 		noneAtPNG("image", "Fetch metadata", "/a.png", html, "Sec-Fetch-Mode: no-cors"),
 		noneAtA("two fetch modes", "", "/a", html, navigate, cors),
@@ -118,7 +120,8 @@ func TestGateAnswers(t *testing.T) {
 		none("OPTIONS", "", "OPTIONS /a", html),
 		none("TRACE", "", "TRACE /a", html),
 		answers(401, "", "")("HEAD has no body", "", "HEAD /a"),
-		none("WebSocket", "RFC 6455 4.1", "/a", slices.Concat([]string{html}, handshakeLines)...).onlyH1(),
+		none("WebSocket", "RFC 6455 4.1",
+			"/a", slices.Concat([]string{html}, handshakeLines)...).onlyH1(),
 		none("what only resembles a WebSocket", "", "/a", html, navigate, "Sec-WebSocket-Key: x"),
 		down("/a", refusedError)("cannot be decided", "wire", "/a", html, sid(downCookie)),
 		down("/api/a", refusedError)("API, cannot be decided", "wire", "/api/a", sid(downCookie)),
@@ -127,18 +130,24 @@ func TestGateAnswers(t *testing.T) {
 		endedAtA("lookup knows none", "", "/a", sid(noneCookie)),
 		badRequest("cookie of another kind", "CVE-2026-25748", "/a", "Cookie: sid=\x01\x02").onlyH1(),
 		endedAtA("cookie with a backslash", "CVE-2026-25748", "/a", `Cookie: sid=`+goodCookie+`\`),
-		endedAtA("cookie that is huge", "CVE-2026-25748", "/a", sid(goodCookie+strings.Repeat("x", 64<<10))),
-		noneAtA("3,002 cookies", "net/http's limit (CVE-2025-58186)", "/a", "Cookie: "+strings.Repeat("a=b; ", 3001)+"sid="+goodCookie),
+		endedAtA("cookie that is huge", "CVE-2026-25748",
+			"/a", sid(goodCookie+strings.Repeat("x", 64<<10))),
+		noneAtA("3,002 cookies", "net/http's limit (CVE-2025-58186)",
+			"/a", "Cookie: "+strings.Repeat("a=b; ", 3001)+"sid="+goodCookie),
 		endedAtA("two that differ", "RFC 6265 8.6", "/a", sid(goodCookie)+"; sid="+unknownCookie),
 		toLogin("rewritten path, header", "GHSA-7x63-xv5r-3p2x, GHSA-6384-m2mw-rf54", "/a", html,
 			"X-Forwarded-Uri: /login", "X-Original-URL: /login", "X-Rewrite-URL: /login",
 			"X-Forwarded-Prefix: /login", "X-Forwarded-Host: evil.example", "Forwarded: host=evil.example"),
-		noneAtA("health check by its User-Agent", "GHSA-5hvv-m4w4-gf6v", "/a", "User-Agent: GoogleHC/1.0"),
+		noneAtA("health check by its User-Agent", "GHSA-5hvv-m4w4-gf6v",
+			"/a", "User-Agent: GoogleHC/1.0"),
 		none("method override", "", "POST /a", "X-HTTP-Method-Override: GET", html),
-		redirect("/login?next=%2Fa%3Fb")("absolute form", "RFC 9112 3.2.2", "http://evil.example/a?b", html).onlyH1(),
-		redirect("/login?next=%2F")("absolute form without a path", "RFC 9112 3.2.2", "http://evil.example", html).onlyH1().inMux(307),
+		redirect("/login?next=%2Fa%3Fb")("absolute form", "RFC 9112 3.2.2",
+			"http://evil.example/a?b", html).onlyH1(),
+		redirect("/login?next=%2F")("absolute form without a path", "RFC 9112 3.2.2",
+			"http://evil.example", html).onlyH1().inMux(307),
 		noWayBack("asterisk", "RFC 9112 3.2.4", "*", html).inMux(400),
-		noWayBack("no way back to another host", "GHSA-j7px-6hwj-hpjg", "//evil.example/a", html).inMux(307),
+		noWayBack("no way back to another host", "GHSA-j7px-6hwj-hpjg",
+			"//evil.example/a", html).inMux(307),
 		noWayBack("no way back through a backslash", "GHSA-j7px-6hwj-hpjg", `/\evil.example`, html),
 		noWayBack("no way back up", "", "/a/../../b", html).inMux(307),
 		noWayBack("no way back to what is too long", "", "/"+strings.Repeat("a", 2<<10), html),
@@ -228,7 +237,8 @@ func TestGate_KeepsHeadersOfAuthenticator(t *testing.T) {
 			w.Header().Add("Set-Cookie", "sid=rotated")
 			return ann(), err
 		}
-		gate, _ := newGateOf(t, middleware.AuthenticatorFunc(rotates), middleware.GateOptions{LoginURL: "/login"})
+		gate, _ := newGateOf(t, middleware.AuthenticatorFunc(rotates),
+			middleware.GateOptions{LoginURL: "/login"})
 		for _, over := range overBoth(t, gate.Wrap(whoami)) {
 			a := over.send(t, "GET", "/")
 			assert.Equal(t, []string{"sid=rotated"}, a.Header["Set-Cookie"], "%s %v", over.name, err)
@@ -243,7 +253,8 @@ func TestGateLoginURL(t *testing.T) {
 		{"has an empty query", "/login?", "/x", "/login?next=%2Fx"},
 		{"elsewhere", "https://sso.example/in", "/x?y", "https://sso.example/in?next=%2Fx%3Fy"},
 		{"elsewhere, without a path", "https://sso.example", "/", "https://sso.example?next=%2F"},
-		{"elsewhere is no public path here", "https://sso.example/in", "/in", "https://sso.example/in?next=%2Fin"},
+		{"elsewhere is no public path here", "https://sso.example/in", "/in",
+			"https://sso.example/in?next=%2Fin"},
 		{"needs escaping", "/log in", "/x", "/log%20in?next=%2Fx"},
 	} {
 		gate, _ := newGate(t, middleware.GateOptions{LoginURL: c.login})
@@ -265,7 +276,8 @@ func TestGateLeavesNoTicketInRedirect(t *testing.T) {
 			assert.Contains(t, a.String(), "next=%2Fa%3Fb%3Dc%26d%3De", over.name)
 		}
 		a := over.send(t, "GET", "/a?ticket=ST-1", html)
-		assert.Equal(t, "/login?next=%2Fa%3Fticket%3DST-1", a.Header.Get("Location"), "the application's own ticket")
+		assert.Equal(t, "/login?next=%2Fa%3Fticket%3DST-1", a.Header.Get("Location"),
+			"the application's own ticket")
 	}
 }
 
@@ -278,7 +290,8 @@ func TestGateAndNextAgree(t *testing.T) {
 	})))
 	for _, target := range []string{
 		"/", "/a", "/a/", "/a/b?c=d&e=f+g%20h", "/a?next=/b", "/%2f/evil", "/%09/evil", "/%C3%A9",
-		"/\xc3\xa9", "/a//b", "/a?b=//evil.example", "/a;b=c", "/a:b@c", "/~a!$&'()*+,=|\"", "/a?%zz", "/a%26b%3Fc",
+		"/\xc3\xa9", "/a//b", "/a?b=//evil.example", "/a;b=c", "/a:b@c", "/~a!$&'()*+,=|\"", "/a?%zz",
+		"/a%26b%3Fc",
 	} {
 		a := send(t, srv, get(target, html))
 		require.Equal(t, 302, a.Status, target)
@@ -307,8 +320,8 @@ func TestGateOddRequests(t *testing.T) {
 	gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}})
 	mux := http.NewServeMux()
 	mux.Handle("/", whoami)
-	for name, h := range map[string]http.Handler{"alone": gate.Wrap(whoami), "before a mux": gate.Wrap(mux)} {
-		srv := serve(t, h)
+	for name, next := range map[string]http.Handler{"alone": whoami, "before a mux": mux} {
+		srv := serve(t, gate.Wrap(next))
 		for _, c := range []struct {
 			name, source, request string
 			status                int
@@ -352,10 +365,14 @@ func TestGateInsideStripPrefix(t *testing.T) {
 		status         int
 		location, body string
 	}{
-		{"the way back has the prefix", stripped("/app", "/login"), "/app/x?y", 302, "/login?next=%2Fapp%2Fx%3Fy", ""},
-		{"public is below the prefix", stripped("/app", "/login", "/public/"), "/app/public/x", 200, "", "nobody /public/x"},
-		{"the sign-in page is where browsers are sent", stripped("/app", "/app/login"), "/app/login", 200, "", "nobody /login"},
-		{"another page of that name is not it", stripped("/admin", "/login"), "/admin/login", 302, "/login?next=%2Fadmin%2Flogin", ""},
+		{"the way back has the prefix", stripped("/app", "/login"), "/app/x?y", 302,
+			"/login?next=%2Fapp%2Fx%3Fy", ""},
+		{"public is below the prefix", stripped("/app", "/login", "/public/"),
+			"/app/public/x", 200, "", "nobody /public/x"},
+		{"the sign-in page is where browsers are sent", stripped("/app", "/app/login"), "/app/login", 200,
+			"", "nobody /login"},
+		{"another page of that name is not it", stripped("/admin", "/login"), "/admin/login", 302,
+			"/login?next=%2Fadmin%2Flogin", ""},
 		{"the API is what browsers call it", stripped("/api", "/login"), "/api/users", 401, "", bodyNone},
 		{"the API is below the prefix", stripped("/v1", "/login"), "/v1/api/users", 401, "", bodyNone},
 	} {
@@ -388,7 +405,8 @@ func TestGateInsideGate(t *testing.T) {
 	}{
 		{"the outer one's session alone", inner, "/", []string{only}, ""},
 		{"both", inner, "/", []string{only, sid(goodCookie)}, "ann"},
-		{"the outer one's session where the inner is public", inner, "/public/", []string{only}, "nobody"},
+		{"the outer one's session where the inner is public", inner, "/public/", []string{only},
+			"nobody"},
 		{"dead where the inner is public", inner, "/public/", []string{only, sid(deadCookie)}, "nobody"},
 		{"the context's accepted", both, "/", []string{only}, "ann"},
 	} {
@@ -530,9 +548,10 @@ func TestGateErrorsKeepNoCredential(t *testing.T) {
 		a    middleware.Authenticator
 		line string
 	}{
-		"cookie":  {middleware.CookieSessions("sid", quotes), sid("a+b/" + secretMark)},
-		"bearer":  {middleware.BearerSessions(quotes), "Authorization: Bearer a+b/" + secretMark},
-		"FirstOf": {middleware.FirstOf(middleware.CookieSessions("sid", quotes)), sid("a+b/" + secretMark)},
+		"cookie": {middleware.CookieSessions("sid", quotes), sid("a+b/" + secretMark)},
+		"bearer": {middleware.BearerSessions(quotes), "Authorization: Bearer a+b/" + secretMark},
+		"FirstOf": {middleware.FirstOf(middleware.CookieSessions("sid", quotes)),
+			sid("a+b/" + secretMark)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var seen *middleware.Rejection
@@ -655,7 +674,8 @@ func TestGateWithoutAudit(t *testing.T) {
 // Everything that is wrong is reported at once, with what would be right.
 func TestNewGateReportsAllFaults(t *testing.T) {
 	_, err := middleware.NewGate(
-		middleware.FirstOf(nil, middleware.CookieSessions("s d", nil), middleware.BearerSessions(nil), middleware.FirstOf()),
+		middleware.FirstOf(nil, middleware.CookieSessions("s d", nil), middleware.BearerSessions(nil),
+			middleware.FirstOf()),
 		&middleware.GateOptions{
 			LoginURL: "login",
 			API:      []string{"api/", "/ok/", ""},
@@ -664,11 +684,13 @@ func TestNewGateReportsAllFaults(t *testing.T) {
 	require.Error(t, err)
 	for _, part := range []string{
 		"middleware.NewGate: ",
-		"FirstOf[0]: the Authenticator is nil", `CookieSessions: cookie name "s d"`, "CookieSessions: ", "lookup is nil",
+		"FirstOf[0]: the Authenticator is nil", `CookieSessions: cookie name "s d"`, "CookieSessions: ",
+		"lookup is nil",
 		"BearerSessions: ", "FirstOf[3]: FirstOf: no Authenticator given",
 		`LoginURL: "login": want a path such as /login`,
 		`API: "api/": want a path prefix`, `API: ""`,
-		`Public: "static": want an http.ServeMux pattern`, `Public: "GET"`, `Public: "/{"`, `Public: "/a/{x}/{x}"`, `Public: "/same"`,
+		`Public: "static": want an http.ServeMux pattern`, `Public: "GET"`, `Public: "/{"`,
+		`Public: "/a/{x}/{x}"`, `Public: "/same"`,
 	} {
 		assert.ErrorContains(t, err, part)
 	}
@@ -691,9 +713,11 @@ func TestNewGateRefuses(t *testing.T) {
 	for _, c := range []row{
 		sessions("no Authenticator", nil, "the Authenticator is nil"),
 		sessions("a nil function", middleware.AuthenticatorFunc(nil), "nil"),
-		sessions("a nil function in FirstOf", middleware.FirstOf(cookies(), middleware.AuthenticatorFunc(nil)), "FirstOf[1]"),
+		sessions("a nil function in FirstOf",
+			middleware.FirstOf(cookies(), middleware.AuthenticatorFunc(nil)), "FirstOf[1]"),
 		sessions("no cookie name", middleware.CookieSessions("", lookup), `cookie name ""`),
-		sessions("a cookie name that is no token", middleware.CookieSessions("a;b", lookup), `cookie name "a;b"`),
+		sessions("a cookie name that is no token", middleware.CookieSessions("a;b", lookup),
+			`cookie name "a;b"`),
 		sessions("no lookup", middleware.CookieSessions("sid", nil), "lookup is nil"),
 		login("LoginURL with a fragment", "/login#top", "fragment"),
 		login("LoginURL without a scheme", "//sso.example/", "LoginURL"),
@@ -716,7 +740,8 @@ func TestNewGateRefuses(t *testing.T) {
 
 // Options are copied: what is done to them afterwards changes no gate.
 func TestNewGateCopiesOptions(t *testing.T) {
-	opts := middleware.GateOptions{LoginURL: "/login", API: []string{"/rpc/"}, Public: []string{"/public/"}}
+	opts := middleware.GateOptions{LoginURL: "/login", API: []string{"/rpc/"},
+		Public: []string{"/public/"}}
 	as := []middleware.Authenticator{cookies()}
 	gate := must(middleware.NewGate(middleware.FirstOf(as...), &opts))
 	opts.API[0], opts.Public[0], opts.LoginURL, as[0] = "/", "/", "https://evil.example/", nil
@@ -739,8 +764,10 @@ func TestRejectionOfOthers(t *testing.T) {
 	}{
 		{rejection{Status: 451, Code: "gone_fishing"}, 451, errorBody(451, "gone_fishing"), ""},
 		{rejection{Status: 503, Code: "later", RetryAfter: 1}, 503, errorBody(503, "later"), "1"},
-		{rejection{Status: 429, Code: "x", RetryAfter: 1500 * time.Millisecond}, 429, errorBody(429, "x"), "2"},
-		{rejection{Status: 400, Code: "</script>\"\r\n", Err: errors.New(secretMark)}, 400, `{"error":"\u003c/script\u003e\"\r\n","detail":"Bad Request"}`, ""},
+		{rejection{Status: 429, Code: "x", RetryAfter: 3 * time.Second / 2}, 429, errorBody(429, "x"),
+			"2"},
+		{rejection{Status: 400, Code: "</script>\"\r\n", Err: errors.New(secretMark)}, 400,
+			`{"error":"\u003c/script\u003e\"\r\n","detail":"Bad Request"}`, ""},
 		{rejection{Code: "x"}, 500, errorBody(500, "x"), ""},
 	} {
 		for _, over := range overBoth(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

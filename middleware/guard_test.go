@@ -85,7 +85,8 @@ func TestGuard_InvalidTicketsGetOneAnswerEachWay(t *testing.T) {
 		return upgrade("GET", "/ws?ticket="+ticket, "Connection: Upgrade, close")
 	}
 	inProtocol := func(ticket string) string {
-		return upgrade("GET", "/ws", "Connection: Upgrade, close", "Sec-WebSocket-Protocol: chat, ticket."+ticket)
+		return upgrade("GET", "/ws", "Connection: Upgrade, close",
+			"Sec-WebSocket-Protocol: chat, ticket."+ticket)
 	}
 	stream := func(ticket string) string { return get("/ws?ticket="+ticket, "Connection: close") }
 	h1 := func(request func(ticket string) string) func(*testing.T, net.Conn, string) string {
@@ -132,7 +133,8 @@ func TestGuard_InvalidTicketsGetOneAnswerEachWay(t *testing.T) {
 			var first string
 			for _, bad := range []struct{ ticket, reason string }{
 				{strings.Repeat("A", 43), "unknown"}, {used, "used"}, {expired, "expired"}, {late, "revoked"},
-				{late, "used"}, {revoked, "expired"}, {strings.Repeat("A", 42) + "B", "unknown"}, {"a", "unknown"},
+				{late, "used"}, {revoked, "expired"}, {strings.Repeat("A", 42) + "B", "unknown"},
+				{"a", "unknown"},
 			} {
 				b.rec.Take()
 				conn := dial()
@@ -191,11 +193,13 @@ func TestGuard_StoreFailureIs503(t *testing.T) {
 			return none, context.DeadlineExceeded
 		}),
 		{"slow", "100 ms", 101, "", "used", slow(100 * time.Millisecond)},
-		{"so slow that the ticket expires", "RFC 9110 15.6.4", 401, "expired", "expired", slow(31 * time.Second)},
+		{"so slow that the ticket expires", "RFC 9110 15.6.4", 401, "expired", "expired",
+			slow(31 * time.Second)},
 		away("cancelled", "patroni#1412: the outcome is not known", "in", fails(context.Canceled)),
 		away("full", "a limit that is no answer", "in", fails(tickets.ErrFull)),
 		away("read-only replica", "READONLY", "in", fails(readOnly)),
-		{"unknown, wrapped", "errors.Is", 401, "unknown", "in", fails(fmt.Errorf("redis: nil: %w", tickets.ErrUnknown))},
+		{"unknown, wrapped", "errors.Is", 401, "unknown", "in",
+			fails(fmt.Errorf("redis: nil: %w", tickets.ErrUnknown))},
 		{"invalid of no kind", "errors.Is", 401, "unknown", "in", fails(tickets.ErrInvalid)},
 		away("neither grant nor error", "rows found are not rows deleted", "in", fails(nil)),
 	} {
@@ -218,7 +222,8 @@ func TestGuard_StoreFailureIs503(t *testing.T) {
 			if tc.status != http.StatusSwitchingProtocols {
 				lines := b.rec.Lines(t)
 				require.Len(t, lines, 1)
-				assert.Equal(t, []any{"ws_ticket_rejected", tc.reason, auditID(ticket)}, fields(lines[0], "event", "reason", "ticket_id"))
+				assert.Equal(t, []any{"ws_ticket_rejected", tc.reason, auditID(ticket)},
+					fields(lines[0], "event", "reason", "ticket_id"))
 			}
 			if tc.status == http.StatusServiceUnavailable {
 				assert.True(t, strings.HasSuffix(raw, "\r\n\r\n"+bodyDown), raw)
@@ -393,7 +398,8 @@ func TestGuardWhenTheUpgradeFails(t *testing.T) {
 		{name: "no handler for it", handler: http.NotFound, status: 404},
 		{name: "does nothing", handler: func(http.ResponseWriter, *http.Request) {}, status: 200},
 		{name: "panics", handler: panics(oops), panics: oops, status: 500},
-		{name: "aborts", handler: panics(http.ErrAbortHandler), panics: http.ErrAbortHandler, status: 500},
+		{name: "aborts", handler: panics(http.ErrAbortHandler), panics: http.ErrAbortHandler,
+			status: 500},
 		{name: "the library refuses", handler: func(w http.ResponseWriter, r *http.Request) {
 			_, err := websocket.Accept(w, r, nil) // it checks the origin again
 			assert.Error(t, err)

@@ -345,7 +345,8 @@ func requireRefusal(t *testing.T, tc refusal, a answer) {
 func auditLine(tc refusal, fill func(string) string) string {
 	event, path := "ws_upgrade_refused", "/ws"
 	switch tc.reason {
-	case "no_ticket", "two_tickets", "unknown", "used", "expired", "revoked", "endpoint", "session", "store":
+	case "no_ticket", "two_tickets", "unknown", "used", "expired", "revoked",
+		"endpoint", "session", "store":
 		event = "ws_ticket_rejected"
 	}
 	if tc.path != "" {
@@ -356,7 +357,8 @@ func auditLine(tc refusal, fill func(string) string) string {
 		value, after, _ := strings.Cut(value, `}"`)
 		more = before + auditID(fill(value)) + `"` + after
 	}
-	return fmt.Sprintf(`{"event":"%s","reason":"%s","ip":"127.0.0.1","path":"%s"%s}`+"\n", event, tc.reason, path, more)
+	return fmt.Sprintf(`{"event":"%s","reason":"%s","ip":"127.0.0.1","path":"%s"%s}`+"\n", event,
+		tc.reason, path, more)
 }
 
 // auditID is what the audit calls a ticket or a session.
@@ -535,7 +537,8 @@ func requireNoSecret(t testing.TB, where string, text any) {
 }
 
 // switching is the head of a 101, to which a test adds its lines.
-const switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+const switching = "HTTP/1.1 101 Switching Protocols\r\n" +
+	"Upgrade: websocket\r\nConnection: Upgrade\r\n"
 
 // accepts takes the connection as a WebSocket library does, and closes it.
 var accepts = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -199,7 +199,8 @@ func TestExtendedConnectAtGateAndMint(t *testing.T) {
 		none("no session", "RFC 8441 4", to("/ws", page...)),
 		none("another protocol", "RFC 9220 5", connectH2("/ws", "connect-udp", "accept", "text/html")),
 		none("a public path", "RFC 9110 9.3.6", to("/public/x")),
-		none("a public path, upwards", "RFC 9110 9.3.6: ServeMux does not clean it", to("/public/../admin")),
+		none("a public path, upwards", "RFC 9110 9.3.6: ServeMux does not clean it",
+			to("/public/../admin")),
 		none("the sign-in page", "RFC 9110 9.3.6", to("/login")),
 		dead("a dead session", "RFC 8441 4", to("/ws", bad...)),
 		notUpgrade("a session, at a guard", "RFC 8441 4", to("/ws", good...)),
@@ -208,7 +209,8 @@ func TestExtendedConnectAtGateAndMint(t *testing.T) {
 	} {
 		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
 			log, rec := newAudit()
-			gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}, Audit: log})
+			gate, _ := newGate(t,
+				middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}, Audit: log})
 			issuer := newIssuer(t)
 			mint := must(middleware.NewMint(issuer, &middleware.MintOptions{Audit: log}))
 			guard := must(middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: log}))

@@ -16,7 +16,8 @@ func TestMain(m *testing.M) {
 	if code == 0 {
 		http.DefaultClient.CloseIdleConnections()
 		if left := goroutinesLeft(10 * time.Second); len(left) > 0 {
-			fmt.Fprintf(os.Stderr, "%d goroutines are left behind:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
+			fmt.Fprintf(os.Stderr, "%d goroutines are left behind:\n\n%s\n", len(left),
+				strings.Join(left, "\n\n"))
 			code = 1
 		}
 	}

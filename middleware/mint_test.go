@@ -78,22 +78,28 @@ func TestMint(t *testing.T) {
 		ok("empty object", "", post("{}"), ""),
 		ok("no chunks", "RFC 9112 7.1", post("", chunked)+"0\r\n\r\n", ""),
 		ok("endpoint", "", post(`{"endpoint":"/ws/pty"}`), "/ws/pty"),
-		ok("endpoint in chunks", "RFC 9112 7.1", chunks("9\r\n{\"endpoin\r\n8\r\nt\":\"/a\"}\r\n0\r\n\r\n"), "/a"),
-		ok("endpoint escaped: the ticket is for its plain spelling", "HOSTILE W30", post(`{"endpoint":"/ws/%70ty%20x"}`), "/ws/pty x"),
+		ok("endpoint in chunks", "RFC 9112 7.1",
+			chunks("9\r\n{\"endpoin\r\n8\r\nt\":\"/a\"}\r\n0\r\n\r\n"), "/a"),
+		ok("endpoint escaped: the ticket is for its plain spelling", "HOSTILE W30",
+			post(`{"endpoint":"/ws/%70ty%20x"}`), "/ws/pty x"),
 		ok("endpoint with a slash behind", "RFC 3986 6.2.3", post(`{"endpoint":"/ws/"}`), "/ws/"),
-		ok("JSON with a charset", "RFC 8259 11", post(`{"endpoint":"/a"}`, "Content-Type: Application/JSON; charset=utf-8"), "/a"),
+		ok("JSON with a charset", "RFC 8259 11",
+			post(`{"endpoint":"/a"}`, "Content-Type: Application/JSON; charset=utf-8"), "/a"),
 		ok("body of 1 KiB", "RFC 9110 15.5.14", post(`{"endpoint":"/`+kib+`"}`), "/"+kib),
 		ok("same site says so", "Fetch Metadata", post("", sameOrigin, own), ""),
 		ok("address bar", "Fetch Metadata", post("", "Sec-Fetch-Site: none"), ""),
-		ok("Origin in capitals", "CrossOriginProtection compares bytes", post("", "Origin: https://APP.example"), ""),
+		ok("Origin in capitals", "CrossOriginProtection compares bytes",
+			post("", "Origin: https://APP.example"), ""),
 		ok("default port", "RFC 6454 4", post("", "Origin: https://app.example:443"), ""),
-		ok("default port and Fetch Metadata", "RFC 6454 4", post("", "Origin: https://app.example:443", sameOrigin), ""),
+		ok("default port and Fetch Metadata", "RFC 6454 4",
+			post("", "Origin: https://app.example:443", sameOrigin), ""),
 		method("GET", "exempt from CrossOriginProtection", rawRequest("GET", mintPath, crossSite)),
 		method("HEAD", "exempt from CrossOriginProtection", rawRequest("HEAD", mintPath)),
 		method("OPTIONS", "exempt from CrossOriginProtection", rawRequest("OPTIONS", mintPath)),
 		method("post", "RFC 9110 9.1", rawRequest("post", mintPath, "Content-Length: 0")),
 		method("PUT", "RFC 9110 15.5.6", rawRequest("PUT", mintPath, "Content-Length: 0")),
-		method("GET with override", "X-HTTP-Method-Override", rawRequest("GET", mintPath, "X-HTTP-Method-Override: POST")),
+		method("GET with override", "X-HTTP-Method-Override",
+			rawRequest("GET", mintPath, "X-HTTP-Method-Override: POST")),
 		method("upgrade", "RFC 6455 4.1", upgrade("GET", mintPath)),
 		forbidden("cross-site", "CVE-2026-34403", post("", crossSite)),
 		forbidden("same-site", "a sibling domain", post("", "Sec-Fetch-Site: same-site")),
@@ -102,8 +108,10 @@ func TestMint(t *testing.T) {
 			strings.Replace(post("", crossSite), mintPath, "/hook", 1)),
 		forbidden("unknown Sec-Fetch-Site", "Fetch Metadata", post("", "Sec-Fetch-Site: SAME-ORIGIN")),
 		forbidden("two Sec-Fetch-Site", "HOSTILE M16", post("", sameOrigin, crossSite)),
-		forbidden("two Sec-Fetch-Site, the first empty", "HOSTILE M16", post("", "Sec-Fetch-Site:", crossSite)),
-		forbidden("a list in Sec-Fetch-Site", "HOSTILE M16", post("", "Sec-Fetch-Site: same-origin, cross-site")),
+		forbidden("two Sec-Fetch-Site, the first empty", "HOSTILE M16",
+			post("", "Sec-Fetch-Site:", crossSite)),
+		forbidden("a list in Sec-Fetch-Site", "HOSTILE M16",
+			post("", "Sec-Fetch-Site: same-origin, cross-site")),
 		forbidden("null", "RFC 6454 6.1", post("", "Origin: null")),
 		forbidden("null that claims to be", "RFC 6454 6.1", post("", "Origin: null", sameOrigin)),
 		forbidden("empty Origin", "RFC 6454 7.1", post("", "Origin:")),
@@ -112,13 +120,19 @@ func TestMint(t *testing.T) {
 		forbidden("suffix", "CVE-2026-34403", post("", "Origin: https://app.example.evil")),
 		forbidden("two Origins", "RFC 6454 7.3", post("", own, own)),
 		tooLarge("1 KiB and 1", "RFC 9110 15.5.14", post(`{"endpoint":"/`+kib+`a"}`)),
-		tooLarge("10 MB that never come", "CWE-400", rawRequest("POST", mintPath, "Content-Length: 10000000", jsonType)),
-		tooLarge("endless chunks", "CWE-400", chunks(strings.Repeat("100\r\n"+strings.Repeat(" ", 256)+"\r\n", 8))),
-		wrongType("form", "simple requests need no CORS", post("endpoint=/a", "Content-Type: application/x-www-form-urlencoded")),
-		wrongType("text that is JSON", "simple requests need no CORS", post(`{"endpoint":"/a"}`, "Content-Type: text/plain")),
+		tooLarge("10 MB that never come", "CWE-400",
+			rawRequest("POST", mintPath, "Content-Length: 10000000", jsonType)),
+		tooLarge("endless chunks", "CWE-400",
+			chunks(strings.Repeat("100\r\n"+strings.Repeat(" ", 256)+"\r\n", 8))),
+		wrongType("form", "simple requests need no CORS",
+			post("endpoint=/a", "Content-Type: application/x-www-form-urlencoded")),
+		wrongType("text that is JSON", "simple requests need no CORS",
+			post(`{"endpoint":"/a"}`, "Content-Type: text/plain")),
 		wrongType("no type", "RFC 9110 8.3", post(`{"endpoint":"/a"}`, "Content-Type:")),
-		wrongType("two types", "like two Sec-Fetch-Site, HOSTILE M16", post(`{"endpoint":"/a"}`, jsonType, "Content-Type: text/plain")),
-		wrongType("type that only begins so", "RFC 9110 8.3", post(`{}`, "Content-Type: application/jsonp")),
+		wrongType("two types", "like two Sec-Fetch-Site, HOSTILE M16",
+			post(`{"endpoint":"/a"}`, jsonType, "Content-Type: text/plain")),
+		wrongType("type that only begins so", "RFC 9110 8.3",
+			post(`{}`, "Content-Type: application/jsonp")),
 		bad("cut", "RFC 8259", post(`{"endpoint":"/a"`)),
 		bad("two values", "RFC 8259 2", post(`{"endpoint":"/a"}{}`)),
 		bad("list", "", post(`["/a"]`)),
@@ -129,7 +143,8 @@ func TestMint(t *testing.T) {
 		bad("null", "HOSTILE M16: a ticket for any path", post("null")),
 		bad("null between spaces", "HOSTILE M16: a ticket for any path", post(" null\n")),
 		bad("endpoint null", "HOSTILE M16: a ticket for any path", post(`{"endpoint":null}`)),
-		bad("endpoint twice", "RFC 8259 4: the last would win", post(`{"endpoint":"/a","endpoint":"/b"}`)),
+		bad("endpoint twice", "RFC 8259 4: the last would win",
+			post(`{"endpoint":"/a","endpoint":"/b"}`)),
 		bad("endpoint twice, once null", "HOSTILE M16", post(`{"endpoint":"/a","endpoint":null}`)),
 		bad("endpoint twice, in another case", "HOSTILE M16", post(`{"endpoint":"/a","Endpoint":""}`)),
 		bad("no JSON", "", post("\xef\xbb\xbf{}")),
@@ -137,7 +152,8 @@ func TestMint(t *testing.T) {
 	}
 	for _, endpoint := range []string{
 		"ws", "//evil.example/ws", "https://app.example/ws", "/ws?a=1", "/ws#a", "/ws/../admin", "/./ws",
-		"//ws", "/ws//pty", "/ws%2Fpty", "/ws/%2e%2e/admin", `/ws\\pty`, "/ws%5Cpty", "/ws\\u0000", "/ws%00",
+		"//ws", "/ws//pty", "/ws%2Fpty", "/ws/%2e%2e/admin", `/ws\\pty`, "/ws%5Cpty", "/ws\\u0000",
+		"/ws%00",
 		"/ws\\n", "/ws%zz", "*", "/ws%0d%0aX-A:%20b", "/ws/%252e%252e/admin", "/ws%252Fpty",
 	} {
 		body := `{"endpoint":"` + endpoint + `"}`
@@ -148,8 +164,10 @@ func TestMint(t *testing.T) {
 	rows = append(rows,
 		with(listed, ok("listed", "", post("", other), "")),
 		with(listed, ok("listed, cross-site", "Fetch Metadata", post("", other, crossSite), "")),
-		with(listed, ok("listed, in capitals", "CrossOriginProtection compares bytes", post("", "Origin: HTTPS://Other.Example:8443", crossSite), "")),
-		with(listed, forbidden("own host, not listed", "the list is all of it", toHost("own.example", post("", "Origin: https://own.example")))),
+		with(listed, ok("listed, in capitals", "CrossOriginProtection compares bytes",
+			post("", "Origin: HTTPS://Other.Example:8443", crossSite), "")),
+		with(listed, forbidden("own host, not listed", "the list is all of it",
+			toHost("own.example", post("", "Origin: https://own.example")))),
 		with(listed, forbidden("listed by http", "RFC 6454 4", post("", "Origin: http://app.example"))),
 		with(allows("/a"), ok("allowed", "", post(`{"endpoint":"/a"}`), "/a")),
 		with(allows("/a b"), ok("asked in the decoded form", "", post(`{"endpoint":"/a%20b"}`), "/a b")),
@@ -187,7 +205,8 @@ func TestMint(t *testing.T) {
 					require.Zero(t, b.store.puts.Load())
 					lines := b.rec.Lines(t)
 					require.Len(t, lines, 1)
-					assert.Equal(t, []any{"ws_mint_refused", tc.reason, "127.0.0.1", "oidc", "ann", auditID(ann().ID)},
+					assert.Equal(t,
+						[]any{"ws_mint_refused", tc.reason, "127.0.0.1", "oidc", "ann", auditID(ann().ID)},
 						fields(lines[0], "event", "reason", "ip", "provider", "user_id", "session"))
 					assert.Equal(t, strings.Contains(tc.request, "Origin:"), lines[0]["origin"] != nil)
 					return
@@ -219,7 +238,8 @@ func sendAsH2(t *testing.T, srv *httptest.Server, raw string) (answer, bool) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	u := &url.URL{Scheme: "https", Host: srv.Listener.Addr().String(), Opaque: "//" + r.Host + r.RequestURI}
+	u := &url.URL{Scheme: "https", Host: srv.Listener.Addr().String(),
+		Opaque: "//" + r.Host + r.RequestURI}
 	out := (&http.Request{Method: r.Method, Host: r.Host, Header: r.Header, URL: u}).WithContext(ctx)
 	if len(body) > 0 {
 		out.ContentLength, out.Body = int64(len(body)), io.NopCloser(bytes.NewReader(body))
@@ -421,7 +441,8 @@ func TestMintConfiguration(t *testing.T) {
 	}})
 	for _, want := range []string{
 		"issuer is nil", `"https://App.Example"`, `"https://*.x"`, `"https://a@b"`, `"null"`,
-		`"https://a.example/"`, `"https://a.example:443"`, `"a.example"`, `"wss://a.example"`, `Origins: ""`,
+		`"https://a.example/"`, `"https://a.example:443"`, `"a.example"`, `"wss://a.example"`,
+		`Origins: ""`,
 	} {
 		assert.ErrorContains(t, err, want)
 	}

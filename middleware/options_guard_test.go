@@ -34,7 +34,8 @@ func TestGuard_ChecksTheGrant(t *testing.T) {
 	behind := func(outer func(http.Handler) http.Handler, r row) row { r.outer = outer; return r }
 	endpoint := func(status int, reason string) func(name, source, endpoint, target string) row {
 		return func(name, source, endpoint, target string) row {
-			return row{name: name, source: source, endpoint: endpoint, target: target, status: status, reason: reason}
+			return row{name: name, source: source, endpoint: endpoint, target: target,
+				status: status, reason: reason}
 		}
 	}
 	opens, elsewhere := endpoint(in, ""), endpoint(forbidden, "endpoint")
@@ -66,27 +67,35 @@ func TestGuard_ChecksTheGrant(t *testing.T) {
 	known := `,"ticket_id":"{ID}","provider":"oidc","user_id":"ann"`
 	for _, tc := range []row{
 		opens("its endpoint", "", "/ws", "/ws"),
-		elsewhere("its endpoint, needlessly escaped", "HOSTILE W30: routers that match RawPath", "/ws", "/%77s"),
+		elsewhere("its endpoint, needlessly escaped", "HOSTILE W30: routers that match RawPath",
+			"/ws", "/%77s"),
 		opens("its endpoint, outside ASCII", "RFC 3987 3.1", "/über", "/%C3%BCber"),
-		elsewhere("its endpoint, in lower-case hex", "HOSTILE W30: routers that match RawPath", "/über", "/%c3%bcber"),
+		elsewhere("its endpoint, in lower-case hex", "HOSTILE W30: routers that match RawPath",
+			"/über", "/%c3%bcber"),
 		elsewhere("another endpoint", "CWE-863", "/ws/pty", "/ws"),
 		elsewhere("endpoint in capitals", "RFC 3986 6.2.2.1", "/WS", "/ws"),
 		elsewhere("below its endpoint", "CWE-863: prefixes", "/ws", "/ws/pty"),
 		elsewhere("final slash", "RFC 3986 6.2.3", "/ws", "/ws/"),
 		elsewhere("two slashes", "RFC 3986 3.3", "/ws", "//ws"),
 		elsewhere("dot segments", "GHSA-xf64-8mw2-4gr2", "/ws", "/x/../ws"),
-		elsewhere("escaped slash", "GHSA-gm3x-23wp-hc2c: a router takes it for one segment", "/ws/pty", "/ws%2Fpty"),
-		elsewhere("escaped slash, minted as a percent sign", "CWE-174: a router that decodes takes it for /ws/pty", "/ws%2Fpty", "/ws%2Fpty"),
+		elsewhere("escaped slash", "GHSA-gm3x-23wp-hc2c: a router takes it for one segment",
+			"/ws/pty", "/ws%2Fpty"),
+		elsewhere("escaped slash, minted as a percent sign",
+			"CWE-174: a router that decodes takes it for /ws/pty", "/ws%2Fpty", "/ws%2Fpty"),
 		elsewhere("escaped twice", "HOSTILE G26", "/ws%2Fpty", "/ws%252Fpty"),
 		opens("a percent sign", "RFC 3986 2.4", "/ws/100%", "/ws/100%25"),
 		elsewhere("endpoint in the query", "GHSA-7rh7-c77v-6434", "/ws", "/x?endpoint=/ws&x=/ws"),
 		behind(strip("/api"), opens("a prefix taken off", "http.StripPrefix", "/api/ws", "/api/ws")),
-		behind(strip("/api"), elsewhere("a prefix taken off, escaped", "HOSTILE W30", "/api/ws", "/api/%77s")),
-		behind(noRequestURI, elsewhere("no RequestURI, needlessly escaped", "HOSTILE W30", "/ws", "/%77s")),
+		behind(strip("/api"),
+			elsewhere("a prefix taken off, escaped", "HOSTILE W30", "/api/ws", "/api/%77s")),
+		behind(noRequestURI,
+			elsewhere("no RequestURI, needlessly escaped", "HOSTILE W30", "/ws", "/%77s")),
 		behind(noRequestURI, opens("no RequestURI", "not every server fills it in", "/ws", "/ws")),
-		behind(noRequestURI, elsewhere("no RequestURI, escaped slash", "GHSA-gm3x-23wp-hc2c", "/ws/pty", "/ws%2Fpty")),
+		behind(noRequestURI,
+			elsewhere("no RequestURI, escaped slash", "GHSA-gm3x-23wp-hc2c", "/ws/pty", "/ws%2Fpty")),
 		behind(strip("/api"), elsewhere("what a prefix left", "http.StripPrefix", "/ws", "/api/ws")),
-		behind(header("X-Original-URL", "/ws"), elsewhere("X-Original-URL", "GHSA-6384-m2mw-rf54", "/ws", "/x")),
+		behind(header("X-Original-URL", "/ws"),
+			elsewhere("X-Original-URL", "GHSA-6384-m2mw-rf54", "/ws", "/x")),
 		under(requires, elsewhere("RequireEndpoint, none", "", "", "/ws")),
 		under(requires, opens("RequireEndpoint, its own", "", "/ws", "/ws")),
 		under(below, opens("Endpoint option", "", "/public/ws", "/ws")),
@@ -99,7 +108,8 @@ func TestGuard_ChecksTheGrant(t *testing.T) {
 		restored("restored", "", in, ann(), nil),
 		restored("gone", "pomerium#1279", rejected, nil, middleware.ErrNoSession),
 		restored("neither session nor error", "", rejected, nil, nil),
-		restored("expired, wrapped", "errors.Is", rejected, nil, fmt.Errorf("redis: %w", middleware.ErrSessionExpired)),
+		restored("expired, wrapped", "errors.Is",
+			rejected, nil, fmt.Errorf("redis: %w", middleware.ErrSessionExpired)),
 		restored("restored to its end", "CWE-613", rejected, late, nil),
 		restored("session backend away", "", unavailable, nil, errDown),
 		restored("session beside an error", "", unavailable, ann(), errDown),
@@ -130,7 +140,8 @@ func TestGuard_ChecksTheGrant(t *testing.T) {
 			requireRefusal(t, refusal{status: tc.status, code: code, reason: tc.reason}, a)
 			lines := b.rec.Lines(t)
 			require.Len(t, lines, 1, b.rec.Text())
-			assert.Equal(t, []any{"ws_ticket_rejected", tc.reason, "127.0.0.1", auditID(ticket), "oidc", "ann"},
+			assert.Equal(t,
+				[]any{"ws_ticket_rejected", tc.reason, "127.0.0.1", auditID(ticket), "oidc", "ann"},
 				fields(lines[0], "event", "reason", "ip", "ticket_id", "provider", "user_id"))
 			assert.Contains(t, b.rec.Text(), strings.ReplaceAll(known, "{ID}", auditID(ticket)))
 			_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
@@ -208,11 +219,14 @@ func TestGuardPassesOthers(t *testing.T) {
 		passes("keep-alive", "", get("/page", "Connection: keep-alive")),
 		needsTicket("a whole handshake", "", upgrade("GET", "/page")),
 		likeUpgrade("bare Connection: Upgrade", "headroom#3281", get("/page", "Connection: Upgrade")),
-		likeUpgrade("bare Connection: keep-alive, upgrade", "headroom#3281", get("/page", "Connection: keep-alive", "Connection: upgrade")),
+		likeUpgrade("bare Connection: keep-alive, upgrade", "headroom#3281",
+			get("/page", "Connection: keep-alive", "Connection: upgrade")),
 		likeUpgrade("bare Upgrade", "traefik-modsecurity-plugin#6", get("/page", "Upgrade: websocket")),
 		likeUpgrade("empty Upgrade", "taOS#636", get("/page", "Upgrade:")),
-		likeUpgrade("h2c", "RFC 7540 3.2", get("/page", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")),
-		likeUpgrade("Connection: not-upgrade", "x/net and gws answer 101", upgrade("GET", "/page", "Connection: not-upgrade")),
+		likeUpgrade("h2c", "RFC 7540 3.2", get("/page", "Connection: Upgrade, HTTP2-Settings",
+			"Upgrade: h2c", "HTTP2-Settings: AAMAAABk")),
+		likeUpgrade("Connection: not-upgrade", "x/net and gws answer 101",
+			upgrade("GET", "/page", "Connection: not-upgrade")),
 		likeUpgrade("key alone", "RFC 6455 11.3.1", get("/page", "sec-websocket-KEY: x")),
 		likeUpgrade("protocol alone", "RFC 6455 11.3.4", get("/page", "Sec-WebSocket-Protocol: chat")),
 		likeUpgrade("extensions alone", "RFC 6455 11.3.2", get("/page", "Sec-WebSocket-Extensions: x")),
@@ -220,15 +234,19 @@ func TestGuardPassesOthers(t *testing.T) {
 		likeUpgrade("a header to come", "RFC 6455 11.3", get("/page", "Sec-WebSocket-Next:")),
 		wrongMethod("POST", "RFC 6455 4.1", upgrade("POST", "/page")),
 		likeUpgrade("CONNECT", "RFC 9110 9.3.6", rawRequest("CONNECT", "/page")),
-		likeUpgrade("the preface of HTTP/2", "HOSTILE W31, RFC 9113 3.4: to an h2c handler, a tunnel", "PRI * HTTP/2.0\r\n\r\n"),
-		likeUpgrade("key alone, POST", "RFC 6455 11.3.1", rawRequest("POST", "/page", "Sec-WebSocket-Key: x")),
+		likeUpgrade("the preface of HTTP/2", "HOSTILE W31, RFC 9113 3.4: to an h2c handler, a tunnel",
+			"PRI * HTTP/2.0\r\n\r\n"),
+		likeUpgrade("key alone, POST", "RFC 6455 11.3.1",
+			rawRequest("POST", "/page", "Sec-WebSocket-Key: x")),
 		stream("stream", "", get("/page?ticket={T}")),
 		refusedStream("stream, used or unknown", "", get("/page?ticket="+strings.Repeat("A", 43))),
 		twoTickets("stream, two tickets", "CWE-235", get("/page?ticket={T}&ticket={U}")),
-		twoTickets("stream, one ticket and one of another's", "CWE-235", get("/page?ticket={T}&ticket=ST-1")),
+		twoTickets("stream, one ticket and one of another's", "CWE-235",
+			get("/page?ticket={T}&ticket=ST-1")),
 		notStream("stream, another's ticket", "CAS 3.0 2.5", get("/page?ticket=ST-1")),
 		notStream("POST with a ticket", "", rawRequest("POST", "/page?ticket={T}", "Content-Length: 0")),
-		answers(426, "", true)("stream that resembles an upgrade", "headroom#3281", get("/page?ticket={T}", "Upgrade: websocket")),
+		answers(426, "", true)("stream that resembles an upgrade", "headroom#3281",
+			get("/page?ticket={T}", "Upgrade: websocket")),
 	} {
 		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
 			b := newBed(t, middleware.GuardOptions{PassOthers: true, AdmitRequests: tc.admits})
@@ -260,7 +278,8 @@ func TestGuardAdmitsRequests(t *testing.T) {
 		noUpgrade("no ticket", "", get("/ws")),
 		noUpgrade("HEAD", "RFC 9110 9.3.2", rawRequest("HEAD", ws)),
 		noUpgrade("POST", "RFC 9110 9.3.3", rawRequest("POST", ws, "Content-Length: 0")),
-		noUpgrade("ticket in a protocol", "RFC 6455 11.3.4", get("/ws", "Sec-WebSocket-Protocol: chat, ticket.{T}")),
+		noUpgrade("ticket in a protocol", "RFC 6455 11.3.4",
+			get("/ws", "Sec-WebSocket-Protocol: chat, ticket.{T}")),
 		noTicket("empty ticket", "", get("/ws?ticket=")),
 		notMinted("malformed ticket", "RFC 4648 5", get("/ws?ticket=a")),
 		twoTickets("two tickets", "CWE-235", get("/ws?ticket={T}&ticket={U}")),

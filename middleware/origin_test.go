@@ -162,7 +162,8 @@ func TestOrigins(t *testing.T) {
 						assert.Equal(t, "ws_upgrade_refused", lines[0]["event"])
 						assert.Equal(t, "origin", lines[0]["reason"])
 						if c.origins != nil && !strings.Contains(c.origins[0], "@") { // the audit masks userinfo
-							assert.Equal(t, strings.Join(c.origins, ", "), lines[0]["origin"], "the operator wants to know whose page it was")
+							assert.Equal(t, strings.Join(c.origins, ", "), lines[0]["origin"],
+								"the operator wants to know whose page it was")
 						}
 					}
 					rec.Take()

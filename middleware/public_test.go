@@ -31,7 +31,8 @@ var hostilePaths = []struct {
 	{target: "/public/a(1).png", public: true},
 	{target: "/public/%c3%a9", public: true},
 	{target: "/foo/a%40b/bar", public: true},
-	{source: "RFC 9112 3.2.2: path rule only", target: "http://evil.example/login", public: true, h1: true},
+	{source: "RFC 9112 3.2.2: path rule only", target: "http://evil.example/login", public: true,
+		h1: true},
 
 	{target: "/"},
 	{target: "/admin"},
@@ -176,7 +177,8 @@ func TestPublicPatterns(t *testing.T) {
 		private("another method", "", "GET /healthz", "POST /healthz", ""),
 		private("method in lower case", "RFC 9110 9.1", "GET /healthz", "get /healthz", ""),
 		public("a tab behind the method", "net/http's syntax", "GET\t/healthz", "GET /healthz", ""),
-		public("tab, and a host", "net/http's syntax", "GET \t App.Example/healthz", "GET /healthz", "app.example"),
+		public("tab, and a host", "net/http's syntax",
+			"GET \t App.Example/healthz", "GET /healthz", "app.example"),
 		public("every method", "", "/hook", "PATCH /hook", ""),
 		public("prefix", "", "/static/", "GET /static/a/b", ""),
 		private("the folder without its slash", "CVE-2025-47910", "/static/", "GET /static", ""),
@@ -185,22 +187,28 @@ func TestPublicPatterns(t *testing.T) {
 		private("not only the root", "", "/{$}", "GET /a", ""),
 		public("one segment", "", "/u/{id}/avatar", "GET /u/7/avatar", ""),
 		private("two segments", "", "/u/{id}/avatar", "GET /u/7/8/avatar", ""),
-		private("an escaped slash in a segment", "GHSA-vrch-868g-9jx5", "/u/{id}/avatar", "GET /u/7%2f8/avatar", ""),
+		private("an escaped slash in a segment", "GHSA-vrch-868g-9jx5",
+			"/u/{id}/avatar", "GET /u/7%2f8/avatar", ""),
 		public("the rest", "", "/f/{path...}", "GET /f/a/b", ""),
 		private("the rest, upwards", "", "/f/{path...}", "GET /f/a/../../b", ""),
 		private("CONNECT, by name", "RFC 9110 9.3.6", "CONNECT /", "CONNECT /x", ""),
 		public("host", "", "app.example/a", "GET /a", "app.example"),
 		private("another host", "", "app.example/a", "GET /a", "evil.example"),
 		public("host in capitals", "GHSA-328g-jx67-v94g", "app.example/a", "GET /a", "APP.Example"),
-		public("pattern in capitals", "GHSA-328g-jx67-v94g", "GET App.EXAMPLE/a", "GET /a", "app.example"),
+		public("pattern in capitals", "GHSA-328g-jx67-v94g",
+			"GET App.EXAMPLE/a", "GET /a", "app.example"),
 		public("port", "GHSA-328g-jx67-v94g", "app.example/a", "GET /a", "app.example:443"),
 		public("trailing dot", "GHSA-328g-jx67-v94g", "app.example/a", "GET /a", "app.example."),
-		public("trailing dot and port", "GHSA-328g-jx67-v94g", "app.example/a", "GET /a", "app.example.:443"),
+		public("trailing dot and port", "GHSA-328g-jx67-v94g",
+			"app.example/a", "GET /a", "app.example.:443"),
 		private("host as a prefix", "", "app.example/a", "GET /a", "app.example.evil"),
 		private("two trailing dots", "", "app.example/a", "GET /a", "app.example.."),
-		private("absolute form names another host", "RFC 9112 3.2.2", "app.example/a", "GET http://evil.example/a", "app.example"),
-		public("absolute form names the host", "RFC 9112 3.2.2", "app.example/a", "GET http://App.Example/a", "evil.example"),
-		private("X-Forwarded-Host", "GHSA-7x63-xv5r-3p2x", "app.example/a", "GET /a", "evil.example\r\nX-Forwarded-Host: app.example"),
+		private("absolute form names another host", "RFC 9112 3.2.2",
+			"app.example/a", "GET http://evil.example/a", "app.example"),
+		public("absolute form names the host", "RFC 9112 3.2.2",
+			"app.example/a", "GET http://App.Example/a", "evil.example"),
+		private("X-Forwarded-Host", "GHSA-7x63-xv5r-3p2x",
+			"app.example/a", "GET /a", "evil.example\r\nX-Forwarded-Host: app.example"),
 	} {
 		gate, _ := newGate(t, middleware.GateOptions{Public: []string{c.pattern}})
 		request := c.request + " HTTP/1.1\r\nHost: " + cmp.Or(c.host, "any.example") + "\r\n\r\n"
@@ -220,7 +228,8 @@ func TestPublic_HostIsCanonicalBehindTheGate(t *testing.T) {
 		"APP.Example": "app.example", "App.example.:8443": "app.example:8443",
 		"app.example:8443": "app.example:8443",
 	} {
-		assert.Equal(t, want, send(t, srv, "GET /a HTTP/1.1\r\nHost: "+sent+"\r\n\r\n").Body, "GHSA-328g-jx67-v94g")
+		assert.Equal(t, want, send(t, srv, "GET /a HTTP/1.1\r\nHost: "+sent+"\r\n\r\n").Body,
+			"GHSA-328g-jx67-v94g")
 	}
 }
 
@@ -238,7 +247,8 @@ func TestPublicSessions(t *testing.T) {
 		gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}})
 		for _, over := range overBoth(t, gate.Wrap(whoami)) {
 			for _, target := range []string{"/public/x", "/login"} {
-				assert.Equal(t, c.reached, over.send(t, "GET", target, sid(c.cookie)).reached(), "%s %s", c.name, target)
+				assert.Equal(t, c.reached, over.send(t, "GET", target, sid(c.cookie)).reached(), "%s %s",
+					c.name, target)
 			}
 		}
 	}

@@ -84,7 +84,8 @@ func TestRefusals_DocHasTheTable(t *testing.T) {
 		if row.closeCode != 0 {
 			closeCode = strconv.Itoa(row.closeCode)
 		}
-		group := fmt.Sprintf("%-23s %d    %-26s %-5s", cmp.Or(row.event, "-"), row.status, row.code, closeCode)
+		group := fmt.Sprintf("%-23s %d    %-26s %-5s", cmp.Or(row.event, "-"), row.status, row.code,
+			closeCode)
 		reasons[group] = append(reasons[group], row.reason)
 	}
 	var want []string

@@ -157,7 +157,8 @@ func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *ticke
 	}
 	clientIP := middleware.ForwardedFor(netip.MustParsePrefix("127.0.0.0/8"))
 	gate := func(lookup lookupFunc, opts middleware.GateOptions) *middleware.Gate {
-		a := middleware.FirstOf(middleware.CookieSessions("sid", lookup), middleware.BearerSessions(lookup))
+		a := middleware.FirstOf(middleware.CookieSessions("sid", lookup),
+			middleware.BearerSessions(lookup))
 		opts.Audit, opts.OnReject = auditLog, inHTTP
 		return must(middleware.NewGate(a, &opts))
 	}
@@ -308,7 +309,8 @@ func TestSecrets_AppearNowhere(t *testing.T) {
 			}
 			lines := append([]string{fmt.Sprintf("Content-Length: %d", len(door.body))}, door.lines...)
 			for _, request := range []string{
-				rawRequest("GET", path+door.suffix, append(door.lines, "Connection: close", "Accept: application/json")...),
+				rawRequest("GET", path+door.suffix,
+					append(door.lines, "Connection: close", "Accept: application/json")...),
 				rawRequest("POST", path+door.suffix, append(lines, "Connection: close")...) + door.body,
 				upgrade("GET", path+door.suffix, append(door.lines, "Connection: Upgrade, close")...),
 			} {

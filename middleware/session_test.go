@@ -133,7 +133,8 @@ func TestLookupAnswers(t *testing.T) {
 		{slowCookie, context.DeadlineExceeded},
 	} {
 		for _, a := range []middleware.Authenticator{
-			cookies(), middleware.BearerSessions(lookup), middleware.FirstOf(cookies(), middleware.BearerSessions(lookup)),
+			cookies(), middleware.BearerSessions(lookup),
+			middleware.FirstOf(cookies(), middleware.BearerSessions(lookup)),
 		} {
 			r, err := http.NewRequest("GET", "/", nil)
 			require.NoError(t, err)
@@ -261,11 +262,13 @@ func TestContextSessions(t *testing.T) {
 	require.NoError(t, err)
 	_, err = middleware.ContextSessions.Authenticate(nil, r)
 	assert.ErrorIs(t, err, middleware.ErrNoSession)
-	_, err = middleware.ContextSessions.Authenticate(nil, r.WithContext(middleware.WithSession(ctx, nil)))
+	_, err = middleware.ContextSessions.Authenticate(nil,
+		r.WithContext(middleware.WithSession(ctx, nil)))
 	assert.ErrorIs(t, err, middleware.ErrNoSession)
 
 	want := ann()
-	inner := middleware.WithSession(middleware.WithSession(ctx, &middleware.Session{UserID: "outer"}), want)
+	inner := middleware.WithSession(middleware.WithSession(ctx, &middleware.Session{UserID: "outer"}),
+		want)
 	s, err = middleware.ContextSessions.Authenticate(nil, r.WithContext(inner))
 	assert.NoError(t, err)
 	assert.Same(t, want, s)

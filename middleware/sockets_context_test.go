@@ -120,7 +120,8 @@ func TestSession_OfALiveSocketChangesWithRestore(t *testing.T) {
 				defer cancel()
 				contexts <- []context.Context{r.Context(), child, context.WithoutCancel(child)}
 				_, _ = io.Copy(io.Discard, c)
-			})), socketAppOptions{sockets: middleware.SocketsOptions{Restore: role.restore, RecheckEvery: time.Minute}})
+			})), socketAppOptions{sockets: middleware.SocketsOptions{Restore: role.restore,
+				RecheckEvery: time.Minute}})
 			g := annsGrant()
 			g.Data, g.StartedAt = "room 7", time.Now().Add(-time.Hour)
 			g.SessionExpiresAt = time.Now().Add(time.Hour)

@@ -85,7 +85,8 @@ func TestShutdownOfNothing(t *testing.T) {
 // When its time is up, Shutdown closes what is left.
 func TestShutdownIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: time.Hour}})
+		app := newSocketApp(t, &echoes{},
+			socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: time.Hour}})
 		app.live(t, annsGrant()) // and reads nothing
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
@@ -130,7 +131,8 @@ func TestNothingOpensAfterTheEnd(t *testing.T) {
 			<-goOn
 			_, _ = conn.Write(wire(1, "x"))
 		}
-	}), socketAppOptions{tcp: true, sockets: middleware.SocketsOptions{CloseGrace: 20 * time.Millisecond}})
+	}), socketAppOptions{tcp: true,
+		sockets: middleware.SocketsOptions{CloseGrace: 20 * time.Millisecond}})
 	app.begin(t, handshake(app.ticketFor(t, annsGrant())))
 	<-hijacked
 	revokeAnn(t, app)
@@ -279,7 +281,8 @@ func TestContext_OutlivesHandler(t *testing.T) {
 // What was ended before Shutdown has run out of time too when Shutdown has.
 func TestShutdownCutsWhatIsEnding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: time.Minute}})
+		app := newSocketApp(t, &echoes{},
+			socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: time.Minute}})
 		p := app.live(t, annsGrant()) // reads nothing from here on
 		require.Equal(t, 1, app.sockets.CloseSession(annsGrant().SessionID, ""))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

@@ -306,7 +306,8 @@ func TestNoGoroutinePerSocket(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			count := func(guarded bool) (more int) {
 				synctest.Test(t, func(t *testing.T) {
-					app := newSocketApp(t, nil, socketAppOptions{sockets: middleware.SocketsOptions{RecheckEvery: time.Hour}})
+					app := newSocketApp(t, nil,
+						socketAppOptions{sockets: middleware.SocketsOptions{RecheckEvery: time.Hour}})
 					h := tt.h
 					if guarded {
 						h = app.guard.Wrap(h)

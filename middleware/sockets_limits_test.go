@@ -26,7 +26,8 @@ func TestNewSocketsRefusesAll(t *testing.T) {
 		Max: -1, MaxPerUser: -2, MaxPerSession: -3, CloseGrace: -time.Second, RecheckEvery: -time.Minute,
 	})
 	for _, want := range []string{
-		"Max is -1", "MaxPerUser is -2", "MaxPerSession is -3", "CloseGrace is -1s", "RecheckEvery is -1m0s",
+		"Max is -1", "MaxPerUser is -2", "MaxPerSession is -3", "CloseGrace is -1s",
+		"RecheckEvery is -1m0s",
 	} {
 		require.ErrorContains(t, err, want)
 	}
@@ -100,7 +101,8 @@ func TestEvictionIsAtTheHijack(t *testing.T) {
 			return
 		}
 		(&echoes{}).ServeHTTP(w, r)
-	}), socketAppOptions{tcp: true, sockets: middleware.SocketsOptions{MaxPerUser: 2, EvictOldest: true}})
+	}), socketAppOptions{tcp: true,
+		sockets: middleware.SocketsOptions{MaxPerUser: 2, EvictOldest: true}})
 	oldest := app.live(t, annsGrant())
 	app.live(t, annsGrant())
 	failing.Store(true)
@@ -256,13 +258,14 @@ func TestUpgradeFailed(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			panic(http.ErrAbortHandler)
 		}, 418},
-		{"the library answers on the connection that it has taken", func(w http.ResponseWriter, _ *http.Request) {
-			c, _, err := http.NewResponseController(w).Hijack()
-			if assert.NoError(t, err) {
-				_, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"))
-				_ = c.Close()
-			}
-		}, 400},
+		{"the library answers on the connection that it has taken",
+			func(w http.ResponseWriter, _ *http.Request) {
+				c, _, err := http.NewResponseController(w).Hijack()
+				if assert.NoError(t, err) {
+					_, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"))
+					_ = c.Close()
+				}
+			}, 400},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			app := newSocketApp(t, tt.handler, socketAppOptions{tcp: true})

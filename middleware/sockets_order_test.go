@@ -229,7 +229,8 @@ func TestEndedWithinGrace(t *testing.T) {
 // A peer that never closes its side is not waited for longer than CloseGrace.
 func TestEndedWithinGraceOfAPeerThatStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: 3 * time.Second}})
+		app := newSocketApp(t, &echoes{},
+			socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: 3 * time.Second}})
 		p := app.live(t, annsGrant())
 		go func() { _, _ = io.Copy(io.Discard, p.br) }()
 		synctest.Wait()

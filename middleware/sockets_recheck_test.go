@@ -135,7 +135,8 @@ func TestRestoreAtTheEnd(t *testing.T) {
 	} {
 		runInBubble(t, tt.name, func(t *testing.T) {
 			r := &restores{}
-			app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{Restore: r.restore}})
+			app := newSocketApp(t, &echoes{},
+				socketAppOptions{sockets: middleware.SocketsOptions{Restore: r.restore}})
 			g := annsGrant()
 			begin := time.Now()
 			g.SessionExpiresAt = begin.Add(hour)
@@ -170,9 +171,10 @@ func TestRecheck(t *testing.T) {
 			panic("no")
 		}, false, true},
 		{"hangs", hangs, false, true},
-		{"somebody else's session", func(context.Context, *middleware.Session) (*middleware.Session, error) {
-			return &middleware.Session{ID: "x"}, nil
-		}, false, true},
+		{"somebody else's session",
+			func(context.Context, *middleware.Session) (*middleware.Session, error) {
+				return &middleware.Session{ID: "x"}, nil
+			}, false, true},
 	} {
 		runInBubble(t, tt.name, func(t *testing.T) {
 			r := &restores{}
@@ -359,7 +361,8 @@ func TestRecheckKeepsWhatExtendMoved(t *testing.T) {
 func TestHangingRestoreEndsNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rs := &restores{}
-		app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{Restore: rs.restore}})
+		app := newSocketApp(t, &echoes{},
+			socketAppOptions{sockets: middleware.SocketsOptions{Restore: rs.restore}})
 		begin := time.Now()
 		for i := range 16 { // they keep the 16 workers from 0:59 to 1:04
 			g := annsGrant()

@@ -199,7 +199,8 @@ func TestStreamThatHijacks(t *testing.T) {
 func TestStreamEndsByItself(t *testing.T) {
 	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.Copy(w, &io.LimitedReader{R: zeros{}, N: 100_000})
-	}), socketAppOptions{tcp: true, guard: middleware.GuardOptions{AdmitRequests: true}, sockets: middleware.SocketsOptions{MaxPerUser: 1}})
+	}), socketAppOptions{tcp: true, guard: middleware.GuardOptions{AdmitRequests: true},
+		sockets: middleware.SocketsOptions{MaxPerUser: 1}})
 	client := app.client()
 	defer client.CloseIdleConnections()
 	for i := range 3 {
