@@ -14,10 +14,9 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 )
 
-// A gate costs a request that it lets through the context that carries the
-// session and the copy of the request that carries the context; a public one
-// without a session, the path as it was sent, and what http.ServeMux takes.
-func TestGateAllocations(t *testing.T) {
+// A gate allocates a context with the session and a copy of the request with it. A
+// public request without a session costs its path, and what http.ServeMux allocates.
+func TestGate_PassAllocatesLittle(t *testing.T) {
 	s := ann()
 	lookup := func(_ context.Context, value string) (*middleware.Session, error) {
 		if value == goodCookie {
@@ -53,16 +52,16 @@ func TestGateAllocations(t *testing.T) {
 	}
 }
 
-// What passes by costs what reading its query takes.
-func TestPassAllocations(t *testing.T) {
+// A request that passes costs what reading its query costs.
+func TestPassOthers_AllocatesOnlyForTheQuery(t *testing.T) {
 	guard, _ := benchGuard(t, middleware.GuardOptions{PassOthers: true})
 	h := middleware.ConcealTicket(guard.Wrap(http.HandlerFunc(doesNothing)))
 	r := readRequest(pageRequest)
 	require.LessOrEqual(t, testing.AllocsPerRun(1000, func() { h.ServeHTTP(nil, r) }), 6.0)
 }
 
-// Refusals come in floods: one costs its answer, and a few allocations beside it.
-func TestRefusalAllocations(t *testing.T) {
+// Refusals come in floods. One costs its answer and a few allocations.
+func TestGuard_RefusalAllocatesLittle(t *testing.T) {
 	next := mustNotRun(t)
 	guard, _ := benchGuard(t, middleware.GuardOptions{})
 	silent, _ := benchGuard(t, middleware.GuardOptions{OnReject: saysNothing})

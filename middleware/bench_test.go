@@ -24,17 +24,14 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// opaque keeps the compiler from seeing who is behind a handler: it would put
-// the copy of the request on the stack, which it cannot in any program that
-// chains handlers.
+// opaque hides a handler from the compiler. Else it puts the copy of the request on
+// the stack, as in no program that chains handlers.
 var opaque http.Handler
 
-// BenchmarkGatePass measures a request that a Gate lets through, over
-// CookieSessions and a map, beside what no middleware that passes on a value can
-// do without: the copy that a bare r.WithContext makes. They take turns, so that
-// whatever else the machine does weighs on both. "ratio" is the gate's time over
-// that floor's; "with-value" is the floor's with the context that carries the
-// value, over the floor's.
+// BenchmarkGatePass measures a request that a Gate lets through, over CookieSessions and a
+// map. The floor is a bare r.WithContext, which every middleware that passes on a value
+// needs. They take turns, so that other work on the machine hits both. "ratio" is the gate's
+// time over the floor's; "with-value" is the floor with the context's value over the floor.
 func BenchmarkGatePass(b *testing.B) {
 	for _, c := range []struct {
 		name    string
@@ -107,11 +104,9 @@ func benchGuard(tb testing.TB, opts middleware.GuardOptions) (*middleware.Guard,
 	return must(middleware.NewGuard(issuer, &opts)), issuer
 }
 
-// BenchmarkUpgrade is the rate of guarded upgrades over loopback beside that of
-// unguarded ones, which take turns: "guarded/unguarded" is 1 where the guard
-// costs nothing. It goes by medians, which a busy machine disturbs least. The
-// client is a WebSocket library, as an application's are; and a bare one, which
-// writes bytes and reads bytes, and so shows the most of the guard.
+// BenchmarkUpgrade is the rate of guarded upgrades over loopback beside that of unguarded
+// ones, by turns and by medians: "guarded/unguarded" is 1 where the guard costs nothing. The
+// clients are a WebSocket library, and a bare one that only writes and reads bytes.
 func BenchmarkUpgrade(b *testing.B) {
 	guard, issuer := benchGuard(b, middleware.GuardOptions{})
 	accept := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -225,7 +220,7 @@ func BenchmarkRefuse(b *testing.B) {
 	}
 }
 
-// BenchmarkPass is what a request pays that is none of this package's business.
+// BenchmarkPass is the cost of a request that is no upgrade.
 func BenchmarkPass(b *testing.B) {
 	guard, _ := benchGuard(b, middleware.GuardOptions{PassOthers: true})
 	nothing, r := http.HandlerFunc(doesNothing), readRequest(pageRequest)
@@ -328,10 +323,8 @@ func BenchmarkIdleMemory(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// idleBytes returns the live bytes of one idle socket, by the second n of them:
-// what came before is garbage by then. A ticket is the store's for its minute,
-// so it is there beforehand. Stacks are left out: what the runtime keeps of those
-// that have ended is a multiple of the difference.
+// idleBytes returns the live bytes of one idle socket, measured over the second n of them.
+// Tickets are minted before. Stacks are left out: the runtime keeps those that have ended.
 func idleBytes(b *testing.B, n int, guarded bool) float64 {
 	var handlers sync.WaitGroup
 	app := newBenchApp(b, guarded, idle(&handlers))
@@ -429,10 +422,9 @@ func (app *benchApp) close() {
 	app.server.Close()
 }
 
-// BenchmarkRevokeTenThousand revokes a person with ten thousand idle sockets,
-// and reports when the last page has been told and the last socket is gone: 2 s
-// at most on two cores. The pages are in a process of their own, which has
-// descriptors of its own.
+// BenchmarkRevokeTenThousand revokes a person with ten thousand idle sockets, and
+// reports when the last page is told and the last socket gone: 2 s at most on two
+// cores. The pages are a process with descriptors of its own.
 func BenchmarkRevokeTenThousand(b *testing.B) {
 	const n = 10_000
 	for b.Loop() {
@@ -515,10 +507,8 @@ func TestPagesProcess(t *testing.T) {
 	fmt.Println("told")
 }
 
-// BenchmarkEcho echoes messages through a bare and through a guarded socket by
-// turns, and reports the guarded one's throughput as a share of the bare one's:
-// 0.97 at least. It is of the medians, because other work on the machine hits
-// both, but not evenly.
+// BenchmarkEcho echoes messages through a bare and a guarded socket by turns. It reports the
+// guarded throughput as a share of the bare one, of the medians: 0.97 at least.
 func BenchmarkEcho(b *testing.B) {
 	for _, size := range []int{128, 4 << 10, 64 << 10} {
 		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {

@@ -100,7 +100,7 @@ var forwardedFor = []forwarded{
 	from("0.0.0.0/0", "")("no peer at all", "", "", "203.0.113.9"),
 }
 
-func TestForwardedFor(t *testing.T) {
+func TestForwardedFor_ReturnsTheAddressBeforeTrustedProxies(t *testing.T) {
 	for _, c := range forwardedFor {
 		r := &http.Request{RemoteAddr: c.peer, Header: http.Header{"X-Forwarded-For": c.lines}}
 		if c.lines == nil {
@@ -116,7 +116,7 @@ func TestForwardedFor(t *testing.T) {
 }
 
 // The same rows over the wire, where the peer is this machine: trusted where the row's is.
-func TestForwardedForOverTheWire(t *testing.T) {
+func TestForwardedFor_IsTheSameOverTheWire(t *testing.T) {
 	for _, c := range forwardedFor {
 		if c.peer != "10.0.0.1:1" && c.peer != "192.0.2.7:1" {
 			continue

@@ -24,7 +24,7 @@ const minted = "abcdefgh-" + secretMark + "-0123456789-ABCDEFGHIJKLMNOP"
 // upgrade, where every parameter called ticket goes.
 type concealRow struct{ name, source, query, plain, upgrade string }
 
-// What is left, where that is no query of its own.
+// Values of plain and upgrade in concealRow.
 const nothingLeft, asItWas, othersLeft = "", "=", "b=%7e+%20&a&&=&=x&a=%C3%A9"
 
 var concealRows = []concealRow{
@@ -103,7 +103,7 @@ var tells = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(s)
 })
 
-func TestConcealTicket(t *testing.T) {
+func TestConcealTicket_RemovesTicketFromURLAndReferer(t *testing.T) {
 	both := overBoth(t, middleware.ConcealTicket(tells))
 	withQuery := func(path, query string) string {
 		if query == "" {
@@ -137,8 +137,7 @@ func TestConcealTicket(t *testing.T) {
 	}
 }
 
-// Parts of a request that a concealed ticket must not be found in, and others
-// that concealing it must leave alone.
+// The parts of a request where a ticket is concealed, and those that stay as they are.
 func TestConcealTicket_OtherParts(t *testing.T) {
 	t.Run("what it does not concern it does not copy", func(t *testing.T) {
 		r := httptest.NewRequest("GET", "/ws?a=1&ticket=ST-1", nil)
@@ -224,8 +223,7 @@ func TestConcealTicket_OtherParts(t *testing.T) {
 	})
 }
 
-// A guard's verdict is the same behind one ConcealTicket, behind two, and
-// behind none: what was concealed still counts.
+// A guard decides the same behind one ConcealTicket, behind two and behind none.
 func TestConcealTicket_GuardDecidesTheSame(t *testing.T) {
 	good := refused(101, "", "")
 	all := slices.Concat(refusals, []refusal{
@@ -257,7 +255,7 @@ func TestConcealTicket_GuardDecidesTheSame(t *testing.T) {
 	}
 }
 
-// What is behind the guard finds the session, and no ticket anywhere.
+// A handler behind the guard sees the session and no ticket.
 func TestGuard_HandlerSeesNoTicket(t *testing.T) {
 	started := time.Date(2026, 5, 27, 9, 12, 27, 123, time.UTC)
 	for _, tc := range []struct {

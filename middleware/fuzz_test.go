@@ -90,9 +90,8 @@ func FuzzGatePaths(f *testing.F) {
 	})
 }
 
-// readsAsOne reports whether a path names the same thing to those who decode it,
-// to those who do not, to those who take \ for / and to those who drop what
-// follows a ; in a segment.
+// readsAsOne reports whether a path names the same thing to those who decode it, to those
+// who do not, to those who take \ for / and to those who drop what follows a ; in a segment.
 func readsAsOne(u *url.URL) bool {
 	drop := regexp.MustCompile(`;[^/]*`)
 	for _, reading := range []string{
@@ -346,10 +345,9 @@ func fuzzGuard(f *testing.F, opts middleware.GuardOptions) (*middleware.Guard, *
 	return must(middleware.NewGuard(issuer, &opts)), store
 }
 
-// Invariants: two tickets are never one, wherever they are; a guard that lets
-// somebody in has asked the store once, about one ticket of the right form, and
-// one that refuses for two has not asked; and behind ConcealTicket the verdict
-// is the same, to the letter.
+// Invariants: two tickets are never one, wherever they are; a guard that lets somebody in
+// has asked the store once, about one ticket of the right form, and one that refuses for two
+// has not asked; and behind ConcealTicket the verdict is the same, to the letter.
 func FuzzTicketCarriers(f *testing.F) {
 	for _, tc := range refusals {
 		fill := strings.NewReplacer("{T}", minted, "{T2}", minted, "{U}", minted)
@@ -413,8 +411,7 @@ func FuzzTicketCarriers(f *testing.F) {
 	})
 }
 
-// looksMinted reports whether s is 43 characters of base64url, whatever its
-// last bits.
+// looksMinted reports whether s is 43 characters of base64url, whatever its last bits.
 func looksMinted(s string) bool {
 	return len(s) == 43 && strings.Trim(s, base64url) == ""
 }
@@ -470,10 +467,9 @@ func FuzzUpgradeHeaders(f *testing.F) {
 	})
 }
 
-// Invariants: nothing that looks like a ticket is left under the name, nor
-// anything at all of an upgrade's; what is left is the other parameters, byte
-// for byte and in order, or nothing where the query does not parse; and URL,
-// RequestURI and Referer tell the same.
+// Invariants: nothing that looks like a ticket is left under the name, nor anything at all
+// of an upgrade's; what is left is the other parameters, byte for byte and in order, or
+// nothing where the query does not parse; and URL, RequestURI and Referer tell the same.
 func FuzzConcealTicket(f *testing.F) {
 	for _, row := range concealRows[:len(concealRows)-1] {
 		f.Add(row.query, true)

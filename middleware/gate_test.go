@@ -78,7 +78,7 @@ func answered(status int, body, location, audit string) gateRows {
 	}
 }
 
-func TestGateAnswers(t *testing.T) {
+func TestGate_AnswersByRequestAndSession(t *testing.T) {
 	const expired = "invalid_or_expired_session"
 	answers := func(status int, body, audit string) gateRows {
 		return answered(status, body, "", audit)
@@ -196,7 +196,7 @@ func TestGateAnswers(t *testing.T) {
 	}
 }
 
-func TestGateWithoutLoginURL(t *testing.T) {
+func TestGate_WithoutLoginURLAPageIs401(t *testing.T) {
 	gate, rec := newGate(t, middleware.GateOptions{})
 	for _, over := range overBoth(t, gate.Wrap(whoami)) {
 		a := over.send(t, "GET", "/login", html, navigate)
@@ -207,7 +207,7 @@ func TestGateWithoutLoginURL(t *testing.T) {
 }
 
 // An API prefix ends at a boundary, written with its slash or without.
-func TestGateAPIPrefixes(t *testing.T) {
+func TestGate_APIPrefixEndsAtASlash(t *testing.T) {
 	for _, c := range []struct {
 		api    []string
 		target string
@@ -229,8 +229,7 @@ func TestGateAPIPrefixes(t *testing.T) {
 	}
 }
 
-// A client that is given a session, or turned away, finds on the answer what the
-// Authenticator put there: a rotated cookie.
+// The answer keeps the headers that the Authenticator set, such as a rotated cookie.
 func TestGate_KeepsHeadersOfAuthenticator(t *testing.T) {
 	for _, err := range []error{nil, middleware.ErrNoSession, middleware.ErrSessionExpired, errDown} {
 		rotates := func(w http.ResponseWriter, _ *http.Request) (*middleware.Session, error) {
@@ -247,7 +246,7 @@ func TestGate_KeepsHeadersOfAuthenticator(t *testing.T) {
 	}
 }
 
-func TestGateLoginURL(t *testing.T) {
+func TestGate_LoginURLGetsNextParameter(t *testing.T) {
 	for _, c := range []struct{ name, login, target, location string }{
 		{"has a query", "/login?tenant=a&b", "/x", "/login?tenant=a&b&next=%2Fx"},
 		{"has an empty query", "/login?", "/x", "/login?next=%2Fx"},
@@ -266,7 +265,7 @@ func TestGateLoginURL(t *testing.T) {
 
 // A ticket is a credential: a page load that carries one must not lead to a
 // sign-in page, and its logs and Referer, with the ticket in the way back.
-func TestGateLeavesNoTicketInRedirect(t *testing.T) {
+func TestGate_RedirectHasNoTicket(t *testing.T) {
 	ticket := secretMark + strings.Repeat("x", 43-len(secretMark))
 	gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login"})
 	for _, over := range overBoth(t, gate.Wrap(whoami)) {
@@ -281,9 +280,8 @@ func TestGateLeavesNoTicketInRedirect(t *testing.T) {
 	}
 }
 
-// Whatever a browser asked for, Next returns behind the redirect, unless it is
-// no local path.
-func TestGateAndNextAgree(t *testing.T) {
+// Behind the redirect, Next returns the target that the browser asked for.
+func TestGate_WayBackIsWhatNextReturns(t *testing.T) {
 	gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login"})
 	srv := serve(t, gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, middleware.Next(r))
@@ -300,7 +298,7 @@ func TestGateAndNextAgree(t *testing.T) {
 	}
 }
 
-func TestGateConnect(t *testing.T) {
+func TestGate_ConnectIs405(t *testing.T) {
 	gate, rec := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/"}})
 	srv := serve(t, gate.Wrap(whoami))
 	for _, target := range []string{"/public/../admin", "/login", "h:443", "app.example:80"} {
@@ -316,7 +314,7 @@ func TestGateConnect(t *testing.T) {
 	}
 }
 
-func TestGateOddRequests(t *testing.T) {
+func TestGate_OddRequestsAreNotPublic(t *testing.T) {
 	gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}})
 	mux := http.NewServeMux()
 	mux.Handle("/", whoami)
@@ -349,9 +347,9 @@ func TestGateOddRequests(t *testing.T) {
 	}
 }
 
-// Which end is up behind StripPrefix: patterns mean what they mean at the
-// gate's place, and what a browser is told is what the browser asked for.
-func TestGateInsideStripPrefix(t *testing.T) {
+// Behind StripPrefix, patterns match the stripped path. Browsers are sent to the path
+// that they asked for.
+func TestGate_InsideStripPrefixRedirectsToTheWholePath(t *testing.T) {
 	stripped := func(prefix, login string, public ...string) http.Handler {
 		gate, _ := newGate(t, middleware.GateOptions{LoginURL: login, Public: public})
 		mux := http.NewServeMux()
@@ -387,9 +385,8 @@ func TestGateInsideStripPrefix(t *testing.T) {
 	}
 }
 
-// An inner gate asks for itself: neither an outer gate's session nor a public
-// route of its own lets somebody in whom it does not know.
-func TestGateInsideGate(t *testing.T) {
+// An inner gate authenticates by itself: an outer gate's session is not enough.
+func TestGate_InsideGateAuthenticatesByItself(t *testing.T) {
 	bearer := middleware.BearerSessions(lookup)
 	outer, _ := newGateOf(t, bearer, middleware.GateOptions{})
 	inner, _ := newGate(t, middleware.GateOptions{Public: []string{"/public/"}})
@@ -415,8 +412,8 @@ func TestGateInsideGate(t *testing.T) {
 	}
 }
 
-// Panics are the application's, and reach whatever recovers them, as they came.
-func TestGatePanicsPassThrough(t *testing.T) {
+// A panic of the application passes through unchanged.
+func TestGate_PanicsPassThrough(t *testing.T) {
 	boom := errors.New("boom")
 	type options = middleware.GateOptions
 	lookup := func(context.Context, string) (*middleware.Session, error) { panic(boom) }
@@ -455,7 +452,7 @@ func TestGatePanicsPassThrough(t *testing.T) {
 	}
 }
 
-// waits is a lookup that waits until the request is over, and says that it has begun.
+// waits is a lookup that blocks until the request ends. It sends to begun first.
 func waits(begun chan<- struct{}) func(context.Context, string) (*middleware.Session, error) {
 	return func(ctx context.Context, _ string) (*middleware.Session, error) {
 		begun <- struct{}{}
@@ -464,8 +461,8 @@ func waits(begun chan<- struct{}) func(context.Context, string) (*middleware.Ses
 	}
 }
 
-// A client that has gone is nobody's failure: no line, no OnReject, no handler.
-func TestGateClientGone(t *testing.T) {
+// A client that has gone leaves no audit line, and neither OnReject nor the handler runs.
+func TestGate_ClientGoneIsNoRejection(t *testing.T) {
 	begun, done := make(chan struct{}), make(chan struct{})
 	var rejected atomic.Int32
 	gate, rec := newGateOf(t, middleware.CookieSessions("sid", waits(begun)), middleware.GateOptions{
@@ -485,9 +482,8 @@ func TestGateClientGone(t *testing.T) {
 	assert.Empty(t, rec.Text())
 }
 
-// A client that has only closed its sending side still reads, and the operator who
-// keeps the access log does too: an undecided request is never a success.
-func TestGateClientHalfGone(t *testing.T) {
+// A client that closed only its sending side still reads. It gets no success.
+func TestGate_ClientThatStillReadsGetsNoSuccess(t *testing.T) {
 	begun := make(chan struct{})
 	gate, _ := newGateOf(t, middleware.CookieSessions("sid", waits(begun)), middleware.GateOptions{})
 	conn := dial(t, serve(t, gate.Wrap(whoami)))
@@ -500,8 +496,8 @@ func TestGateClientHalfGone(t *testing.T) {
 	assert.Empty(t, a.reached())
 }
 
-// An outer deadline is no client that has gone: it is answered and audited.
-func TestGateOuterDeadline(t *testing.T) {
+// An outer deadline is answered and audited, unlike a client that has gone.
+func TestGate_OuterDeadlineIs503(t *testing.T) {
 	waiting := middleware.CookieSessions("sid", waits(make(chan struct{}, 1)))
 	gate, rec := newGateOf(t, waiting, middleware.GateOptions{})
 	a := send(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -514,7 +510,7 @@ func TestGateOuterDeadline(t *testing.T) {
 }
 
 // The session's last instant is the one before ExpiresAt.
-func TestGateSessionEnds(t *testing.T) {
+func TestGate_SessionEndsAtExpiresAt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := ann()
 		s.ExpiresAt = time.Now().Add(time.Minute)
@@ -537,9 +533,8 @@ func TestGateSessionEnds(t *testing.T) {
 	})
 }
 
-// The error of a session store often quotes what it was asked for. The operator
-// gets the error, and nobody gets the cookie.
-func TestGateErrorsKeepNoCredential(t *testing.T) {
+// A session store's error often quotes its key. The audit has the error, without the cookie.
+func TestGate_StoreErrorHidesTheCredential(t *testing.T) {
 	quotes := func(_ context.Context, value string) (*middleware.Session, error) {
 		u := "https://idp.example/introspect?opaque=" + url.QueryEscape(value) + "#" + value
 		return nil, &url.Error{Op: "Get", URL: u, Err: errDown}
@@ -571,9 +566,9 @@ func TestGateErrorsKeepNoCredential(t *testing.T) {
 	}
 }
 
-// OnReject learns everything, after the audit has; ServeHTTP answers as if
-// there were none.
-func TestGateOnReject(t *testing.T) {
+// OnReject runs after the audit, with the whole rejection. ServeHTTP gives the default
+// answer.
+func TestGate_OnRejectRunsAfterTheAudit(t *testing.T) {
 	for _, c := range []struct {
 		cookie string
 		want   middleware.Rejection
@@ -616,8 +611,8 @@ func TestGateOnReject(t *testing.T) {
 	}
 }
 
-// Authenticate is the whole decision, for those who do not Wrap.
-func TestGateAuthenticate(t *testing.T) {
+// Authenticate decides as Wrap does.
+func TestGate_AuthenticateDecidesAsWrap(t *testing.T) {
 	gate, rec := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}})
 	srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, rej := gate.Authenticate(w, r)
@@ -648,8 +643,8 @@ func TestGateAuthenticate(t *testing.T) {
 	}
 }
 
-// One address function serves all that is audited.
-func TestGateAuditsClientIP(t *testing.T) {
+// The audit has the address that ClientIP returns.
+func TestGate_AuditHasClientIP(t *testing.T) {
 	client := func(r *http.Request) string { return r.Header.Get("X-Client") }
 	gate, rec := newGate(t, middleware.GateOptions{ClientIP: client})
 	for _, over := range overBoth(t, gate.Wrap(whoami)) {
@@ -662,17 +657,16 @@ func TestGateAuditsClientIP(t *testing.T) {
 	}
 }
 
-// A gate without an Audit is never silent, and a log that cannot be written
-// fails no request: that is the audit's part. Here: a nil one is asked.
-func TestGateWithoutAudit(t *testing.T) {
+// A gate without an Audit uses the default one, and answers.
+func TestGate_WithoutAuditStillAnswers(t *testing.T) {
 	gate := must(middleware.NewGate(cookies(), nil))
 	a := send(t, serve(t, gate.Wrap(whoami)), get("/"))
 	assert.Equal(t, bodyNoLogin, a.Body)
 	assert.Equal(t, "ann", send(t, serve(t, gate.Wrap(whoami)), get("/", sid(goodCookie))).reached())
 }
 
-// Everything that is wrong is reported at once, with what would be right.
-func TestNewGateReportsAllFaults(t *testing.T) {
+// NewGate reports every fault at once, and what is right.
+func TestNewGate_ReportsAllFaults(t *testing.T) {
 	_, err := middleware.NewGate(
 		middleware.FirstOf(nil, middleware.CookieSessions("s d", nil), middleware.BearerSessions(nil),
 			middleware.FirstOf()),
@@ -697,7 +691,7 @@ func TestNewGateReportsAllFaults(t *testing.T) {
 	assert.NotContains(t, err.Error(), `"/ok/"`)
 }
 
-func TestNewGateRefuses(t *testing.T) {
+func TestNewGate_RefusesBadOptions(t *testing.T) {
 	type row struct {
 		name string
 		a    middleware.Authenticator
@@ -739,7 +733,7 @@ func TestNewGateRefuses(t *testing.T) {
 }
 
 // Options are copied: what is done to them afterwards changes no gate.
-func TestNewGateCopiesOptions(t *testing.T) {
+func TestNewGate_CopiesOptions(t *testing.T) {
 	opts := middleware.GateOptions{LoginURL: "/login", API: []string{"/rpc/"},
 		Public: []string{"/public/"}}
 	as := []middleware.Authenticator{cookies()}
@@ -752,9 +746,8 @@ func TestNewGateCopiesOptions(t *testing.T) {
 	assert.Equal(t, 200, send(t, srv, get("/public/x", html)).Status)
 }
 
-// A Rejection that an application makes up, or mends, never panics: who turned
-// somebody away without saying how meant no success.
-func TestRejectionOfOthers(t *testing.T) {
+// A Rejection that an application makes never panics. Without a Status it is no success.
+func TestRejection_MadeByAnApplicationNeverPanics(t *testing.T) {
 	type rejection = middleware.Rejection
 	for _, c := range []struct {
 		rej    rejection

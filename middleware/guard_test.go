@@ -78,8 +78,8 @@ func TestGuard_InvalidTicketsGetOneAnswer(t *testing.T) {
 	})
 }
 
-// Whatever is wrong with a ticket, and by whatever way it came: at one instant
-// the answers are the same to the last byte.
+// All invalid tickets get the same bytes, whatever is wrong with them and wherever
+// they were.
 func TestGuard_InvalidTicketsGetOneAnswerEachWay(t *testing.T) {
 	inQuery := func(ticket string) string {
 		return upgrade("GET", "/ws?ticket="+ticket, "Connection: Upgrade, close")
@@ -244,8 +244,7 @@ func TestGuard_StoreFailureIs503(t *testing.T) {
 	}
 }
 
-// A client that goes away while its ticket is taken has spent it, and leaves
-// one line of what came of it.
+// A client that goes while its ticket is consumed has spent it. One audit line says so.
 func TestGuard_ClientGoneWhileConsuming(t *testing.T) {
 	gone := make(chan struct{})
 	b := newBed(t, middleware.GuardOptions{
@@ -283,7 +282,7 @@ func TestGuard_ClientGoneWhileConsuming(t *testing.T) {
 }
 
 // The ways to put a guard before a real WebSocket library.
-func TestGuardBeforeALibrary(t *testing.T) {
+func TestGuard_LibraryBehindItOpensSockets(t *testing.T) {
 	sockets := func(next func(*bed) http.Handler) func(*testing.T) (*bed, http.Handler) {
 		return func(t *testing.T) (*bed, http.Handler) {
 			b := newBed(t, middleware.GuardOptions{})
@@ -382,9 +381,8 @@ type (
 
 func (w unwraps) Unwrap() http.ResponseWriter { return w.inner }
 
-// A request that was let in and did not become a socket has spent its ticket,
-// and leaves one line that says so.
-func TestGuardWhenTheUpgradeFails(t *testing.T) {
+// An admitted request that opens no socket has spent its ticket, and leaves one line.
+func TestGuard_FailedUpgradeIsOneLine(t *testing.T) {
 	oops := errors.New("oops")
 	panics := func(v any) http.HandlerFunc {
 		return func(http.ResponseWriter, *http.Request) { panic(v) }
@@ -451,7 +449,7 @@ func TestGuard_NotHijackableIs501(t *testing.T) {
 
 // What Restore returns is the session that the handler sees; who it is, and
 // what the ticket was minted for, stay the ticket's.
-func TestGuardRestores(t *testing.T) {
+func TestGuard_RestoreFillsInTheSession(t *testing.T) {
 	type cart struct{ items int }
 	end := time.Now().Add(time.Hour).Round(0)
 	restore := func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {

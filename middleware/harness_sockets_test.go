@@ -452,7 +452,7 @@ func requireFrame(t testing.TB, p *page, want wireFrame) {
 	require.Equal(t, want, f)
 }
 
-// eventually waits for what another goroutine is about to do.
+// eventually waits until another goroutine makes ok true.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
@@ -462,8 +462,8 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// echoes is a handler as the library's own documentation writes one. It keeps
-// the causes with which its contexts ended.
+// echoes is a handler as in the library's documentation. It records the causes of its
+// contexts.
 type echoes struct {
 	mu     sync.Mutex
 	causes []error
@@ -553,7 +553,7 @@ func (app *socketApp) client() *http.Client {
 	}}
 }
 
-// h1Client is what can upgrade over TLS.
+// h1Client speaks HTTP/1.1, which can upgrade, over TLS too.
 func h1Client(srv *httptest.Server) *http.Client {
 	tr := srv.Client().Transport.(*http.Transport).Clone()
 	tr.ForceAttemptHTTP2 = false

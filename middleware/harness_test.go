@@ -31,7 +31,7 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 )
 
-// patience bounds what would otherwise hang for ever. Nothing is measured by it.
+// patience bounds a test that would hang. No test measures it.
 const patience = 30 * time.Second
 
 // serve runs h on a loopback listener that speaks HTTP/1.1.

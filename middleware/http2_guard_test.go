@@ -171,10 +171,9 @@ func requireStatusH2(t *testing.T, status int, a h2Answer) {
 	require.True(t, ok, "want %d, have % x", status, a.fields)
 }
 
-// A CONNECT has a path that no router cleans, and no connection that could be
-// taken over: it is never public, never a page, never a way to a ticket, and
-// what it reaches behind a gate is for who has a session.
-func TestExtendedConnectAtGateAndMint(t *testing.T) {
+// A CONNECT has a path that no router cleans. It is never public, never a page, and
+// mints no ticket.
+func TestExtendedConnect_IsNeverPublicNorMints(t *testing.T) {
 	if !withExtendedConnect(t) {
 		return
 	}
@@ -230,7 +229,7 @@ func TestExtendedConnectAtGateAndMint(t *testing.T) {
 	}
 }
 
-func TestWebSocketOverHTTP2(t *testing.T) {
+func TestWebSocketOverHTTP2_IsRefused(t *testing.T) {
 	extended := withExtendedConnect(t)
 	type row struct {
 		name, source string
@@ -300,8 +299,8 @@ func TestWebSocketOverHTTP2(t *testing.T) {
 	}
 }
 
-// What HTTP/2 can ask of a guard without CONNECT.
-func TestGuardOverHTTP2(t *testing.T) {
+// The requests of HTTP/2 to a guard without CONNECT.
+func TestGuard_HTTP2StreamNeedsTicketAndOrigin(t *testing.T) {
 	b := newBed(t, middleware.GuardOptions{AdmitRequests: true})
 	srv := serveTLS(t, b.guard.Wrap(whoami))
 	a := sendH2(t, srv, "GET", "/ws")

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// goroutinesLeft gives goroutines that are about to end the time to do so.
+// goroutinesLeft waits for goroutines that are about to end, and returns the others.
 func goroutinesLeft(atMost time.Duration) (left []string) {
 	for wait := time.Millisecond; ; wait *= 2 {
 		left = left[:0]

@@ -39,7 +39,7 @@ func newMintBed(t testing.TB, opts middleware.MintOptions, s *middleware.Session
 	return mintBed{b, signedInAs(s)(mint)}
 }
 
-func TestMint(t *testing.T) {
+func TestMint_AnswersByRequest(t *testing.T) {
 	list := []string{"https://app.example", "https://other.example:8443"}
 	listed := middleware.MintOptions{Origins: list}
 	allows := func(paths ...string) (opts middleware.MintOptions) {
@@ -224,8 +224,7 @@ func TestMint(t *testing.T) {
 	}
 }
 
-// sendAsH2 sends what a raw request says over HTTP/2, if that can say it: what
-// is no request, and a body that never ends, it can not.
+// sendAsH2 sends a raw request over HTTP/2, and reports whether HTTP/2 has such a request.
 func sendAsH2(t *testing.T, srv *httptest.Server, raw string) (answer, bool) {
 	t.Helper()
 	r := readRequest(raw)
@@ -254,8 +253,7 @@ func sendAsH2(t *testing.T, srv *httptest.Server, raw string) (answer, bool) {
 // endlessBody is a request to mint whose body does not come.
 var endlessBody = rawRequest("POST", mintPath, "Content-Length: 100", jsonType) + "{"
 
-// A page that goes while it asks has spent at most one ticket, which nobody will
-// ever see and which expires; nothing of the request stays behind.
+// A page that goes while it mints has spent one ticket at most.
 func TestMint_ClientGone(t *testing.T) {
 	for _, tc := range []struct {
 		name, request string
@@ -300,7 +298,7 @@ func requireMinted(t *testing.T, a answer, ttl int) (ticket string) {
 	return a.Body[len(`{"ticket":"`):][:43]
 }
 
-// What depends on the session, and on the issuer.
+// The answers that depend on the session and on the store.
 func TestMint_SessionAndStore(t *testing.T) {
 	over := func(d time.Duration) func(*middleware.Session) {
 		return func(s *middleware.Session) { s.ExpiresAt = time.Now().Add(d) }
@@ -377,7 +375,7 @@ func TestMint_SessionAndStore(t *testing.T) {
 	}
 }
 
-// One session's share is 429, with the time until it has one again.
+// Above its share a session gets 429, with the time to wait.
 func TestMint_TooManyIs429(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		two := &tickets.IssuerOptions{MaxPerSession: 2}
@@ -405,8 +403,7 @@ func TestMint_TooManyIs429(t *testing.T) {
 	})
 }
 
-// A body that does not end is cut off, and costs the next request nothing; one
-// that took long does not end a handler that does.
+// A body that does not come is cut off. A slow handler is not.
 func TestMint_EndlessBodyIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := func(ctx context.Context, _ *middleware.Session, _ string) error {
@@ -434,7 +431,7 @@ func TestMint_EndlessBodyIsCutOff(t *testing.T) {
 	})
 }
 
-func TestMintConfiguration(t *testing.T) {
+func TestNewMint_RefusesBadOrigins(t *testing.T) {
 	_, err := middleware.NewMint(nil, &middleware.MintOptions{Origins: []string{
 		"https://App.Example", "https://*.x", "https://a@b", "null", "https://a.example/",
 		"https://a.example:443", "a.example", "wss://a.example", "", "https://ok.example",

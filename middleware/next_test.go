@@ -114,7 +114,7 @@ func postForm(target, body string, lines ...string) string {
 		"Content-Length: "+strconv.Itoa(len(body)))...) + body
 }
 
-func TestNext(t *testing.T) {
+func TestNext_IsALocalPath(t *testing.T) {
 	ask := serveNext(t)
 	mux := http.NewServeMux()
 	mux.Handle("/login", answersNext)
@@ -139,7 +139,7 @@ func TestNext(t *testing.T) {
 	}
 }
 
-func TestNextOfRequest(t *testing.T) {
+func TestNext_FormIsBeforeQuery(t *testing.T) {
 	ask := serveNext(t)
 	of := func(contentType, body string) string {
 		return rawRequest("POST", "/login?next=/q", "Content-Type: "+contentType,
@@ -173,7 +173,7 @@ func TestNextOfRequest(t *testing.T) {
 }
 
 // Behind StripPrefix the sign-in page is still where the browser went.
-func TestNextInsideStripPrefix(t *testing.T) {
+func TestNext_InsideStripPrefixIsNotTheSignInPage(t *testing.T) {
 	srv := serve(t, http.StripPrefix("/app", answersNext))
 	assert.Equal(t, "/", send(t, srv, get("/app/login?next=/app/login")).Body)
 	assert.Equal(t, "/login", send(t, srv, get("/app/login?next=/login")).Body, "that is another page")

@@ -17,8 +17,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// What only the grant can answer costs the ticket: the caller has it, and tries
-// it where it does not belong.
+// A ticket is spent where only its grant tells that it is at the wrong endpoint or of
+// another session.
 func TestGuard_ChecksTheGrant(t *testing.T) {
 	type row struct {
 		name, source string
@@ -157,8 +157,8 @@ func noRequestURI(next http.Handler) http.Handler {
 	})
 }
 
-// A guard without room says so before it takes the ticket; a person without,
-// only then is known.
+// Without room for anybody a ticket stays valid. Who is over a limit is known only
+// from the ticket.
 func TestGuard_NoRoomIs429(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -192,9 +192,9 @@ func TestGuard_NoRoomIs429(t *testing.T) {
 	}
 }
 
-// Around a whole router a guard passes on what cannot become a socket, and
-// nothing else: two libraries take "Connection: not-upgrade" for an upgrade.
-func TestGuardPassesOthers(t *testing.T) {
+// Around a router, a guard passes on only what cannot become a socket. Two libraries
+// take "Connection: not-upgrade" for an upgrade.
+func TestGuard_PassOthersPassesNoUpgrade(t *testing.T) {
 	type row struct {
 		refusal
 		reached string // by a request that is passed on or admitted
@@ -268,7 +268,7 @@ func TestGuardPassesOthers(t *testing.T) {
 }
 
 // EventSource, <img> and downloads.
-func TestGuardAdmitsRequests(t *testing.T) {
+func TestGuard_AdmitRequestsAdmitsStreams(t *testing.T) {
 	admitted, upgraded := refused(200, "", ""), refused(101, "", "")
 	for _, tc := range []refusal{
 		admitted("stream", "", get(ws, "Accept: text/event-stream")),
@@ -314,7 +314,7 @@ func TestGuardAdmitsRequests(t *testing.T) {
 	}
 }
 
-func TestGuardConfiguration(t *testing.T) {
+func TestNewGuard_RefusesBadOriginsAndCopiesOptions(t *testing.T) {
 	b := newBed(t, middleware.GuardOptions{})
 	_, err := middleware.NewGuard(nil, &middleware.GuardOptions{Origins: []string{
 		"https://App.Example", "https://*.example", "https://a@b", "null", "https://ok.example",

@@ -104,7 +104,7 @@ func eachFromElsewhere() func(*http.Request) string {
 }
 
 // The same check at the guard and at the mint, over both protocols of a browser.
-func TestOrigins(t *testing.T) {
+func TestOrigins_AreCheckedAtGuardAndMint(t *testing.T) {
 	list := []string{"https://app.example", "http://dev.example:8080"}
 	for _, listed := range []bool{true, false} {
 		var origins []string
@@ -181,8 +181,8 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
-// What no browser sends is refused at construction, with what it sends.
-func TestOriginsConfiguration(t *testing.T) {
+// Origins that no browser sends are refused at construction.
+func TestOrigins_UnusableAreRefused(t *testing.T) {
 	issuer := newIssuer(t)
 	bad := []struct{ origin, want string }{
 		{"https://App.Example", `write that`},

@@ -116,10 +116,9 @@ var hostilePaths = []struct {
 	{source: "RFC 9112 3.2.4", target: "*"},
 }
 
-// Public is decided by the path as it was sent, wherever the gate stands: before
-// a mux, behind it, or without one. What is protected is still there for those
-// who have a session.
-func TestPublicPaths(t *testing.T) {
+// Public is decided by the path as it was sent, with a mux in front, behind, or
+// without one. What is protected is still there for a session.
+func TestPublic_AmbiguousPathsAreProtected(t *testing.T) {
 	opts := middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/", "/foo/{x}/bar"}}
 	for place, wrap := range map[string]func(*middleware.Gate) http.Handler{
 		"alone": func(g *middleware.Gate) http.Handler { return g.Wrap(whoami) },
@@ -157,8 +156,8 @@ func TestPublicPaths(t *testing.T) {
 	}
 }
 
-// A pattern means what it means to http.ServeMux; hosts are compared as hosts.
-func TestPublicPatterns(t *testing.T) {
+// A pattern means the same as in http.ServeMux. Hosts are compared as hosts.
+func TestPublic_PatternsMeanTheSameAsInServeMux(t *testing.T) {
 	type row struct {
 		name, source, pattern string
 		request               string // method, target
@@ -217,8 +216,8 @@ func TestPublicPatterns(t *testing.T) {
 	}
 }
 
-// Where a pattern has a host, what is behind the gate is asked in the same
-// form, so that its own patterns mean the same; the port stays.
+// Where a pattern has a host, handlers behind the gate see the host in the same form.
+// The port stays.
 func TestPublic_HostIsCanonicalBehindTheGate(t *testing.T) {
 	gate, _ := newGate(t, middleware.GateOptions{Public: []string{"app.example/a"}})
 	srv := serve(t, gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -233,9 +232,8 @@ func TestPublic_HostIsCanonicalBehindTheGate(t *testing.T) {
 	}
 }
 
-// On a public route a session that is recognised is there, and nothing else
-// keeps anybody out.
-func TestPublicSessions(t *testing.T) {
+// On a public route a session is used if there is one, and never required.
+func TestPublic_SessionIsOptional(t *testing.T) {
 	for _, c := range []struct{ name, cookie, reached string }{
 		{"recognised", goodCookie, "ann"},
 		{"none", "", "nobody"},
@@ -255,7 +253,7 @@ func TestPublicSessions(t *testing.T) {
 }
 
 // A sign-in page elsewhere makes nothing public here.
-func TestPublicWithForeignLoginURL(t *testing.T) {
+func TestPublic_ForeignLoginURLIsNotPublic(t *testing.T) {
 	gate, _ := newGate(t, middleware.GateOptions{LoginURL: "https://sso.example/"})
 	srv := serve(t, gate.Wrap(whoami))
 	assert.Empty(t, send(t, srv, get("/")).reached())

@@ -42,7 +42,7 @@ func connectionLines(raw string) (values []string) {
 // A proxy may forward what follows an upgrade without waiting for the 101: none
 // of it is served behind a refusal (HOSTILE W32). net/http closes only where the
 // first Connection line is exactly "close".
-func TestGuardRefusal_ClosesConnection(t *testing.T) {
+func TestGuard_RefusalClosesConnection(t *testing.T) {
 	var reached []string
 	for name, opts := range map[string]middleware.GuardOptions{
 		"default": {},
@@ -85,7 +85,7 @@ func TestGuardRefusal_ClosesConnection(t *testing.T) {
 }
 
 // The same of a gate, where the request resembles an upgrade.
-func TestGateRefusal_ClosesConnectionOfUpgrade(t *testing.T) {
+func TestGate_RefusedUpgradeClosesConnection(t *testing.T) {
 	for name, onReject := range map[string]onReject{
 		"default": nil,
 		"OnReject": func(w http.ResponseWriter, _ *http.Request, rej *middleware.Rejection) {
@@ -117,7 +117,7 @@ func TestGateRefusal_ClosesConnectionOfUpgrade(t *testing.T) {
 
 // RequireProtocol refuses a ticket in the query, and leaves it valid (OWASP ASVS
 // 5.0, 14.2.1).
-func TestRequireProtocol(t *testing.T) {
+func TestRequireProtocol_TicketInTheQueryIs400(t *testing.T) {
 	inQuery := refused(400, "bad_request", "query_ticket")
 	for name, onReject := range map[string]onReject{
 		"default": nil, "RejectByClosing": middleware.RejectByClosing,
@@ -238,9 +238,8 @@ func TestRejection_FieldsAreTheWholeAnswer(t *testing.T) {
 	}
 }
 
-// A page that is refused by closing learns why, from a real library's view of
-// the close frame.
-func TestRejectByClosing(t *testing.T) {
+// A page reads the reason of a refusal in the close frame, here with a real library.
+func TestRejectByClosing_LibraryReadsTheReason(t *testing.T) {
 	used := func(b *bed, t *testing.T) string {
 		ticket := b.mint(t)
 		_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
@@ -335,8 +334,8 @@ func fill(t *testing.T, b *bed) {
 	t.Cleanup(a.Release)
 }
 
-// What goes over the wire, byte for byte, and in which cases nothing but HTTP.
-func TestRejectByClosingOnTheWire(t *testing.T) {
+// The bytes on the wire, and the refusals that stay in HTTP.
+func TestRejectByClosing_BytesOnTheWire(t *testing.T) {
 	b := newBed(t, middleware.GuardOptions{OnReject: middleware.RejectByClosing, AdmitRequests: true})
 	h := b.guard.Wrap(accepts)
 	srv := serve(t, h)
@@ -400,9 +399,8 @@ func TestRejectByClosingOnTheWire(t *testing.T) {
 	})
 }
 
-// A page that reads nothing and never closes holds a refused connection for a
-// bounded time.
-func TestRejectByClosingEnds(t *testing.T) {
+// A page that reads nothing and never closes holds a refused connection for a bounded time.
+func TestRejectByClosing_SilentPageIsBounded(t *testing.T) {
 	t.Parallel() // it takes that time
 	b := newBed(t, middleware.GuardOptions{OnReject: middleware.RejectByClosing})
 	left := make(chan struct{})

@@ -21,7 +21,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// outlets are where something can come out, by name, and what did.
+// outlets are the places where a secret could appear, by name, and their text.
 type outlets struct {
 	mu   sync.Mutex
 	out  map[string]*strings.Builder
@@ -51,8 +51,7 @@ func (o outlet) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// search fails for each outlet in which one of secrets came out, as it is or
-// escaped once.
+// search fails for each outlet in which one of secrets came out, as it is or escaped once.
 func (o *outlets) search(t *testing.T, sent string, secrets ...string) {
 	t.Helper()
 	o.mu.Lock()
@@ -95,9 +94,8 @@ func (o *outlets) searchLogs(t *testing.T, secrets []string) {
 	o.search(t, "GET /any", secrets...)
 }
 
-// secretApp is every handler of this package in the order in which a request
-// meets them, over HTTP/1.1 and over HTTP/2, and all that they say goes to
-// outlets.
+// secretApp is every handler of this package in the order in which a request meets them,
+// over HTTP/1.1 and over HTTP/2, and all that they say goes to outlets.
 func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *tickets.Issuer) {
 	show := func(name string, v any) { o.add(name, fmt.Sprintf("%v\n%+v\n%#v\n%s", v, v, v, v)) }
 	// All that a request shows of itself, but for the credentials that are the
@@ -230,8 +228,7 @@ func TestSecrets_AppearNowhere(t *testing.T) {
 	t.Cleanup(func() { slog.SetDefault(before) })
 	h1, h2, issuer := secretApp(t, o)
 
-	// {T}: a ticket, minted for the one who asks. Everything else that is secret
-	// is marked.
+	// {T}: a ticket, minted for the one who asks. Everything else that is secret is marked.
 	type door struct {
 		name, suffix string // of the path
 		lines        []string
@@ -352,7 +349,7 @@ func answerOverH2(t *testing.T, srv *httptest.Server, method, target, body strin
 }
 
 // A session id may be the very cookie: printing who is there must not show it.
-func TestSessionPrintsNoID(t *testing.T) {
+func TestSession_PrintsNoID(t *testing.T) {
 	s := ann()
 	requireNoSecret(t, "a printed *Session", s)
 	requireNoSecret(t, "a printed Session", *s)

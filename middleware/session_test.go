@@ -14,9 +14,8 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 )
 
-// What a credential is: the same questions to each of the ready-made
-// Authenticators, over a raw connection, where nothing mends a header.
-func TestCredentials(t *testing.T) {
+// Which header lines are a credential, over a raw connection that changes no header.
+func TestSessions_LookUpOneWellFormedCredential(t *testing.T) {
 	type row struct {
 		name, source string
 		lines        []string
@@ -118,9 +117,8 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// What lookup says, and what it means: a client that presented a credential was not
-// without one.
-func TestLookupAnswers(t *testing.T) {
+// A client that presented a credential never gets ErrNoSession, whatever lookup says.
+func TestLookup_FailureIsNeverErrNoSession(t *testing.T) {
 	for _, c := range []struct {
 		cookie string
 		err    error
@@ -154,7 +152,7 @@ func TestLookupAnswers(t *testing.T) {
 }
 
 // lookup waits no longer than the request does.
-func TestLookupGetsRequestContext(t *testing.T) {
+func TestLookup_GetsTheRequestsContext(t *testing.T) {
 	type key struct{}
 	lookup := func(ctx context.Context, _ string) (*middleware.Session, error) {
 		return &middleware.Session{UserID: ctx.Value(key{}).(string)}, ctx.Err()
@@ -172,7 +170,7 @@ func TestLookupGetsRequestContext(t *testing.T) {
 	assert.ErrorIs(t, err, context.Canceled)
 }
 
-func TestFirstOf(t *testing.T) {
+func TestFirstOf_ReturnsTheFirstSession(t *testing.T) {
 	type authenticate = middleware.AuthenticatorFunc
 	answers := func(s *middleware.Session, err error) middleware.Authenticator {
 		return authenticate(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) {
@@ -248,7 +246,7 @@ func TestFirstOf(t *testing.T) {
 	}
 }
 
-func TestContextSessions(t *testing.T) {
+func TestContextSessions_FindsSessionOfContext(t *testing.T) {
 	ctx := t.Context()
 	s, ok := middleware.SessionFrom(ctx)
 	assert.False(t, ok)

@@ -48,7 +48,7 @@ func framework(t *testing.T, app *socketApp, h http.Handler, streams chan<- erro
 	})
 }
 
-func TestAdmitWithoutWrap(t *testing.T) {
+func TestAdmit_WithoutWrapWorksAsWrap(t *testing.T) {
 	h, streams := &echoes{}, make(chan error, 1)
 	app := newSocketApp(t, nil, socketAppOptions{
 		guard:   middleware.GuardOptions{AdmitRequests: true},
@@ -100,8 +100,7 @@ func TestAdmitWithoutWrap(t *testing.T) {
 
 // HOSTILE W33: places, Len and Shutdown stay exact, whatever a handler does.
 
-// requireExact fails unless nothing counts any more: there is room for ann, nobody
-// but her is live, and Shutdown waits for her end and for nothing else.
+// requireExact fails unless no socket is counted any more and Shutdown waits for none.
 func requireExact(t *testing.T, app *socketApp) {
 	t.Helper()
 	eventually(t, "a free place", func() bool { return app.sockets.Len() == 0 })
@@ -112,7 +111,7 @@ func requireExact(t *testing.T, app *socketApp) {
 	require.NoError(t, app.sockets.Shutdown(t.Context()))
 }
 
-// A handler that panics has let go of its connection.
+// A panic after the upgrade closes the connection with 1011.
 func TestWrap_PanicAfterHijackCloses1011(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -177,7 +176,7 @@ func requireCause(t *testing.T, h held, code int, reason string) {
 	require.Equal(t, reason, closed.Reason)
 }
 
-// Before the upgrade a panic is an upgrade that failed, and ends what it has held.
+// A panic before the upgrade frees the place.
 func TestWrap_PanicBeforeHijackFreesPlace(t *testing.T) {
 	app := newSocketApp(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		panic(http.ErrAbortHandler)
@@ -224,7 +223,7 @@ func TestWrap_ReturnKeepsSocket(t *testing.T) {
 	requireExact(t, app)
 }
 
-// admission is one request under the hands of a test.
+// admission is one admitted request that a test drives.
 type admission struct {
 	t   *testing.T
 	app *socketApp
@@ -375,8 +374,8 @@ func TestAdmission_PanicWithDeferredReleaseCloses1011(t *testing.T) {
 	requireExact(t, app)
 }
 
-// It crashed the process, in a goroutine of ours.
-func TestHijackAfterRelease(t *testing.T) {
+// A Hijack after Release once crashed the process.
+func TestAdmission_HijackAfterReleaseFails(t *testing.T) {
 	app := newSocketApp(t, nil, socketAppOptions{})
 	hijacked := make(chan error, 1)
 	app.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

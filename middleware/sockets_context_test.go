@@ -15,7 +15,7 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 )
 
-// Ways to find out about the end of a context, and its cause.
+// Ways to learn of the end of a context, and of its cause.
 var lookers = map[string]func(ctx context.Context) error{
 	"Cause": context.Cause,
 	"Err": func(ctx context.Context) error {
@@ -87,7 +87,7 @@ func TestContext_HasTheSameCauseInEveryWayToAsk(t *testing.T) {
 	}
 }
 
-// roleOf is what a handler that decides per message looks at.
+// roleOf reads the role as a handler that decides per message does.
 func roleOf(ctx context.Context) string {
 	s, ok := middleware.SessionFrom(ctx)
 	if !ok {
@@ -97,8 +97,7 @@ func roleOf(ctx context.Context) string {
 	return role
 }
 
-// A person who loses a role loses it in the sockets that are open, in every
-// context that was made of the socket's.
+// A person who loses a role loses it in open sockets, in every context made of the socket's.
 func TestSession_OfALiveSocketChangesWithRestore(t *testing.T) {
 	for _, inner := range []struct {
 		name string
@@ -155,8 +154,7 @@ func TestSession_OfALiveSocketChangesWithRestore(t *testing.T) {
 	}
 }
 
-// hasRole answers with a Value and an end, and tries to change what is not its
-// to change.
+// hasRole sets Value and the end, and tries to change fields that stay the ticket's.
 func hasRole(role string, end time.Time) restoreFunc {
 	return func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
 		s.Value, s.ExpiresAt = role, end // s is a copy

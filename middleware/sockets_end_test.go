@@ -23,7 +23,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-func TestShutdown(t *testing.T) {
+func TestShutdown_ClosesAndWaits(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		shutdown func(ctx context.Context, app *socketApp) error
@@ -68,7 +68,7 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-func TestShutdownOfNothing(t *testing.T) {
+func TestShutdown_WithoutSocketsReturnsAtOnce(t *testing.T) {
 	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
 	done, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -83,7 +83,7 @@ func TestShutdownOfNothing(t *testing.T) {
 }
 
 // When its time is up, Shutdown closes what is left.
-func TestShutdownIsBounded(t *testing.T) {
+func TestShutdown_EndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := newSocketApp(t, &echoes{},
 			socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: time.Hour}})
@@ -98,8 +98,8 @@ func TestShutdownIsBounded(t *testing.T) {
 	})
 }
 
-// One that was admitted before, and upgrades afterwards, is told as well.
-func TestShutdownBeforeHijack(t *testing.T) {
+// A request that was admitted before, and upgrades afterwards, is closed too.
+func TestShutdown_BeforeHijackCloses1001(t *testing.T) {
 	admitted, proceed := make(chan struct{}), make(chan struct{})
 	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		close(admitted)
@@ -119,9 +119,8 @@ func TestShutdownBeforeHijack(t *testing.T) {
 	reading.Wait()
 }
 
-// A handler that writes its first bytes when its socket is over opens nothing any
-// more: the last line of a socket is its last.
-func TestNothingOpensAfterTheEnd(t *testing.T) {
+// A handler that writes its first bytes after the end of its socket opens nothing.
+func TestSocket_OpensNothingAfterItsEnd(t *testing.T) {
 	hijacked, goOn, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		defer close(done)
@@ -142,9 +141,8 @@ func TestNothingOpensAfterTheEnd(t *testing.T) {
 	require.Empty(t, app.audit.Events(t, audit.SocketOpened))
 }
 
-// Bytes that a client sends right behind its handshake stay where a library
-// looks for them.
-func TestPipelinedBytes(t *testing.T) {
+// Bytes that a client sends right behind its handshake stay where a library reads them.
+func TestSocket_PipelinedBytesReachTheLibrary(t *testing.T) {
 	early := wire(1, "early")
 	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, rw, err := upgradeByHand(w, 1000)
@@ -170,8 +168,8 @@ func TestPipelinedBytes(t *testing.T) {
 	requireClosed(t, p, 4401, "session_revoked")
 }
 
-// The connection behaves as the one that it stands for.
-func TestHijackedConnection(t *testing.T) {
+// A hijacked connection behaves as the real one.
+func TestHijack_ConnectionBehavesAsTheRealOne(t *testing.T) {
 	app := newSocketApp(t, byHand(t, func(c net.Conn, _ *http.Request) {
 		raw, ok := c.(interface{ NetConn() net.Conn })
 		if assert.True(t, ok) {
@@ -210,7 +208,7 @@ func TestHijackedConnection(t *testing.T) {
 }
 
 // A reverse proxy is a handler that upgrades, too.
-func TestReverseProxyBehindGuard(t *testing.T) {
+func TestGuard_ReverseProxyBehindItUpgrades(t *testing.T) {
 	backend := httptest.NewServer(&echoes{})
 	defer backend.Close()
 	target := must(url.Parse(backend.URL))
@@ -223,7 +221,7 @@ func TestReverseProxyBehindGuard(t *testing.T) {
 }
 
 // Until the hijack the context ends with the request.
-func TestContextBeforeHijack(t *testing.T) {
+func TestContext_BeforeHijackEndsWithRequest(t *testing.T) {
 	waiting, causes := make(chan struct{}), make(chan error, 1)
 	app := newSocketApp(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		close(waiting)
@@ -278,8 +276,8 @@ func TestContext_OutlivesHandler(t *testing.T) {
 	}
 }
 
-// What was ended before Shutdown has run out of time too when Shutdown has.
-func TestShutdownCutsWhatIsEnding(t *testing.T) {
+// When Shutdown's context ends, sockets that were closing before are cut too.
+func TestShutdown_CutsSocketsThatAreClosing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := newSocketApp(t, &echoes{},
 			socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: time.Minute}})

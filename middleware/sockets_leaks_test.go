@@ -26,11 +26,10 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 )
 
-// HOSTILE W34: whatever peer and handler do while a socket is closed, nothing is
-// left of it: no goroutine, and no descriptor for longer than CloseGrace.
+// HOSTILE W34: whatever peer and handler do during a close, no goroutine is left, and
+// no descriptor for longer than CloseGrace.
 
-// times is how often a test with chance in it runs: few times by default, and as
-// often as it takes to be sure with ENDINGS_LONG=1.
+// times is how often a test with chance in it runs: ENDINGS_LONG=1 runs it often.
 func times(short, long int) int {
 	if os.Getenv("ENDINGS_LONG") != "" {
 		return long
@@ -103,8 +102,8 @@ func (d *descriptors) open() int {
 // big is a frame that no buffer on the way can hold.
 var big = sync.OnceValue(func() []byte { return wire(2, strings.Repeat("x", 4<<20)) })
 
-// duplexByHand reads and writes at the same time, frames by hand, and is in the
-// middle of a frame most of the time.
+// duplexByHand reads and writes frames by hand at the same time, mostly in the middle
+// of one.
 func duplexByHand(w http.ResponseWriter, _ *http.Request) {
 	if conn, rw, err := upgradeByHand(w, 1000); err == nil {
 		duplex(conn, rw)
@@ -168,8 +167,7 @@ func proxyTo(t *testing.T, backend http.HandlerFunc) http.Handler {
 	return proxy
 }
 
-// The peers. Each begins when the socket is open, and goes on until the test
-// closes its connection, or for as long as stop is open.
+// The peers. Each runs until the test closes its connection, or stop.
 var badPeers = []struct {
 	name string
 	be   func(p *page, stop <-chan struct{})
@@ -287,7 +285,7 @@ func endBadly(t *testing.T, h http.Handler, overTLS bool, be func(*page, <-chan 
 
 // A guarded socket has no goroutine beyond those of its library and its
 // handler, whatever these do with its context.
-func TestNoGoroutinePerSocket(t *testing.T) {
+func TestGuard_AddsNoGoroutinePerSocket(t *testing.T) {
 	const n = 40
 	for _, tt := range []struct {
 		name string

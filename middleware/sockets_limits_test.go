@@ -20,7 +20,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-func TestNewSocketsRefusesAll(t *testing.T) {
+func TestNewSockets_RefusesNegativeOptions(t *testing.T) {
 	issuer := newSocketApp(t, nil, socketAppOptions{}).issuer
 	_, err := middleware.NewSockets(issuer, &middleware.SocketsOptions{
 		Max: -1, MaxPerUser: -2, MaxPerSession: -3, CloseGrace: -time.Second, RecheckEvery: -time.Minute,
@@ -37,7 +37,7 @@ func TestNewSocketsRefusesAll(t *testing.T) {
 
 var annAsUser = middleware.User{Provider: "oidc", UserID: "ann"}
 
-func TestLimits(t *testing.T) {
+func TestLimits_RefuseOrEvict(t *testing.T) {
 	same, otherSession, otherUser, nobody := annsGrant(), annsGrant(), annsGrant(), annsGrant()
 	otherSession.SessionID = "session-2"
 	otherUser.SessionID, otherUser.UserID = "session-3", "bob"
@@ -87,10 +87,9 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// The oldest goes when the newest has come, not when it is about to: a handler
-// that fails to upgrade pushes nobody out. And those who are about to are not
-// more than the limit themselves.
-func TestEvictionIsAtTheHijack(t *testing.T) {
+// The oldest socket is evicted at the hijack of the newest: an upgrade that fails
+// evicts none. Pending upgrades count too.
+func TestEviction_IsAtTheHijack(t *testing.T) {
 	var failing atomic.Bool
 	held, proceed := make(chan struct{}), make(chan struct{})
 	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -120,8 +119,8 @@ func TestEvictionIsAtTheHijack(t *testing.T) {
 	requireClosed(t, oldest, 4429, "evicted")
 }
 
-// However many come at the same time.
-func TestLimitIsAtomic(t *testing.T) {
+// A limit holds for concurrent upgrades.
+func TestLimits_HoldForConcurrentUpgrades(t *testing.T) {
 	for _, evict := range []bool{false, true} {
 		app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true,
 			sockets: middleware.SocketsOptions{MaxPerUser: 5, EvictOldest: evict}})
@@ -146,7 +145,7 @@ func TestLimitIsAtomic(t *testing.T) {
 	}
 }
 
-func TestSocketFacts(t *testing.T) {
+func TestSocketInfo_HasFactsAndNoSecret(t *testing.T) {
 	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true,
 		guard: middleware.GuardOptions{ClientIP: func(*http.Request) string { return "203.0.113.9" }}})
 	begin := time.Now()
@@ -195,8 +194,8 @@ func TestSocketFacts(t *testing.T) {
 	requireNoSecret(t, "SocketInfo", fmt.Sprint(info))
 }
 
-// What the handler or the peer ends is recorded as such.
-func TestEndedByItself(t *testing.T) {
+// An end by the handler or the peer is recorded with its code.
+func TestSocket_EndByHandlerIsRecorded(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		act    func(c *websocket.Conn)
@@ -231,9 +230,8 @@ func TestEndedByItself(t *testing.T) {
 	}
 }
 
-// A handler that returns without closing, when the peer has gone, leaves
-// nothing behind.
-func TestHandlerForgetsToClose(t *testing.T) {
+// A handler that returns without closing, when the peer has gone, leaves nothing behind.
+func TestSocket_HandlerThatForgetsToCloseLeavesNothing(t *testing.T) {
 	app := newSocketApp(t, byHand(t, func(c net.Conn, _ *http.Request) {
 		_, err := c.Read(make([]byte, 1))
 		assert.Error(t, err)
@@ -244,7 +242,7 @@ func TestHandlerForgetsToClose(t *testing.T) {
 }
 
 // Admitted, but never a WebSocket: the ticket stays spent, and the place is free.
-func TestUpgradeFailed(t *testing.T) {
+func TestUpgrade_FailedFreesPlaceAndSpendsTicket(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		handler http.HandlerFunc
@@ -320,8 +318,8 @@ func TestShutdown_StopsListeningToTheIssuer(t *testing.T) {
 	require.Empty(t, app.audit.Events(t, audit.Revoke))
 }
 
-// The socket that goes for its session makes room for its person too.
-func TestEvictionCountsASocketOnce(t *testing.T) {
+// A socket that is evicted for its session makes room for its user too.
+func TestEviction_CountsASocketOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := newSocketApp(t, &echoes{}, socketAppOptions{
 			sockets: middleware.SocketsOptions{MaxPerSession: 1, MaxPerUser: 2, EvictOldest: true},

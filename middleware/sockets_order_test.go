@@ -153,9 +153,8 @@ func TestClose_StreamsContextEndsAtOnce(t *testing.T) {
 	}
 }
 
-// What a handler or a peer may do to be in the way; each is ended within
-// CloseGrace, to the millisecond.
-func TestEndedWithinGrace(t *testing.T) {
+// What a handler or a peer may do to be in the way. Each socket ends within CloseGrace.
+func TestClose_EndsWithinCloseGrace(t *testing.T) {
 	ignores := func(_ net.Conn, done <-chan struct{}) { <-done }
 	for _, tt := range []struct {
 		name    string
@@ -226,8 +225,8 @@ func TestEndedWithinGrace(t *testing.T) {
 	}
 }
 
-// A peer that never closes its side is not waited for longer than CloseGrace.
-func TestEndedWithinGraceOfAPeerThatStays(t *testing.T) {
+// A peer that never closes its side is cut after CloseGrace.
+func TestClose_PeerThatStaysIsCutAfterCloseGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := newSocketApp(t, &echoes{},
 			socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: 3 * time.Second}})

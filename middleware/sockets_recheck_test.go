@@ -29,7 +29,7 @@ func lifetime(t *testing.T, p *page) time.Duration {
 	return time.Since(begin)
 }
 
-func TestSocketEndsWithItsSession(t *testing.T) {
+func TestSocket_EndsWithItsSession(t *testing.T) {
 	const hour = time.Hour
 	for _, tt := range []struct {
 		name string
@@ -81,9 +81,8 @@ func TestSocketEndsWithItsSession(t *testing.T) {
 	}
 }
 
-// Each socket has the end that was known when it was admitted; the session has
-// one timer for them.
-func TestSocketsOfOneSessionEndEachAtItsTime(t *testing.T) {
+// Each socket has the end that was known at its admission. The session has one timer.
+func TestSocket_OfOneSessionEndsAtItsOwnTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := newSocketApp(t, &echoes{}, socketAppOptions{})
 		begin := time.Now()
@@ -103,7 +102,7 @@ func TestSocketsOfOneSessionEndEachAtItsTime(t *testing.T) {
 	})
 }
 
-func TestRestoreAtTheEnd(t *testing.T) {
+func TestRestore_AtTheEndMayMoveIt(t *testing.T) {
 	const hour = time.Hour
 	asEver := func(answer restoreFunc) func(time.Time) restoreFunc {
 		return func(time.Time) restoreFunc { return answer }
@@ -153,7 +152,7 @@ func TestRestoreAtTheEnd(t *testing.T) {
 	}
 }
 
-func TestRecheck(t *testing.T) {
+func TestRecheck_EndsSocketsOfGoneSessions(t *testing.T) {
 	const every = time.Minute
 	for _, tt := range []struct {
 		name   string
@@ -213,9 +212,9 @@ func TestRecheck(t *testing.T) {
 	}
 }
 
-// Rechecks of sessions that came in together are spread over the time, and at
-// most 16 of them run at once.
-func TestRechecksAreSpreadAndBounded(t *testing.T) {
+// Rechecks of sessions that came together are spread over the interval. At most 16 run
+// at once.
+func TestRecheck_IsSpreadAndBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &restores{}
 		app := newSocketApp(t, &echoes{}, socketAppOptions{
@@ -264,7 +263,7 @@ func TestRechecksAreSpreadAndBounded(t *testing.T) {
 }
 
 // A session without a known end has none.
-func TestSocketWithoutAnEnd(t *testing.T) {
+func TestSocket_WithoutSessionEndStaysOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := newSocketApp(t, &echoes{}, socketAppOptions{})
 		app.live(t, annsGrant())
@@ -274,7 +273,7 @@ func TestSocketWithoutAnEnd(t *testing.T) {
 }
 
 // A stream ends with its session as a socket does.
-func TestStreamEndsAtExpiry(t *testing.T) {
+func TestStream_EndsWithItsSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		causes := make(chan error, 1)
 		app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -294,8 +293,8 @@ func TestStreamEndsAtExpiry(t *testing.T) {
 	})
 }
 
-// What Restore does to its own session's sockets is in nobody's way.
-func TestRevokeDuringRecheck(t *testing.T) {
+// Restore may revoke the session that it is asked about.
+func TestRevoke_DuringRecheckCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &restores{}
 		app := newSocketApp(t, &echoes{}, socketAppOptions{
@@ -313,9 +312,8 @@ func TestRevokeDuringRecheck(t *testing.T) {
 	})
 }
 
-// A session backend that answers nothing must not keep the request of a client
-// that has gone.
-func TestRestoreAtAdmissionIsBounded(t *testing.T) {
+// A session backend that hangs does not hold the request of a client that has gone.
+func TestRestore_AtAdmissionEndsWithTheRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		quit := make(chan struct{})
 		app := newSocketApp(t, nil, socketAppOptions{sockets: middleware.SocketsOptions{
@@ -340,9 +338,8 @@ func TestRestoreAtAdmissionIsBounded(t *testing.T) {
 	})
 }
 
-// Restore is asked about the end that stands now, and returning what it was
-// given changes nothing.
-func TestRecheckKeepsWhatExtendMoved(t *testing.T) {
+// Restore is asked about the current end. Returning its argument changes nothing.
+func TestRecheck_KeepsTheEndThatExtendMoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := newSocketApp(t, &echoes{}, socketAppOptions{
 			sockets: middleware.SocketsOptions{Restore: (&restores{}).restore, // returns s, nil: it stands
@@ -356,9 +353,8 @@ func TestRecheckKeepsWhatExtendMoved(t *testing.T) {
 	})
 }
 
-// A socket that is ended while Restore is asked about it says nothing about its
-// session.
-func TestHangingRestoreEndsNoOther(t *testing.T) {
+// A socket that ends during a call of Restore says nothing about its session.
+func TestRestore_HangingEndsNoOtherSocket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rs := &restores{}
 		app := newSocketApp(t, &echoes{},
@@ -381,7 +377,7 @@ func TestHangingRestoreEndsNoOther(t *testing.T) {
 }
 
 // A Restore that only fills in Value does not make a session immortal.
-func TestRestoreWithoutAnEndKeepsTheTickets(t *testing.T) {
+func TestRestore_WithoutAnEndKeepsTheTicketsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{
 			Restore: func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
@@ -396,7 +392,7 @@ func TestRestoreWithoutAnEndKeepsTheTickets(t *testing.T) {
 }
 
 // A Restore that ignores its context counts until it returns.
-func TestRestoresThatHangAreBounded(t *testing.T) {
+func TestRestore_HangingCallsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var running atomic.Int64
 		quit := make(chan struct{})

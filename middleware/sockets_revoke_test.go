@@ -23,7 +23,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-func TestRevokeEndsSockets(t *testing.T) {
+func TestRevoke_ClosesSockets4401(t *testing.T) {
 	ann1, ann2, bob := annsGrant(), annsGrant(), annsGrant()
 	ann2.SessionID, bob.SessionID, bob.UserID = "session-2", "session-3", "bob"
 	hash := auditID(ann1.SessionID)
@@ -88,7 +88,7 @@ func TestRevokeEndsSockets(t *testing.T) {
 
 // The lines of one socket are joined by its socket_id, and have what the wire
 // contract lists, in its order.
-func TestSocketLines(t *testing.T) {
+func TestSocket_LinesShareItsID(t *testing.T) {
 	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
 	p := app.live(t, annsGrant())
 	info := onlySocket(t, app.sockets)
@@ -131,7 +131,7 @@ func TestRevoke_IsOneLinePerSockets(t *testing.T) {
 }
 
 // A person who signs in again after "sign out everywhere" is let in, and stays.
-func TestRevokeUserSparesLaterSessions(t *testing.T) {
+func TestRevoke_OfAUserSparesLaterSessions(t *testing.T) {
 	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
 	old, later := annsGrant(), annsGrant()
 	old.StartedAt = time.Now().Add(-time.Hour)
@@ -143,9 +143,9 @@ func TestRevokeUserSparesLaterSessions(t *testing.T) {
 	require.Equal(t, 1, app.sockets.Len())
 }
 
-// A revocation that comes between the admission and the hijack is remembered,
-// and told once the library's 101 is out.
-func TestRevokeBeforeHijack(t *testing.T) {
+// A revocation between the admission and the hijack closes the socket behind the
+// library's 101.
+func TestRevoke_BeforeHijackClosesBehindThe101(t *testing.T) {
 	for _, pieces := range []int{0, 1, 7, 1000} { // 0: net/http writes the 101
 		admitted, proceed := make(chan struct{}), make(chan struct{})
 		app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -180,9 +180,8 @@ func TestRevokeBeforeHijack(t *testing.T) {
 	}
 }
 
-// Inside a frame the close frame waits for the frame's end, and nothing else
-// goes out after it.
-func TestRevokeInsideFrame(t *testing.T) {
+// The close frame waits for the end of a frame that has begun, and nothing follows it.
+func TestRevoke_InsideAFrameWaitsForItsEnd(t *testing.T) {
 	for _, cut := range []int{1, 2, 3, 4, 5, 100, 70_000} {
 		begun, revoked := make(chan struct{}), make(chan struct{})
 		msg := wire(2, strings.Repeat("x", 70_000))
@@ -211,9 +210,9 @@ func TestRevokeInsideFrame(t *testing.T) {
 	}
 }
 
-// A peer that writes before it reads, as a browser that uploads does, is read
-// on, so that it comes to read its close frame.
-func TestRevokeWhilePeerWrites(t *testing.T) {
+// A peer that writes before it reads, as an upload does, is read until it reads its
+// close frame.
+func TestRevoke_WhilePeerWritesReachesIt(t *testing.T) {
 	app := newSocketApp(t, byHand(t, func(c net.Conn, r *http.Request) {
 		defer c.Close()
 		<-r.Context().Done() // never reads
@@ -230,9 +229,8 @@ func TestRevokeWhilePeerWrites(t *testing.T) {
 	requireClosed(t, p, 4401, "session_revoked")
 }
 
-// When the handler has said goodbye already, its close frame stands: a second one
-// would break the protocol (RFC 6455 section 5.5.1).
-func TestRevokeAfterTheHandlersCloseFrame(t *testing.T) {
+// A close frame of the handler stands: a second one would break RFC 6455 section 5.5.1.
+func TestRevoke_KeepsTheHandlersCloseFrame(t *testing.T) {
 	said := make(chan struct{})
 	app := newSocketApp(t, byHand(t, func(c net.Conn, r *http.Request) {
 		_, err := c.Write(wire(8, "\x0b\xbfdone"))
@@ -250,7 +248,7 @@ func TestRevokeAfterTheHandlersCloseFrame(t *testing.T) {
 	require.Equal(t, 3007.0, line["close_code"])
 }
 
-func TestCloseSessionAndUser(t *testing.T) {
+func TestCloseSessionAndCloseUser_SendTheReason(t *testing.T) {
 	long := strings.Repeat("ü", 100)
 	for _, tt := range []struct{ name, reason, want string }{
 		{"a reason", "account_locked", "account_locked"},
@@ -282,9 +280,9 @@ func TestCloseSessionAndUser(t *testing.T) {
 	}
 }
 
-// A revocation that races an admission: whichever comes first, no socket stays.
-// The time between the two is led to where now one comes first, now the other.
-func TestRevokeRacesAdmission(t *testing.T) {
+// A revocation races an admission: no socket stays, whichever is first. The delay
+// adapts so that each is first often enough.
+func TestRevoke_RacingAnAdmissionLeavesNoSocket(t *testing.T) {
 	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
 	const enough = 50
 	var delay time.Duration
@@ -322,10 +320,9 @@ func TestRevokeRacesAdmission(t *testing.T) {
 	})
 }
 
-// A person is revoked in the midst of many admissions, each at another step.
-// Who looks on meanwhile makes all of them wait at the step that counts: taking
-// a place, and asking whether the session was revoked.
-func TestRevokeMidstAdmissions(t *testing.T) {
+// A person is revoked during many admissions, each at another step. Concurrent calls of
+// Users slow down the steps that count: taking a place, and the check of the revocations.
+func TestRevoke_AmongAdmissionsSparesNone(t *testing.T) {
 	const rounds, clients, each = 40, 8, 12
 	app := newSocketApp(t, nil, socketAppOptions{})
 	admit := func(target string) (*middleware.Admission, *middleware.Rejection) {
@@ -394,8 +391,8 @@ func TestRevokeMidstAdmissions(t *testing.T) {
 	}
 }
 
-// Between the ticket and the place: Restore happens to run just then.
-func TestRevokeAfterConsume(t *testing.T) {
+// A revocation between the ticket and the place, which is when Restore runs.
+func TestRevoke_AfterConsumeIs401(t *testing.T) {
 	var app *socketApp
 	app = newSocketApp(t, &echoes{}, socketAppOptions{tcp: true, sockets: middleware.SocketsOptions{
 		Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
@@ -409,7 +406,7 @@ func TestRevokeAfterConsume(t *testing.T) {
 	require.Len(t, app.audit.Lines(t), 2, "that, and the revocation")
 }
 
-// twoNodes are applications over one store, which have heard each other's beginning.
+// twoNodes are two applications over one store.
 func twoNodes(
 	t *testing.T, h http.Handler, o socketAppOptions,
 ) (server *sharedstore.Server, here, there *socketApp) {
@@ -421,8 +418,8 @@ func twoNodes(
 	return server, here, there
 }
 
-// Signed out at one server, the page sees its socket at another end.
-func TestRevokeEndsSocketsOfAnotherNode(t *testing.T) {
+// A revocation at one node closes the sockets at another.
+func TestRevoke_ClosesSocketsOfAnotherNode(t *testing.T) {
 	type line = map[string]any
 	user := tickets.HashUser("oidc", "eve")
 	for _, tt := range []struct {
@@ -461,8 +458,8 @@ func TestRevokeEndsSocketsOfAnotherNode(t *testing.T) {
 	}
 }
 
-// After a gap somebody may have been revoked whom nobody remembers: the application is asked.
-func TestGapAsksRestore(t *testing.T) {
+// After a gap in the revocations, Restore decides about each session.
+func TestRestore_IsAskedAfterAGapInRevocations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked restores
 		o := socketAppOptions{sockets: middleware.SocketsOptions{Restore: asked.restore}}
@@ -499,7 +496,7 @@ func TestGapAsksRestore(t *testing.T) {
 	})
 }
 
-func TestMaxStalenessEndsSockets(t *testing.T) {
+func TestMaxStaleness_ClosesSockets1013(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &echoes{}
 		server, here, _ := twoNodes(t, h, socketAppOptions{maxStaleness: 10 * time.Second})
@@ -520,7 +517,7 @@ func TestMaxStalenessEndsSockets(t *testing.T) {
 }
 
 // An admission during which the node becomes stale is refused: its sockets are closed already.
-func TestGoesStaleDuringAdmission(t *testing.T) {
+func TestAdmit_NodeThatGoesStaleIs503(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var server *sharedstore.Server
 		down := func() {}

@@ -40,11 +40,10 @@ func ticks(causes chan<- error) http.Handler {
 	})
 }
 
-// A stream that AdmitRequests let in ends with its session, though its peer
-// reads nothing and its handler is blocked in Write. In HTTP/1.1 over TLS net/http
-// closes the connection in the Write that fails, and crypto/tls gives itself 5 s
-// to say goodbye to a peer that does not read: that is cut short as well.
-func TestRevokeEndsStreams(t *testing.T) {
+// A stream ends with its session, though its peer reads nothing and its handler blocks
+// in Write. In HTTP/1.1 over TLS, crypto/tls would wait 5 s for a peer that does not
+// read: that is cut short as well.
+func TestRevoke_EndsStreams(t *testing.T) {
 	for _, protocol := range []string{"h1", "h1 over TLS", "h2"} {
 		causes := make(chan error, 1)
 		app := newSocketApp(t, nil, socketAppOptions{guard: middleware.GuardOptions{AdmitRequests: true}})
@@ -87,8 +86,8 @@ func TestRevokeEndsStreams(t *testing.T) {
 	}
 }
 
-// A patienceListener's connections tell when a Write that failed for its deadline
-// had one that lay ahead when it was set.
+// A patienceListener records a Write that failed at a deadline that was ahead when it
+// was set.
 type patienceListener struct {
 	net.Listener
 	ranOut *atomic.Bool
@@ -118,8 +117,7 @@ func (c *patienceConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// standstill waits until the handler of the only stream waits in a Write for its
-// peer to read.
+// standstill waits until the handler of the only stream blocks in a Write.
 func standstill(t testing.TB, app *socketApp) {
 	t.Helper()
 	blocked := func() bool {
@@ -145,7 +143,7 @@ func standstill(t testing.TB, app *socketApp) {
 
 // RFC 9113 section 5.4.2: one RST_STREAM is enough, however long the handler of a
 // revoked stream goes on.
-func TestRevokedStreamIsResetOnce(t *testing.T) {
+func TestRevoke_ResetsAStreamOnce(t *testing.T) {
 	app := newSocketApp(t, nil, socketAppOptions{
 		guard:   middleware.GuardOptions{AdmitRequests: true},
 		sockets: middleware.SocketsOptions{CloseGrace: 40 * time.Millisecond},
@@ -177,9 +175,8 @@ func TestRevokedStreamIsResetOnce(t *testing.T) {
 	<-quit
 }
 
-// A stream whose handler takes the connection over, and closes it, has both of its
-// lines.
-func TestStreamThatHijacks(t *testing.T) {
+// A stream whose handler hijacks the connection and closes it has both of its lines.
+func TestStream_ThatHijacksHasBothLines(t *testing.T) {
 	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if assert.NoError(t, err) {
@@ -195,8 +192,8 @@ func TestStreamThatHijacks(t *testing.T) {
 	require.Empty(t, app.audit.Events(t, audit.UpgradeRefused))
 }
 
-// A stream's end by itself, and the next request on the same connection.
-func TestStreamEndsByItself(t *testing.T) {
+// A stream ends by itself, and the next request uses the same connection.
+func TestStream_EndIsRecordedAndTheConnectionStays(t *testing.T) {
 	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.Copy(w, &io.LimitedReader{R: zeros{}, N: 100_000})
 	}), socketAppOptions{tcp: true, guard: middleware.GuardOptions{AdmitRequests: true},
