@@ -19,70 +19,88 @@ func prefixes(list string) []netip.Prefix {
 	return ps
 }
 
-// forwardedFor are requests and the address that each is from; the fuzz target
-// starts from them too.
-var forwardedFor = []struct {
-	name, source string
-	trusted      string
-	peer         string
-	lines        []string
-	want         string
-}{
-	{name: "no header", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", want: "10.0.0.1"},
-	{name: "one proxy", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"203.0.113.9"}, want: "203.0.113.9"},
-	{name: "two proxies", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"203.0.113.9, 10.0.0.2"}, want: "203.0.113.9"},
-	{name: "only proxies", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"10.0.0.3, 10.0.0.2"}, want: "10.0.0.3"},
-	{name: "what the client claims", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"198.51.100.1, 203.0.113.9"}, want: "203.0.113.9"},
-	{name: "the client claims to be a proxy", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"198.51.100.1, 10.0.0.9, 203.0.113.9, 10.0.0.2"}, want: "203.0.113.9"},
-	{name: "spaces and tabs", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{" 198.51.100.1,\t203.0.113.9 ,10.0.0.2"}, want: "203.0.113.9"},
-
-	{name: "nobody is trusted", source: "oauth2-proxy#3506", peer: "10.0.0.1:1", lines: []string{"203.0.113.9"}, want: "10.0.0.1"},
-	{name: "the peer is not trusted", source: "oauth2-proxy#3506", trusted: "10.0.0.0/8", peer: "192.0.2.7:1", lines: []string{"203.0.113.9"}, want: "192.0.2.7"},
-	{name: "the peer is not trusted, and garbage", trusted: "10.0.0.0/8", peer: "192.0.2.7:1", lines: []string{"<script>"}, want: "192.0.2.7"},
-
-	{name: "several lines", source: "RFC 9110 section 5.3", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"198.51.100.1", "203.0.113.9", "10.0.0.2"}, want: "203.0.113.9"},
-	{name: "several lines, each a list", source: "RFC 9110 section 5.3", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"198.51.100.1, 203.0.113.9", "10.0.0.3, 10.0.0.2"}, want: "203.0.113.9"},
-	{name: "several lines, the last untrusted", source: "RFC 9110 section 5.3", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"203.0.113.9", "198.51.100.1"}, want: "198.51.100.1"},
-
-	{name: "garbage next to us", source: "fail closed", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"203.0.113.9, garbage"}, want: ""},
-	{name: "garbage behind a proxy", source: "fail closed", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"203.0.113.9, garbage, 10.0.0.2"}, want: ""},
-	{name: "garbage that nobody vouches for", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"garbage, 203.0.113.9"}, want: "203.0.113.9"},
-	{name: "garbage in another line", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"garbage", "203.0.113.9"}, want: "203.0.113.9"},
-	{name: "unknown", source: "RFC 7239 section 6.2", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"unknown"}, want: ""},
-	{name: "empty", source: "fail closed", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{""}, want: ""},
-	{name: "an empty line at the end", source: "fail closed", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"203.0.113.9", ""}, want: ""},
-	{name: "leading zeros", source: "CVE-2021-29923", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"203.0.113.010"}, want: ""},
-	{name: "a number", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"3405803785"}, want: ""},
-	{name: "a port that is none", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"203.0.113.9:99999"}, want: ""},
-	{name: "a name", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"evil.example"}, want: ""},
-	{name: "a zone that a stranger chose", source: "RFC 4007 section 11", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"fe80::1%<script>"}, want: ""},
-	{name: "a zone, bracketed with a port", source: "RFC 4007 section 11", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"[2001:db8::1%x]:80"}, want: ""},
-
-	{name: "with a port", source: "Azure Application Gateway writes it", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"203.0.113.9:4711"}, want: "203.0.113.9"},
-	{name: "IPv6", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"2001:DB8::1"}, want: "2001:db8::1"},
-	{name: "IPv6 in brackets", source: "RFC 7239 section 6", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"[2001:db8::1]"}, want: "2001:db8::1"},
-	{name: "IPv6 in brackets with a port", source: "RFC 7239 section 6", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"[2001:db8::1]:80"}, want: "2001:db8::1"},
-	{name: "one client is one address", source: "RFC 5952", trusted: "fd00::/8", peer: "[fd00::1]:1", lines: []string{"2001:0db8:0:0::0001"}, want: "2001:db8::1"},
-	{name: "IPv6 proxies", trusted: "fd00::/8 ::1/128", peer: "[::1]:1", lines: []string{"2001:db8::1, fd00::2"}, want: "2001:db8::1"},
-	{name: "IPv4 in IPv6, the peer", source: "a dual-stack listener", trusted: "10.0.0.0/8", peer: "[::ffff:10.0.0.1]:1", lines: []string{"203.0.113.9"}, want: "203.0.113.9"},
-	{name: "IPv4 in IPv6, the client", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"::ffff:203.0.113.9"}, want: "203.0.113.9"},
-	{name: "IPv4 in IPv6, a proxy on the way", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"203.0.113.9, ::ffff:10.0.0.2"}, want: "203.0.113.9"},
-	{name: "IPv4 in IPv6, as trusted", trusted: "::ffff:10.0.0.0/104", peer: "10.0.0.1:1", lines: []string{"203.0.113.9"}, want: "203.0.113.9"},
-	{name: "a zone of our own", source: "HOSTILE C5", trusted: "10.0.0.0/8", peer: "[fe80::1%eth0]:1", want: "fe80::1"},
-	{name: "a trusted peer with a zone", source: "HOSTILE C5", trusted: "fe80::/10", peer: "[fe80::1%eth0]:1", want: "fe80::1"},
-	{name: "behind a trusted peer with a zone", source: "HOSTILE C5", trusted: "fe80::/10", peer: "[fe80::1%eth0]:1", lines: []string{"203.0.113.9"}, want: "203.0.113.9"},
-	{name: "a zone around IPv4", source: "HOSTILE C5", trusted: "10.0.0.0/8", peer: "[::ffff:10.0.0.1%eth0]:1", lines: []string{"203.0.113.9"}, want: "203.0.113.9"},
-	{name: "0.0.0.0", source: "HOSTILE C5", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"0.0.0.0"}, want: ""},
-	{name: "0.0.0.0 with a port", source: "HOSTILE C5", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"0.0.0.0:80"}, want: ""},
-	{name: "::", source: "HOSTILE C5", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"::"}, want: ""},
-	{name: ":: in brackets", source: "HOSTILE C5", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"[::]:80"}, want: ""},
-	{name: "0.0.0.0 in IPv6", source: "HOSTILE C5", trusted: "10.0.0.0/8", peer: "10.0.0.1:1", lines: []string{"::ffff:0.0.0.0"}, want: ""},
-	{name: "0.0.0.0 on the way", source: "HOSTILE C5", trusted: "0.0.0.0/0", peer: "10.0.0.1:1", lines: []string{"203.0.113.9, 0.0.0.0"}, want: ""},
-	{name: "a Unix socket", trusted: "10.0.0.0/8", peer: "@", lines: []string{"203.0.113.9"}, want: "@"},
-	{name: "no peer at all", trusted: "0.0.0.0/0", peer: "", lines: []string{"203.0.113.9"}, want: ""},
+// forwarded is a request from peer with these lines of X-Forwarded-For.
+type forwarded struct {
+	name, source, trusted, peer string
+	lines                       []string
+	want                        string
 }
 
-func TestForwardedFor(t *testing.T) {
+// from makes the rows of one peer.
+func from(trusted, peer string) func(name, source, want string, lines ...string) forwarded {
+	return func(name, source, want string, lines ...string) forwarded {
+		return forwarded{name, source, trusted, peer, lines, want}
+	}
+}
+
+// proxied are rows that come from a trusted proxy.
+var proxied = from("10.0.0.0/8", "10.0.0.1:1")
+
+// direct are rows that come around the proxies.
+var direct = from("10.0.0.0/8", "192.0.2.7:1")
+
+// forwardedFor are requests and the address that each is from; the fuzz target
+// starts from them too.
+var forwardedFor = []forwarded{
+	proxied("no header", "", "10.0.0.1"),
+	proxied("one proxy", "", "203.0.113.9", "203.0.113.9"),
+	proxied("two proxies", "", "203.0.113.9", "203.0.113.9, 10.0.0.2"),
+	proxied("only proxies", "", "10.0.0.3", "10.0.0.3, 10.0.0.2"),
+	proxied("what the client claims", "", "203.0.113.9", "198.51.100.1, 203.0.113.9"),
+	proxied("the client claims to be a proxy", "",
+		"203.0.113.9", "198.51.100.1, 10.0.0.9, 203.0.113.9, 10.0.0.2"),
+	proxied("spaces and tabs", "", "203.0.113.9", " 198.51.100.1,\t203.0.113.9 ,10.0.0.2"),
+	from("", "10.0.0.1:1")("nobody is trusted", "oauth2-proxy#3506", "10.0.0.1", "203.0.113.9"),
+	direct("the peer is not trusted", "oauth2-proxy#3506", "192.0.2.7", "203.0.113.9"),
+	direct("the peer is not trusted, and garbage", "", "192.0.2.7", "<script>"),
+	proxied("several lines", "RFC 9110 5.3", "203.0.113.9", "198.51.100.1", "203.0.113.9", "10.0.0.2"),
+	proxied("several lines, each a list", "RFC 9110 5.3",
+		"203.0.113.9", "198.51.100.1, 203.0.113.9", "10.0.0.3, 10.0.0.2"),
+	proxied("several lines, the last untrusted", "RFC 9110 5.3",
+		"198.51.100.1", "203.0.113.9", "198.51.100.1"),
+	proxied("garbage next to us", "fail closed", "", "203.0.113.9, garbage"),
+	proxied("garbage behind a proxy", "fail closed", "", "203.0.113.9, garbage, 10.0.0.2"),
+	proxied("garbage that nobody vouches for", "", "203.0.113.9", "garbage, 203.0.113.9"),
+	proxied("garbage in another line", "", "203.0.113.9", "garbage", "203.0.113.9"),
+	proxied("unknown", "RFC 7239 6.2", "", "unknown"),
+	proxied("empty", "fail closed", "", ""),
+	proxied("an empty line at the end", "fail closed", "", "203.0.113.9", ""),
+	proxied("leading zeros", "CVE-2021-29923", "", "203.0.113.010"),
+	proxied("a number", "", "", "3405803785"),
+	proxied("a port that is none", "", "", "203.0.113.9:99999"),
+	proxied("a name", "", "", "evil.example"),
+	proxied("a zone that a stranger chose", "RFC 4007 11", "", "fe80::1%<script>"),
+	proxied("a zone, bracketed with a port", "RFC 4007 11", "", "[2001:db8::1%x]:80"),
+	proxied("with a port", "Azure Application Gateway writes it", "203.0.113.9", "203.0.113.9:4711"),
+	proxied("IPv6", "", "2001:db8::1", "2001:DB8::1"),
+	proxied("IPv6 in brackets", "RFC 7239 6", "2001:db8::1", "[2001:db8::1]"),
+	proxied("IPv6 in brackets with a port", "RFC 7239 6", "2001:db8::1", "[2001:db8::1]:80"),
+	from("fd00::/8", "[fd00::1]:1")("one client is one address", "RFC 5952",
+		"2001:db8::1", "2001:0db8:0:0::0001"),
+	from("fd00::/8 ::1/128", "[::1]:1")("IPv6 proxies", "", "2001:db8::1", "2001:db8::1, fd00::2"),
+	from("10.0.0.0/8", "[::ffff:10.0.0.1]:1")("IPv4 in IPv6, the peer", "a dual-stack listener",
+		"203.0.113.9", "203.0.113.9"),
+	proxied("IPv4 in IPv6, the client", "", "203.0.113.9", "::ffff:203.0.113.9"),
+	proxied("IPv4 in IPv6, a proxy on the way", "", "203.0.113.9", "203.0.113.9, ::ffff:10.0.0.2"),
+	from("::ffff:10.0.0.0/104", "10.0.0.1:1")("IPv4 in IPv6, as trusted", "",
+		"203.0.113.9", "203.0.113.9"),
+	from("10.0.0.0/8", "[fe80::1%eth0]:1")("a zone of our own", "HOSTILE C5", "fe80::1"),
+	from("fe80::/10", "[fe80::1%eth0]:1")("a trusted peer with a zone", "HOSTILE C5", "fe80::1"),
+	from("fe80::/10", "[fe80::1%eth0]:1")("behind a trusted peer with a zone", "HOSTILE C5",
+		"203.0.113.9", "203.0.113.9"),
+	from("10.0.0.0/8", "[::ffff:10.0.0.1%eth0]:1")("a zone around IPv4", "HOSTILE C5",
+		"203.0.113.9", "203.0.113.9"),
+	proxied("0.0.0.0", "HOSTILE C5", "", "0.0.0.0"),
+	proxied("0.0.0.0 with a port", "HOSTILE C5", "", "0.0.0.0:80"),
+	proxied("::", "HOSTILE C5", "", "::"),
+	proxied(":: in brackets", "HOSTILE C5", "", "[::]:80"),
+	proxied("0.0.0.0 in IPv6", "HOSTILE C5", "", "::ffff:0.0.0.0"),
+	from("0.0.0.0/0", "10.0.0.1:1")("0.0.0.0 on the way", "HOSTILE C5", "", "203.0.113.9, 0.0.0.0"),
+	from("10.0.0.0/8", "@")("a Unix socket", "", "@", "203.0.113.9"),
+	from("0.0.0.0/0", "")("no peer at all", "", "", "203.0.113.9"),
+}
+
+func TestForwardedFor_ReturnsTheAddressBeforeTrustedProxies(t *testing.T) {
 	for _, c := range forwardedFor {
 		r := &http.Request{RemoteAddr: c.peer, Header: http.Header{"X-Forwarded-For": c.lines}}
 		if c.lines == nil {
@@ -98,12 +116,13 @@ func TestForwardedFor(t *testing.T) {
 }
 
 // The same rows over the wire, where the peer is this machine: trusted where the row's is.
-func TestForwardedForOverTheWire(t *testing.T) {
+func TestForwardedFor_IsTheSameOverTheWire(t *testing.T) {
 	for _, c := range forwardedFor {
 		if c.peer != "10.0.0.1:1" && c.peer != "192.0.2.7:1" {
 			continue
 		}
-		trusted, want := prefixes(c.trusted), strings.Replace(c.want, strings.TrimSuffix(c.peer, ":1"), "127.0.0.1", 1)
+		trusted := prefixes(c.trusted)
+		want := strings.Replace(c.want, strings.TrimSuffix(c.peer, ":1"), "127.0.0.1", 1)
 		if c.peer == "10.0.0.1:1" && len(trusted) > 0 {
 			trusted = append(trusted, netip.MustParsePrefix("127.0.0.1/32"))
 		}
@@ -127,28 +146,38 @@ func TestClientIP_NoProxyIsTrustedByDefault(t *testing.T) {
 	gate, gateRec := newGate(t, middleware.GateOptions{})
 	b := newBed(t, middleware.GuardOptions{})
 	minting := newMintBed(t, middleware.MintOptions{}, nil)
-	lines := []string{sid(deadCookie), "X-Forwarded-For: 203.0.113.9", "X-Real-IP: 203.0.113.9", "Forwarded: for=203.0.113.9"}
+	lines := []string{sid(deadCookie), "X-Forwarded-For: 203.0.113.9", "X-Real-IP: 203.0.113.9",
+		"Forwarded: for=203.0.113.9"}
 	for name, door := range map[string]struct {
 		handler http.Handler
 		rec     *recorder
-	}{"gate": {gate.Wrap(whoami), gateRec}, "guard": {b.guard.Wrap(accepts), b.rec}, "mint": {minting.handler, minting.rec}} {
+	}{
+		"gate":  {gate.Wrap(whoami), gateRec},
+		"guard": {b.guard.Wrap(accepts), b.rec},
+		"mint":  {minting.handler, minting.rec},
+	} {
 		for _, over := range overBoth(t, door.handler) {
 			over.send(t, "GET", "/a", lines...)
-			assert.Contains(t, door.rec.Take(), `"ip":"127.0.0.1"`, "%s over %s (oauth2-proxy#3506)", name, over.name)
+			assert.Contains(t, door.rec.Take(), `"ip":"127.0.0.1"`, "%s over %s (oauth2-proxy#3506)", name,
+				over.name)
 		}
 	}
 }
 
 // Other headers are anybody's to set.
 func TestForwardedFor_ReadsNoOtherHeader(t *testing.T) {
-	gate, rec := newGate(t, middleware.GateOptions{ClientIP: middleware.ForwardedFor(prefixes("127.0.0.1/32")...)})
+	clientIP := middleware.ForwardedFor(prefixes("127.0.0.1/32")...)
+	gate, rec := newGate(t, middleware.GateOptions{ClientIP: clientIP})
 	srv := serve(t, gate.Wrap(whoami))
 	for _, c := range []struct {
 		want  string
 		lines []string
 	}{
-		{"127.0.0.1", []string{"X-Real-IP: 198.51.100.1", "Forwarded: for=198.51.100.1", "True-Client-IP: 198.51.100.1", "X-Client-IP: 198.51.100.1", "CF-Connecting-IP: 198.51.100.1"}},
-		{"203.0.113.9", []string{"x-forwarded-for: 198.51.100.1", "X-FORWARDED-FOR: 203.0.113.9", "X_Forwarded_For: 198.51.100.2"}},
+		{"127.0.0.1", []string{
+			"X-Real-IP: 198.51.100.1", "Forwarded: for=198.51.100.1", "True-Client-IP: 198.51.100.1",
+			"X-Client-IP: 198.51.100.1", "CF-Connecting-IP: 198.51.100.1"}},
+		{"203.0.113.9", []string{"x-forwarded-for: 198.51.100.1", "X-FORWARDED-FOR: 203.0.113.9",
+			"X_Forwarded_For: 198.51.100.2"}},
 	} {
 		send(t, srv, get("/a", append(c.lines, sid(deadCookie))...))
 		assert.Contains(t, rec.Take(), `"ip":"`+c.want+`"`)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,8 +24,8 @@ const minted = "abcdefgh-" + secretMark + "-0123456789-ABCDEFGHIJKLMNOP"
 // upgrade, where every parameter called ticket goes.
 type concealRow struct{ name, source, query, plain, upgrade string }
 
-// What is left, where that is no query of its own.
-const nothingLeft, asItWas = "", "="
+// Values of plain and upgrade in concealRow.
+const nothingLeft, asItWas, othersLeft = "", "=", "b=%7e+%20&a&&=&=x&a=%C3%A9"
 
 var concealRows = []concealRow{
 	{"none", "", "a=1&b=2", asItWas, asItWas},
@@ -37,7 +38,8 @@ var concealRows = []concealRow{
 	{"name escaped", "RFC 3986 2.1", "%74ic%6Bet=" + minted + "&a=1", "a=1", "a=1"},
 	{"value escaped", "RFC 3986 2.1", "ticket=%61" + minted[1:], nothingLeft, nothingLeft},
 	{"all escaped", "RFC 3986 2.1", "%74%69%63%6b%65%74=%61" + minted[1:], nothingLeft, nothingLeft},
-	{"others as they were", "RFC 3986 6.2.2", "b=%7e+%20&a&&=&=x&ticket=" + minted + "&a=%C3%A9", "b=%7e+%20&a&&=&=x&a=%C3%A9", "b=%7e+%20&a&&=&=x&a=%C3%A9"},
+	{"others as they were", "RFC 3986 6.2.2", "b=%7e+%20&a&&=&=x&ticket=" + minted + "&a=%C3%A9",
+		othersLeft, othersLeft},
 	{"empty pairs before", "RFC 3986 3.4", "&&a=1&ticket=" + minted, "&&a=1", "&&a=1"},
 	{"empty pairs behind", "RFC 3986 3.4", "ticket=" + minted + "&&a=1&", "&a=1&", "&a=1&"},
 	{"another's", "CAS 3.0 2.5", "ticket=ST-1&a=1", asItWas, "a=1"},
@@ -45,21 +47,25 @@ var concealRows = []concealRow{
 	{"one too long", "", "ticket=" + minted + "x", asItWas, nothingLeft},
 	{"another alphabet", "RFC 4648 4", "ticket=" + strings.Repeat("+", 43), asItWas, nothingLeft},
 	{"no value", "", "ticket", asItWas, nothingLeft},
-	{"other names", "RFC 3986 6.2.2.1", "TICKET=a&xticket=b&ticketx=c&ticket.x=d&ticket[]=e&%2574icket=f", asItWas, asItWas},
+	{"other names", "RFC 3986 6.2.2.1",
+		"TICKET=a&xticket=b&ticketx=c&ticket.x=d&ticket[]=e&%2574icket=f", asItWas, asItWas},
 	{"name in capitals", "HOSTILE W1, W27", "TICKET=" + minted + "&a=1", "a=1", "a=1"},
 	{"an array", "HOSTILE W1, W27", "ticket[]=" + minted + "&a=1", "a=1", "a=1"},
 	{"an array, escaped", "HOSTILE W1, W27", "a=1&ticket%5B0%5D=" + minted, "a=1", "a=1"},
 	{"??", "HOSTILE W1, W27", "?ticket=" + minted, nothingLeft, nothingLeft},
 	{"?? before others", "HOSTILE W1, W27", "?ticket=" + minted + "&a=1", "a=1", "a=1"},
 	{"behind a second ?", "HOSTILE W1, W27", "a=1?ticket=" + minted, "a=1", "a=1"},
-	{"behind a second ?, before others", "HOSTILE W1, W27", "a=1?Ticket=" + minted + "&b=2", "a=1&b=2", "a=1&b=2"},
+	{"behind a second ?, before others", "HOSTILE W1, W27", "a=1?Ticket=" + minted + "&b=2", "a=1&b=2",
+		"a=1&b=2"},
 	{"behind a #", "like a second ?", "a=1#ticket=" + minted, "a=1", "a=1"},
 	{"name goes on behind a #", "like a second ?", "a=1&x#ticket#y=" + minted, "a=1&x", "a=1&x"},
-	{"a longer name", "HOSTILE W27", "ws_ticket=" + minted + "&ticketId=" + minted + "&a=1", "a=1", "a=1"},
+	{"a longer name", "HOSTILE W27", "ws_ticket=" + minted + "&ticketId=" + minted + "&a=1", "a=1",
+		"a=1"},
 	{"escaped twice", "CWE-174", "%2574icket=" + minted + "&a=1", "a=1", "a=1"},
 	{"spaces around it", "copied by hand", "ticket=+" + minted + "%0A&a=1", "a=1", "a=1"},
 	{"in the URL in a value", "a way back", "next=%2Fws%3Fticket%3D" + minted + "&a=1", "a=1", "a=1"},
-	{"in the URL in a value, not escaped", "a way back", "next=/ws?ticket=" + minted + "&a=1", "next=/ws&a=1", "next=/ws&a=1"},
+	{"in the URL in a value, not escaped", "a way back", "next=/ws?ticket=" + minted + "&a=1",
+		"next=/ws&a=1", "next=/ws&a=1"},
 	{"name alone, and another's value", "", "ticket&a=" + minted, asItWas, "a=" + minted},
 	{"in the URL in a value, which is cut", "a way back", "next=%2Fws%3Fticket%3D" + minted + "%2", nothingLeft, nothingLeft},
 	{"in the URL in a value, bad escape", "a way back", "next=%2Fws%3Fticket%253D" + minted + "%26p%3D100%25&a=1", "a=1", "a=1"},
@@ -72,7 +78,8 @@ var concealRows = []concealRow{
 	{"bad escape, name escaped", "RFC 3986 2.1", "a=%&%74icket=" + minted, nothingLeft, nothingLeft},
 	{"cut escape at the end", "RFC 3986 2.1", "ticket=" + minted + "&a=%7", nothingLeft, nothingLeft},
 	{"bad escape and none", "RFC 3986 2.1", "a=%zz", asItWas, nothingLeft},
-	{"too many parameters", "GODEBUG urlmaxqueryparams", "ticket=" + minted + strings.Repeat("&a", 10_000), nothingLeft, nothingLeft},
+	{"too many parameters", "GODEBUG urlmaxqueryparams",
+		"ticket=" + minted + strings.Repeat("&a", 10_000), nothingLeft, nothingLeft},
 }
 
 func (row concealRow) left(isUpgrade bool) string {
@@ -99,7 +106,7 @@ var tells = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(s)
 })
 
-func TestConcealTicket(t *testing.T) {
+func TestConcealTicket_RemovesTicketFromURLAndReferer(t *testing.T) {
 	both := overBoth(t, middleware.ConcealTicket(tells))
 	withQuery := func(path, query string) string {
 		if query == "" {
@@ -111,7 +118,7 @@ func TestConcealTicket(t *testing.T) {
 		for name, lines := range map[string][]string{
 			"plain":               nil,
 			"handshake":           {"Connection: Upgrade", "Upgrade: websocket"},
-			"half of a handshake": {"Sec-WebSocket-Key: x"}, // whatever resembles one: a guard may see it otherwise
+			"half of a handshake": {"Sec-WebSocket-Key: x"}, // a guard may take it for one
 		} {
 			for _, over := range both {
 				if over.name == "h2" && name == "handshake" { // RFC 9113 section 8.2.2: it has no such headers
@@ -133,8 +140,7 @@ func TestConcealTicket(t *testing.T) {
 	}
 }
 
-// Parts of a request that a concealed ticket must not be found in, and others
-// that concealing it must leave alone.
+// The parts of a request where a ticket is concealed, and those that stay as they are.
 func TestConcealTicket_OtherParts(t *testing.T) {
 	t.Run("what it does not concern it does not copy", func(t *testing.T) {
 		r := httptest.NewRequest("GET", "/ws?a=1&ticket=ST-1", nil)
@@ -161,32 +167,37 @@ func TestConcealTicket_OtherParts(t *testing.T) {
 				next.ServeHTTP(w, r)
 			})
 		}
-		srv := serve(t, parses(middleware.ConcealTicket(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			assert.Equal(t, "2", r.FormValue("b"))
 			assert.Equal(t, "3", r.PostFormValue("c"))
 			assert.Equal(t, "3", r.FormValue("c"))
 			tells(w, r)
-		}))))
-		a := send(t, srv, rawRequest("POST", "/?ticket="+minted+"&b=2", "Content-Type: application/x-www-form-urlencoded", "Content-Length: 3")+"c=3")
+		})
+		a := send(t, serve(t, parses(middleware.ConcealTicket(h))),
+			postForm("/?ticket="+minted+"&b=2", "c=3"))
 		requireNoSecret(t, "what the handler sees", a.Body)
 		assert.Contains(t, a.Body, `"Form":{"b":["2"],"c":["3"]}`)
 	})
 	t.Run("two Referers, and such that do not parse", func(t *testing.T) {
 		srv := serve(t, middleware.ConcealTicket(tells))
-		a := send(t, srv, get("/", "Referer: ?ticket="+minted, "Referer: https://[x/?a=1&ticket="+minted, "Referer: ::"))
+		a := send(t, srv, get("/", "Referer: ?ticket="+minted,
+			"Referer: https://[x/?a=1&ticket="+minted, "Referer: ::"))
 		assert.Contains(t, a.Body, `"Referer":["","https://[x/?a=1","::"]`)
 	})
 	t.Run("several URLs in one Referer", func(t *testing.T) {
 		srv := serve(t, middleware.ConcealTicket(tells))
-		a := send(t, srv, get("/", "Referer: https://a.example/?TICKET="+minted+", https://b.example/?a=1&ticket[]="+minted+"&b=2"))
+		a := send(t, srv, get("/", "Referer: https://a.example/?TICKET="+minted+
+			", https://b.example/?a=1&ticket[]="+minted+"&b=2"))
 		requireNoSecret(t, "what the handler sees", a.Body)
 	})
 	t.Run("absolute form", func(t *testing.T) {
 		srv := serve(t, middleware.ConcealTicket(tells))
 		a := send(t, srv, get("http://app.example/ws?a=1&ticket="+minted))
-		assert.Contains(t, a.Body, `"RawQuery":"a=1","RequestURI":"http://app.example/ws?a=1","URL":"http://app.example/ws?a=1"`)
+		assert.Contains(t, a.Body, `"RawQuery":"a=1",`+
+			`"RequestURI":"http://app.example/ws?a=1","URL":"http://app.example/ws?a=1"`)
 	})
-	t.Run("in the URL alone, in the RequestURI alone", func(t *testing.T) { // a handler in front has rewritten the other
+	// A handler in front has rewritten the other.
+	t.Run("in the URL alone, in the RequestURI alone", func(t *testing.T) {
 		for _, c := range []struct{ query, uri, wantQuery, wantURI string }{
 			{"a=1&ticket=" + minted, "/page?a=1", "a=1", "/page?a=1"},
 			{"a=1", "/page?a=1&ticket=" + minted, "a=1", "/page?a=1"},
@@ -202,9 +213,11 @@ func TestConcealTicket_OtherParts(t *testing.T) {
 	})
 	t.Run("a Referer that comes later", func(t *testing.T) {
 		b := newBed(t, middleware.GuardOptions{})
-		h := header("Referer", "https://app.example/?ticket="+minted)(middleware.ConcealTicket(b.guard.Wrap(accepts)))
-		a := send(t, serve(t, middleware.ConcealTicket(h)), b.fill(t).Replace(upgrade("GET", ws)))
-		assert.Equal(t, http.StatusSwitchingProtocols, a.Status, "the inner one forgot what the outer had taken: %v", a)
+		h := middleware.ConcealTicket(b.guard.Wrap(accepts))
+		h = header("Referer", "https://app.example/?ticket="+minted)(h)
+		a := send(t, serve(t, middleware.ConcealTicket(h)), b.fill(t).Replace(opening()))
+		assert.Equal(t, http.StatusSwitchingProtocols, a.Status,
+			"the inner one forgot what the outer had taken: %v", a)
 	})
 	t.Run("the protocol is the guard's", func(t *testing.T) {
 		srv := serve(t, middleware.ConcealTicket(tells))
@@ -213,15 +226,18 @@ func TestConcealTicket_OtherParts(t *testing.T) {
 	})
 }
 
-// A guard's verdict is the same behind one ConcealTicket, behind two, and
-// behind none: what was concealed still counts.
+// A guard decides the same behind one ConcealTicket, behind two and behind none.
 func TestConcealTicket_GuardDecidesTheSame(t *testing.T) {
-	all := append(append([]refusal{}, badHandshakes...), badTickets...)
-	all = append(all, refusal{name: "good", request: upgrade("GET", ws+"&a=1"), status: 101}, refusal{name: "good, in a protocol",
-		request: upgrade("GET", "/ws?a=1", "Sec-WebSocket-Protocol: chat, ticket.{T}"), status: 101})
+	good := refused(101, "", "")
+	all := slices.Concat(refusals, []refusal{
+		good("good", "", upgrade("GET", ws+"&a=1")),
+		good("good, in a protocol", "",
+			upgrade("GET", "/ws?a=1", "Sec-WebSocket-Protocol: chat, ticket.{T}")),
+	})
 	b := newBed(t, middleware.GuardOptions{})
 	h := middleware.ConcealTicket(b.guard.Wrap(accepts))
-	for name, srv := range map[string]*httptest.Server{"once": serve(t, h), "twice": serve(t, middleware.ConcealTicket(h))} {
+	for name, h := range map[string]http.Handler{"once": h, "twice": middleware.ConcealTicket(h)} {
+		srv := serve(t, h)
 		for _, tc := range all {
 			if tc.only == "tls" {
 				continue
@@ -242,12 +258,16 @@ func TestConcealTicket_GuardDecidesTheSame(t *testing.T) {
 	}
 }
 
-// What is behind the guard finds the session, and no ticket anywhere.
+// A handler behind the guard sees the session and no ticket.
 func TestGuard_HandlerSeesNoTicket(t *testing.T) {
 	started := time.Date(2026, 5, 27, 9, 12, 27, 123, time.UTC)
-	for _, tc := range []struct{ name, target, referer, protocol, wantQuery, wantReferer, wantProtocol string }{
+	for _, tc := range []struct {
+		name, target, referer, protocol      string
+		wantQuery, wantReferer, wantProtocol string
+	}{
 		{"query", "/ws?a=1&&ticket={T}&b=%7e", "/page", "", "a=1&&b=%7e", "/page", ""},
-		{"query and Referer", "/ws?%74icket={T}", "/page?x=1&ticket={T}", "chat,\tv2", "", "/page?x=1", "chat,\tv2"},
+		{"query and Referer", "/ws?%74icket={T}", "/page?x=1&ticket={T}", "chat,\tv2", "", "/page?x=1",
+			"chat,\tv2"},
 		{"protocol", "/ws?a=1", "/page", "chat , ticket.{T},v2", "a=1", "/page", "chat, v2"},
 		{"protocol and Referer", "/ws?a=1", "/page?ticket={T}", "ticket.{T},v2", "a=1", "/page", "v2"},
 	} {
@@ -268,7 +288,8 @@ func TestGuard_HandlerSeesNoTicket(t *testing.T) {
 				s, ok := middleware.SessionFrom(r.Context())
 				if assert.True(t, ok) {
 					assert.True(t, s.StartedAt.Equal(want.StartedAt) && s.ExpiresAt.Equal(want.ExpiresAt))
-					assert.Equal(t, []string{want.ID, want.Provider, want.UserID, want.Data}, []string{s.ID, s.Provider, s.UserID, s.Data})
+					assert.Equal(t, grantOf(want), grantOf(s))
+					assert.Equal(t, want.Data, s.Data)
 				}
 				accepts(w, r)
 			})
@@ -281,7 +302,7 @@ func TestGuard_HandlerSeesNoTicket(t *testing.T) {
 			}))
 			lines := []string{"Referer: https://app.example" + tc.referer}
 			if tc.protocol != "" {
-				lines = append(lines, "Sec-WebSocket-Protocol: "+tc.protocol)
+				lines = append(lines, protocol+tc.protocol)
 			}
 			f := strings.NewReplacer("{T}", ticket)
 			a := send(t, srv, f.Replace(upgrade("GET", tc.target, lines...)))

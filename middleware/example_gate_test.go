@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -19,19 +17,18 @@ import (
 // The pages of a dashboard are for people who have signed in; the sign-in page
 // and the stylesheets are for everybody.
 func ExampleGate() {
-	sessions := middleware.CookieSessions("sid", func(_ context.Context, value string) (*middleware.Session, error) {
-		if value != "the-value-of-anns-cookie" {
-			return nil, middleware.ErrNoSession
-		}
-		return &middleware.Session{ID: "s1", Provider: "oidc", UserID: "ann"}, nil
-	})
+	sessions := middleware.CookieSessions("sid",
+		func(_ context.Context, value string) (*middleware.Session, error) {
+			if value != "the-value-of-anns-cookie" {
+				return nil, middleware.ErrNoSession
+			}
+			return &middleware.Session{ID: "s1", Provider: "oidc", UserID: "ann"}, nil
+		})
 	gate, err := middleware.NewGate(sessions, &middleware.GateOptions{
-		LoginURL: "/login",
+		LoginURL: "/in",
 		Public:   []string{"/static/"},
 	})
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -57,10 +54,10 @@ func ExampleGate() {
 	ask("/static/../reports", "text/css", "")
 	ask("/reports", "text/html", "sid=the-value-of-anns-cookie")
 	// Output:
-	// 302 /login?next=%2Freports%3Fyear%3D2026
-	// 401 {"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/login"}
+	// 302 /in?next=%2Freports%3Fyear%3D2026
+	// 401 {"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/in"}
 	// 200 hello, stranger
-	// 401 {"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/login"}
+	// 401 {"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/in"}
 	// 200 hello, ann
 }
 
@@ -71,9 +68,7 @@ func ExampleGate_Authenticate() {
 		func(_ context.Context, token string) (*middleware.Session, error) {
 			return nil, errors.New("session store: connection refused")
 		}), nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 
 	handle := func(w http.ResponseWriter, r *http.Request) {
 		s, rej := gate.Authenticate(w, r)
@@ -101,13 +96,14 @@ func ExampleCookieSessions() {
 	}
 	table := map[string]row{"c29tZXRoaW5nIHJhbmRvbQ": {"ann", time.Now().Add(time.Hour)}}
 
-	sessions := middleware.CookieSessions("sid", func(_ context.Context, value string) (*middleware.Session, error) {
-		found, ok := table[value]
-		if !ok {
-			return nil, middleware.ErrNoSession
-		}
-		return &middleware.Session{ID: value, UserID: found.user, ExpiresAt: found.end}, nil
-	})
+	sessions := middleware.CookieSessions("sid",
+		func(_ context.Context, value string) (*middleware.Session, error) {
+			found, ok := table[value]
+			if !ok {
+				return nil, middleware.ErrNoSession
+			}
+			return &middleware.Session{ID: value, UserID: found.user, ExpiresAt: found.end}, nil
+		})
 
 	for _, cookie := range []string{"", "sid=c29tZXRoaW5nIHJhbmRvbQ", "sid=guessed"} {
 		r := httptest.NewRequest("GET", "/", nil)
@@ -126,13 +122,16 @@ func ExampleCookieSessions() {
 }
 
 func ExampleBearerSessions() {
-	sessions := middleware.BearerSessions(func(_ context.Context, token string) (*middleware.Session, error) {
+	lookup := func(_ context.Context, token string) (*middleware.Session, error) {
 		if token != "mF_9.B5f-4.1JqM" {
 			return nil, middleware.ErrNoSession
 		}
 		return &middleware.Session{ID: "s1", UserID: "a-script"}, nil
-	})
-	for _, authorization := range []string{"Bearer mF_9.B5f-4.1JqM", "Bearer guessed", "Basic YW5uOnNlY3JldA=="} {
+	}
+	sessions := middleware.BearerSessions(lookup)
+	for _, authorization := range []string{
+		"Bearer mF_9.B5f-4.1JqM", "Bearer guessed", "Basic YW5uOnNlY3JldA==",
+	} {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.Header.Set("Authorization", authorization)
 		s, err := sessions.Authenticate(httptest.NewRecorder(), r)
@@ -147,9 +146,10 @@ func ExampleBearerSessions() {
 // People come with a cookie, scripts with a token. While the one session store
 // is down, those whom the other knows still come in.
 func ExampleFirstOf() {
-	cookies := middleware.CookieSessions("sid", func(context.Context, string) (*middleware.Session, error) {
-		return nil, errors.New("session store: connection refused")
-	})
+	cookies := middleware.CookieSessions("sid",
+		func(context.Context, string) (*middleware.Session, error) {
+			return nil, errors.New("session store: connection refused")
+		})
 	tokens := middleware.BearerSessions(func(context.Context, string) (*middleware.Session, error) {
 		return &middleware.Session{ID: "s1", UserID: "a-script"}, nil
 	})
@@ -172,9 +172,7 @@ func ExampleFirstOf() {
 // gate takes its word.
 func ExampleContextSessions() {
 	gate, err := middleware.NewGate(middleware.ContextSessions, nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	page := gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, _ := middleware.SessionFrom(r.Context())
 		fmt.Fprint(w, "hello, ", s.UserID)
@@ -216,7 +214,8 @@ func ExampleWithSession() {
 
 	r := httptest.NewRequest("GET", "/", nil)
 	w := httptest.NewRecorder()
-	handler.ServeHTTP(w, r.WithContext(middleware.WithSession(r.Context(), &middleware.Session{ID: "s1", UserID: "ann"})))
+	session := &middleware.Session{ID: "s1", UserID: "ann"}
+	handler.ServeHTTP(w, r.WithContext(middleware.WithSession(r.Context(), session)))
 	fmt.Println(w.Code, w.Body)
 	// Output: 200 ann
 }
@@ -227,7 +226,7 @@ func ExampleForwardedFor() {
 	clientIP := middleware.ForwardedFor(netip.MustParsePrefix("10.0.0.0/8"))
 
 	r := httptest.NewRequest("GET", "/", nil)
-	r.Header.Set("X-Forwarded-For", "8.8.8.8, 203.0.113.9, 10.0.0.2") // the first is what the client made up
+	r.Header.Set("X-Forwarded-For", "8.8.8.8, 203.0.113.9, 10.0.0.2") // the client made up the first
 	r.RemoteAddr = "10.0.0.1:50000"
 	fmt.Println(clientIP(r))
 
@@ -246,7 +245,9 @@ func ExampleNext() {
 		// … check the password, set the cookie …
 		http.Redirect(w, r, middleware.Next(r), http.StatusSeeOther)
 	}
-	for _, next := range []string{"/reports?year=2026", "https://evil.example/", "//evil.example/", `/\evil.example/`} {
+	for _, next := range []string{
+		"/reports?year=2026", "https://evil.example/", "//evil.example/", `/\evil.example/`,
+	} {
 		r := httptest.NewRequest("POST", "/login", strings.NewReader("next="+url.QueryEscape(next)))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		w := httptest.NewRecorder()
@@ -263,41 +264,31 @@ func ExampleNext() {
 // An OnReject adds to the answer, or gives another one. What went wrong
 // underneath is for the operator.
 func ExampleRejection() {
-	gate, err := middleware.NewGate(
-		middleware.CookieSessions("sid", func(context.Context, string) (*middleware.Session, error) {
-			return nil, errors.New("session store: connection refused")
-		}),
-		&middleware.GateOptions{OnReject: func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
-			if rej.Status == http.StatusServiceUnavailable {
-				w.Header().Set("Retry-After", "30")
-				http.Error(w, "We are looking into it.", rej.Status)
-				fmt.Println("page the operator:", rej.Err)
-				return
-			}
-			rej.ServeHTTP(w, r)
-		}})
-	if err != nil {
-		log.Fatal(err)
+	lookup := func(context.Context, string) (*middleware.Session, error) {
+		return nil, errors.New("session store: connection refused")
 	}
+	answer := func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
+		if rej.Status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", "30")
+			http.Error(w, "We are looking into it.", rej.Status)
+			fmt.Println("page the operator:", rej.Err)
+			return
+		}
+		rej.ServeHTTP(w, r)
+	}
+	gate, err := middleware.NewGate(middleware.CookieSessions("sid", lookup),
+		&middleware.GateOptions{OnReject: answer})
+	check(err)
 	srv := httptest.NewServer(gate.Wrap(http.NotFoundHandler()))
 	defer srv.Close()
 
 	for _, cookie := range []string{"", "sid=x"} {
 		r, err := http.NewRequest("GET", srv.URL, nil)
-		if err != nil {
-			log.Fatal(err)
-		}
+		check(err)
 		r.Header.Set("Cookie", cookie)
 		res, err := srv.Client().Do(r)
-		if err != nil {
-			log.Fatal(err)
-		}
-		body, err := io.ReadAll(res.Body)
-		if err != nil {
-			log.Fatal(err)
-		}
-		_ = res.Body.Close()
-		fmt.Println(res.StatusCode, strings.TrimSpace(string(body)))
+		check(err)
+		fmt.Println(res.StatusCode, strings.TrimSpace(text(res)))
 	}
 	// Output:
 	// 401 {"error":"unauthenticated","detail":"Unauthorized","reason":"no_session"}

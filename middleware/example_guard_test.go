@@ -2,17 +2,24 @@ package middleware_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"log/slog"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/url"
 	"strings"
+	"sync"
 
 	"github.com/coder/websocket"
+	"github.com/justinas/alice"
 
 	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/middleware"
@@ -20,34 +27,18 @@ import (
 )
 
 // signedIn stands for a gate: everybody is ann.
-func signedIn(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s := &middleware.Session{ID: "s1", Provider: "oidc", UserID: "ann"}
-		next.ServeHTTP(w, r.WithContext(middleware.WithSession(r.Context(), s)))
-	})
-}
+var signedIn = signedInAs(&middleware.Session{ID: "s1", Provider: "oidc", UserID: "ann"})
 
-// greet is a WebSocket handler: it says who is there.
-func greet(w http.ResponseWriter, r *http.Request) {
-	c, err := websocket.Accept(w, r, nil)
-	if err != nil {
-		return
-	}
-	defer c.CloseNow()
-	s, _ := middleware.SessionFrom(r.Context())
-	_ = c.Write(r.Context(), websocket.MessageText, []byte("hello "+s.UserID))
-	_ = c.Close(websocket.StatusNormalClosure, "")
-}
+// annAtS1 is what a ticket of ann's session s1 says.
+var annAtS1 = tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "ann"}
 
 // A page that is signed in asks for a ticket, which is then good for one path
 // alone.
 func ExampleMint() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	mint, err := middleware.NewMint(issuer, &middleware.MintOptions{
-		Audit: audit.New(slog.DiscardHandler),
+		Audit: quiet,
 		Authorize: func(ctx context.Context, s *middleware.Session, endpoint string) error {
 			if endpoint == "/ws/admin" && s.UserID != "root" {
 				return errors.New("not an administrator")
@@ -55,25 +46,20 @@ func ExampleMint() {
 			return nil
 		},
 	})
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	srv := httptest.NewServer(signedIn(mint)) // in real life: gate.Wrap(mint)
 	defer srv.Close()
 
 	for _, endpoint := range []string{"/ws", "/ws/admin"} {
-		res, err := http.Post(srv.URL, "application/json", strings.NewReader(`{"endpoint":"`+endpoint+`"}`))
-		if err != nil {
-			log.Fatal(err)
-		}
+		body := strings.NewReader(`{"endpoint":"` + endpoint + `"}`)
+		res, err := http.Post(srv.URL, "application/json", body)
+		check(err)
 		var answer struct {
 			Ticket string `json:"ticket"`
 			TTL    int    `json:"ttl_seconds"`
 			Error  string `json:"error"`
 		}
-		if err := json.NewDecoder(res.Body).Decode(&answer); err != nil {
-			log.Fatal(err)
-		}
+		check(json.NewDecoder(res.Body).Decode(&answer))
 		res.Body.Close()
 		fmt.Printf("%d %d %d %q\n", res.StatusCode, len(answer.Ticket), answer.TTL, answer.Error)
 	}
@@ -85,21 +71,15 @@ func ExampleMint() {
 // A socket opens with its ticket, once.
 func ExampleGuard() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
-	if err != nil {
-		log.Fatal(err)
-	}
-	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: audit.New(slog.DiscardHandler)})
-	if err != nil {
-		log.Fatal(err)
-	}
-	srv := httptest.NewServer(guard.Wrap(http.HandlerFunc(greet)))
+	check(err)
+	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: quiet})
+	check(err)
+	srv := httptest.NewServer(guard.Wrap(http.HandlerFunc(hello)))
 	defer srv.Close()
 
 	ctx := context.Background()
-	ticket, err := issuer.Mint(ctx, tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "ann"})
-	if err != nil {
-		log.Fatal(err)
-	}
+	ticket, err := issuer.Mint(ctx, annAtS1)
+	check(err)
 	for range 2 {
 		c, res, err := websocket.Dial(ctx, srv.URL+"/ws?ticket="+string(ticket), nil)
 		if err != nil {
@@ -118,31 +98,24 @@ func ExampleGuard() {
 // EventSource cannot set headers either: it comes in with a ticket too.
 func ExampleGuard_admitRequests() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{
 		AdmitRequests: true,
-		Audit:         audit.New(slog.DiscardHandler),
+		Audit:         quiet,
 	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	srv := httptest.NewServer(guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	check(err)
+	events := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, _ := middleware.SessionFrom(r.Context())
 		w.Header().Set("Content-Type", "text/event-stream")
 		fmt.Fprintf(w, "data: hello %s\n\n", s.UserID)
-	})))
+	})
+	srv := httptest.NewServer(guard.Wrap(events))
 	defer srv.Close()
 
-	ticket, err := issuer.Mint(context.Background(), tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "ann"})
-	if err != nil {
-		log.Fatal(err)
-	}
+	ticket, err := issuer.Mint(context.Background(), annAtS1)
+	check(err)
 	res, err := http.Get(srv.URL + "/events?ticket=" + string(ticket))
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	defer res.Body.Close()
 	line, _ := bufio.NewReader(res.Body).ReadString('\n')
 	fmt.Print(res.Status, "\n", line)
@@ -154,13 +127,9 @@ func ExampleGuard_admitRequests() {
 // An application with its own framework asks for the decision.
 func ExampleGuard_Admit() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
-	if err != nil {
-		log.Fatal(err)
-	}
-	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: audit.New(slog.DiscardHandler)})
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
+	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: quiet})
+	check(err)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a, rej := guard.Admit(r)
 		if rej != nil {
@@ -170,17 +139,16 @@ func ExampleGuard_Admit() {
 		}
 		defer a.Release()
 		fmt.Printf("%s at %s\n", a.Session.UserID, a.Request.URL) // no ticket is left in it
-		greet(a.ResponseWriter(w), a.Request)
+		hello(a.ResponseWriter(w), a.Request)
 	}))
 	defer srv.Close()
 
 	ctx := context.Background()
-	ticket, err := issuer.Mint(ctx, tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "ann"})
-	if err != nil {
-		log.Fatal(err)
-	}
+	ticket, err := issuer.Mint(ctx, annAtS1)
+	check(err)
 	for _, protocols := range [][]string{{"chat", "ticket." + string(ticket)}, {"chat"}} {
-		c, _, err := websocket.Dial(ctx, srv.URL+"/ws?room=7", &websocket.DialOptions{Subprotocols: protocols})
+		opts := &websocket.DialOptions{Subprotocols: protocols}
+		c, _, err := websocket.Dial(ctx, srv.URL+"/ws?room=7", opts)
 		if err == nil {
 			_, message, _ := c.Read(ctx)
 			fmt.Println(string(message))
@@ -197,24 +165,18 @@ func ExampleGuard_Admit() {
 // why.
 func ExampleRejectByClosing() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{
 		OnReject: middleware.RejectByClosing,
-		Audit:    audit.New(slog.DiscardHandler),
+		Audit:    quiet,
 	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	srv := httptest.NewServer(guard.Wrap(http.HandlerFunc(greet)))
+	check(err)
+	srv := httptest.NewServer(guard.Wrap(http.HandlerFunc(hello)))
 	defer srv.Close()
 
 	ctx := context.Background()
 	c, _, err := websocket.Dial(ctx, srv.URL+"/ws?ticket=of-yesterday", nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	defer c.CloseNow()
 	_, _, err = c.Read(ctx)
 	var closed websocket.CloseError
@@ -226,35 +188,185 @@ func ExampleRejectByClosing() {
 // finds the ticket.
 func ExampleConcealTicket() {
 	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
-	if err != nil {
-		log.Fatal(err)
-	}
-	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: audit.New(slog.DiscardHandler)})
-	if err != nil {
-		log.Fatal(err)
-	}
-	accessLog := func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			fmt.Println(r.Method, r.RequestURI)
-			next.ServeHTTP(w, r)
-		})
-	}
-	srv := httptest.NewServer(middleware.ConcealTicket(accessLog(guard.Wrap(http.HandlerFunc(greet)))))
+	check(err)
+	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: quiet})
+	check(err)
+	srv := httptest.NewServer(middleware.ConcealTicket(accessLog(guard.Wrap(http.HandlerFunc(hello)))))
 	defer srv.Close()
 
 	ctx := context.Background()
-	ticket, err := issuer.Mint(ctx, tickets.Grant{SessionID: "s1", Provider: "oidc", UserID: "ann"})
-	if err != nil {
-		log.Fatal(err)
-	}
+	ticket, err := issuer.Mint(ctx, annAtS1)
+	check(err)
 	c, _, err := websocket.Dial(ctx, srv.URL+"/ws?ticket="+string(ticket)+"&room=7", nil)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	defer c.CloseNow()
 	_, message, err := c.Read(ctx)
 	fmt.Println(string(message), err)
 	// Output:
-	// GET /ws?room=7
+	// access log: GET /ws?room=7
 	// hello ann <nil>
+}
+
+// The same gate and guard in chains of justinas/alice; chi's r.Use takes them
+// as they stand too.
+func Example_alice() {
+	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
+	check(err)
+	var people sync.Map // by their cookie
+	sessions := middleware.CookieSessions("session",
+		func(_ context.Context, cookie string) (*middleware.Session, error) {
+			found, _ := people.Load(cookie)
+			session, _ := found.(*middleware.Session)
+			return session, nil
+		})
+	gate, err := middleware.NewGate(sessions, &middleware.GateOptions{Audit: quiet})
+	check(err)
+	mint, err := middleware.NewMint(issuer, &middleware.MintOptions{Audit: quiet})
+	check(err)
+	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: quiet})
+	check(err)
+
+	form := alice.New(http.NewCrossOriginProtection().Handler)
+	page := alice.New(gate.Wrap)
+	socket := alice.New(middleware.ConcealTicket, accessLog, guard.Wrap)
+	mux := http.NewServeMux()
+	mux.Handle("POST /login", form.ThenFunc(func(w http.ResponseWriter, r *http.Request) {
+		cookie := rand.Text()
+		people.Store(cookie, &middleware.Session{ID: cookie, UserID: r.FormValue("user")})
+		http.SetCookie(w, &http.Cookie{Name: "session", Value: cookie, Secure: true, HttpOnly: true})
+	}))
+	mux.Handle("/api/auth/ws-ticket", page.Then(mint))
+	mux.Handle("/ws", socket.ThenFunc(hello))
+	server := httptest.NewTLSServer(mux)
+	defer server.Close()
+	client := server.Client()
+	client.Jar, err = cookiejar.New(nil)
+	check(err)
+
+	response, err := client.PostForm(server.URL+"/login", url.Values{"user": {"ada"}})
+	check(err)
+	response.Body.Close()
+	response, err = client.Post(server.URL+"/api/auth/ws-ticket", "", nil)
+	check(err)
+	var minted struct{ Ticket string }
+	check(json.Unmarshal([]byte(text(response)), &minted))
+
+	withoutCookie := &http.Client{Transport: client.Transport}
+	fmt.Println(firstMessage(withoutCookie, server.URL+"/ws?ticket="+minted.Ticket))
+	fmt.Println(firstMessage(withoutCookie, server.URL+"/ws?ticket="+minted.Ticket))
+	// Output:
+	// access log: GET /ws
+	// hello ada
+	// access log: GET /ws
+	// refused: 401
+}
+
+// ConcealTicket stands before whatever writes URLs down. The guard behind it
+// finds the ticket all the same.
+func Example_accessLog() {
+	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
+	check(err)
+	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: quiet})
+	check(err)
+	guarded := guard.Wrap(http.HandlerFunc(hello))
+	server := httptest.NewServer(middleware.ConcealTicket(accessLog(guarded)))
+	defer server.Close()
+
+	ticket, err := issuer.Mint(context.Background(), tickets.Grant{SessionID: "s1", UserID: "ada"})
+	check(err)
+	fmt.Println(firstMessage(http.DefaultClient, server.URL+"/ws?room=7&ticket="+string(ticket)))
+	// Output:
+	// access log: GET /ws?room=7
+	// hello ada
+}
+
+// The wrong order: the access log is outside ConcealTicket, and has the ticket. The upgrade
+// did not reach the guard, so the ticket is still valid. A reader of the log opens a socket
+// with it, as the person that it was minted for.
+func Example_wrongOrder() {
+	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
+	check(err)
+	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: quiet})
+	check(err)
+	var lines bytes.Buffer
+	logged := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintln(&lines, r.Method, r.RequestURI)
+			next.ServeHTTP(w, r)
+		})
+	}
+	down := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadGateway)
+	})
+	wrong := logged(middleware.ConcealTicket(down)) // the upgrade never reaches the guard
+	right := middleware.ConcealTicket(logged(down))
+	ticket, err := issuer.Mint(context.Background(), tickets.Grant{SessionID: "s1", UserID: "ada"})
+	check(err)
+
+	request := httptest.NewRequest("GET", "/ws?ticket="+string(ticket), nil)
+	right.ServeHTTP(httptest.NewRecorder(), request)
+	logHasTicket := func() bool { return strings.Contains(lines.String(), string(ticket)) }
+	fmt.Println("right order, a ticket in the log:", logHasTicket())
+	wrong.ServeHTTP(httptest.NewRecorder(), request)
+	fmt.Println("wrong order, a ticket in the log:", logHasTicket())
+
+	server := httptest.NewServer(guard.Wrap(http.HandlerFunc(hello)))
+	defer server.Close()
+	_, stolen, _ := strings.Cut(strings.TrimSpace(lines.String()), "ticket=")
+	heard := firstMessage(http.DefaultClient, server.URL+"/ws?ticket="+stolen)
+	fmt.Println("what the log's reader hears:", heard)
+	// Output:
+	// right order, a ticket in the log: false
+	// wrong order, a ticket in the log: true
+	// what the log's reader hears: hello ada
+}
+
+// quiet keeps the examples' audit out of their output.
+var quiet = audit.New(slog.DiscardHandler)
+
+// hello is a socket that greets the person that the guard admits.
+func hello(w http.ResponseWriter, r *http.Request) {
+	conn, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer conn.CloseNow()
+	session, _ := middleware.SessionFrom(r.Context())
+	_ = conn.Write(r.Context(), websocket.MessageText, []byte("hello "+session.UserID))
+	_ = conn.Close(websocket.StatusNormalClosure, "")
+}
+
+func accessLog(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println("access log:", r.Method, r.RequestURI)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// firstMessage opens a socket and returns the first message that comes, or how it was
+// refused.
+func firstMessage(client *http.Client, url string) string {
+	options := &websocket.DialOptions{HTTPClient: client}
+	conn, response, err := websocket.Dial(context.Background(), url, options)
+	if err != nil && response != nil {
+		return fmt.Sprint("refused: ", response.StatusCode)
+	}
+	check(err)
+	defer conn.CloseNow()
+	_, message, err := conn.Read(context.Background())
+	check(err)
+	return string(message)
+}
+
+func check(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
+}
+
+func text(r *http.Response) string {
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	check(err)
+	return string(b)
 }

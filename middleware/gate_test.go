@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,12 +23,18 @@ import (
 )
 
 const (
-	html      = "Accept: text/html,application/xhtml+xml;q=0.9"
-	navigate  = "Sec-Fetch-Mode: navigate"
-	cors      = "Sec-Fetch-Mode: cors"
-	bodyNone  = `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/login"}`
-	bodyEnded = `{"error":"session_expired","detail":"Unauthorized","reason":"invalid_or_expired_session","login_url":"/login"}`
-	bodyDown  = `{"error":"unavailable","detail":"Service Unavailable"}`
+	html     = "Accept: text/html,application/xhtml+xml;q=0.9"
+	navigate = "Sec-Fetch-Mode: navigate"
+	cors     = "Sec-Fetch-Mode: cors"
+	bodyNone = `{"error":"unauthenticated","detail":"Unauthorized",` +
+		`"reason":"no_session","login_url":"/login"}`
+	bodyNoLogin = `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session"}`
+	bodyEnded   = `{"error":"session_expired","detail":"Unauthorized",` +
+		`"reason":"invalid_or_expired_session","login_url":"/login"}`
+	bodyDown = `{"error":"unavailable","detail":"Service Unavailable"}`
+
+	refusedError = `,"error":"session store: connection refused"`
+	timeoutError = `,"error":"session store: context deadline exceeded"`
 )
 
 func withNext(body, next string) string {
@@ -37,82 +44,116 @@ func withNext(body, next string) string {
 // line is the audit line of a session that the gate could not accept. Its path
 // is quoted as JSON does it.
 func line(reason, path, more string) string {
-	return `{"event":"session_verify_failure","reason":"` + reason + `","ip":"127.0.0.1","path":"` + path + `"` + more + "}\n"
+	return `{"event":"session_verify_failure","reason":"` + reason +
+		`","ip":"127.0.0.1","path":"` + path + `"` + more + "}\n"
 }
 
-func TestGateAnswers(t *testing.T) {
+// gateRow is a request to a gate, and its answer.
+type gateRow struct {
+	name, source   string
+	method, target string
+	lines          []string
+	status         int
+	body           string // of what is no redirect
+	location       string
+	audit          string
+	h1             bool // HTTP/2 has no such request
+	mux            int  // a ServeMux answers so itself, and asks no gate that is in it
+}
+
+func (r gateRow) onlyH1() gateRow          { r.h1 = true; return r }
+func (r gateRow) inMux(status int) gateRow { r.mux = status; return r }
+
+// gateRows makes the rows of one answer. A target without a method is a GET.
+type gateRows = func(name, source, target string, lines ...string) gateRow
+
+func answered(status int, body, location, audit string) gateRows {
+	return func(name, source, target string, lines ...string) gateRow {
+		method, path, ok := strings.Cut(target, " ")
+		if !ok {
+			method, path = "GET", target
+		}
+		return gateRow{name: name, source: source, method: method, target: path, lines: lines,
+			status: status, body: body, location: location, audit: audit}
+	}
+}
+
+func TestGate_AnswersByRequestAndSession(t *testing.T) {
 	const expired = "invalid_or_expired_session"
-	for _, c := range []struct {
-		name, source   string
-		method, target string
-		lines          []string
-		status         int
-		body           string // of what is no redirect
-		location       string
-		audit          string
-		h1             bool // HTTP/2 has no such request
-		mux            int  // a ServeMux answers so itself, and asks no gate that is in it
-	}{
-		{name: "session", target: "/a", lines: []string{sid(goodCookie)}, status: 200, body: "ann /a"},
-		{name: "session, HEAD", method: "HEAD", target: "/a", lines: []string{sid(goodCookie)}, status: 200},
-		{name: "session, POST to the API", method: "POST", target: "/api/a", lines: []string{sid(goodCookie)}, status: 200, body: "ann /api/a"},
-
-		{name: "API, none", source: "wire", target: "/api/a", status: 401, body: bodyNone},
-		{name: "API, none, as a page", source: "wire", target: "/api/a", lines: []string{html, navigate}, status: 401, body: bodyNone},
-		{name: "API, dead", source: "wire", target: "/api/a", lines: []string{sid(unknownCookie)}, status: 401, body: bodyEnded, audit: line(expired, "/api/a", "")},
-		{name: "API itself is below it", target: "/api/", lines: []string{html}, status: 401, body: bodyNone},
-		{name: "beside the API", target: "/apis", lines: []string{html}, status: 302, location: "/login?next=%2Fapis"},
-		{name: "the API's prefix in a query", source: "GHSA-7rh7-c77v-6434", target: "/a?x=/api/", lines: []string{html}, status: 302, location: "/login?next=%2Fa%3Fx%3D%2Fapi%2F"},
-
-		{name: "page, none", source: "wire", target: "/a?b=c&d=%20", lines: []string{html}, status: 302, location: "/login?next=%2Fa%3Fb%3Dc%26d%3D%2520"},
-		{name: "page, navigated", target: "/a", lines: []string{navigate}, status: 302, location: "/login?next=%2Fa"},
-		{name: "page, HEAD", method: "HEAD", target: "/a", lines: []string{html}, status: 302, location: "/login?next=%2Fa"},
-		{name: "page, dead", target: "/a", lines: []string{html, sid(deadCookie)}, status: 302, location: "/login?next=%2Fa", audit: line(expired, "/a", "")},
-		{name: "page, accepts in capitals, in a second line", target: "/a", lines: []string{"Accept: image/png", "Accept: TEXT/HTML"}, status: 302, location: "/login?next=%2Fa"},
-
-		{name: "XHR", source: "Fetch metadata", target: "/a", lines: []string{html, cors}, status: 401, body: withNext(bodyNone, "/a")},
-		{name: "image", source: "Fetch metadata", target: "/a.png", lines: []string{html, "Sec-Fetch-Mode: no-cors"}, status: 401, body: withNext(bodyNone, "/a.png")},
-		{name: "two fetch modes", target: "/a", lines: []string{html, navigate, cors}, status: 401, body: withNext(bodyNone, "/a")},
-		{name: "nothing said", target: "/a", status: 401, body: withNext(bodyNone, "/a")},
-		{name: "any type", target: "/a", lines: []string{"Accept: */*"}, status: 401, body: withNext(bodyNone, "/a")},
-		{name: "POST", target: "/a", method: "POST", lines: []string{html, navigate}, status: 401, body: bodyNone},
-		{name: "OPTIONS", target: "/a", method: "OPTIONS", lines: []string{html}, status: 401, body: bodyNone},
-		{name: "TRACE", target: "/a", method: "TRACE", lines: []string{html}, status: 401, body: bodyNone},
-		{name: "HEAD has no body", target: "/a", method: "HEAD", status: 401},
-		{name: "WebSocket", source: "RFC 6455 section 4.1", target: "/a", lines: []string{html, "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="}, status: 401, body: bodyNone, h1: true},
-		{name: "what only resembles a WebSocket", target: "/a", lines: []string{html, navigate, "Sec-WebSocket-Key: x"}, status: 401, body: bodyNone},
-
-		{name: "cannot be decided", source: "wire", target: "/a", lines: []string{html, sid(downCookie)}, status: 503, body: bodyDown, audit: line("unavailable", "/a", `,"error":"session store: connection refused"`)},
-		{name: "API, cannot be decided", source: "wire", target: "/api/a", lines: []string{sid(downCookie)}, status: 503, body: bodyDown, audit: line("unavailable", "/api/a", `,"error":"session store: connection refused"`)},
-		{name: "took too long", target: "/a", lines: []string{sid(slowCookie)}, status: 503, body: bodyDown, audit: line("unavailable", "/a", `,"error":"session store: context deadline exceeded"`)},
-		{name: "neither session nor error", target: "/a", lines: []string{sid(unknownCookie)}, status: 401, body: withNext(bodyEnded, "/a"), audit: line(expired, "/a", "")},
-		{name: "lookup knows none", target: "/a", lines: []string{sid(noneCookie)}, status: 401, body: withNext(bodyEnded, "/a"), audit: line(expired, "/a", "")},
-
-		{name: "cookie of another kind", source: "CVE-2026-25748", target: "/a", lines: []string{"Cookie: sid=\x01\x02"}, status: 400, h1: true, body: "400 Bad Request"},
-		{name: "cookie with a backslash", source: "CVE-2026-25748", target: "/a", lines: []string{`Cookie: sid=` + goodCookie + `\`}, status: 401, body: withNext(bodyEnded, "/a"), audit: line(expired, "/a", "")},
-		{name: "cookie that is huge", source: "CVE-2026-25748", target: "/a", lines: []string{sid(goodCookie + strings.Repeat("x", 64<<10))}, status: 401, body: withNext(bodyEnded, "/a"), audit: line(expired, "/a", "")},
-		{name: "3,002 cookies", source: "net/http's limit (CVE-2025-58186)", target: "/a", lines: []string{"Cookie: " + strings.Repeat("a=b; ", 3001) + "sid=" + goodCookie}, status: 401, body: withNext(bodyNone, "/a")},
-		{name: "two that differ", source: "RFC 6265 section 8.6", target: "/a", lines: []string{sid(goodCookie) + "; sid=" + unknownCookie}, status: 401, body: withNext(bodyEnded, "/a"), audit: line(expired, "/a", "")},
-
-		{name: "rewritten path, header", source: "GHSA-7x63-xv5r-3p2x, GHSA-6384-m2mw-rf54", target: "/a",
-			lines:  []string{html, "X-Forwarded-Uri: /login", "X-Original-URL: /login", "X-Rewrite-URL: /login", "X-Forwarded-Prefix: /login", "X-Forwarded-Host: evil.example", "Forwarded: host=evil.example"},
-			status: 302, location: "/login?next=%2Fa"},
-		{name: "health check by its User-Agent", source: "GHSA-5hvv-m4w4-gf6v", target: "/a", lines: []string{"User-Agent: GoogleHC/1.0"}, status: 401, body: withNext(bodyNone, "/a")},
-		{name: "method override", target: "/a", method: "POST", lines: []string{"X-HTTP-Method-Override: GET", html}, status: 401, body: bodyNone},
-
-		{name: "absolute form", source: "RFC 9112 section 3.2.2", target: "http://evil.example/a?b", lines: []string{html}, status: 302, location: "/login?next=%2Fa%3Fb", h1: true},
-		{name: "absolute form without a path", source: "RFC 9112 section 3.2.2", target: "http://evil.example", lines: []string{html}, status: 302, location: "/login?next=%2F", h1: true, mux: 307},
-		{name: "asterisk", source: "RFC 9112 section 3.2.4", target: "*", lines: []string{html}, status: 302, location: "/login", mux: 400},
-		{name: "no way back to another host", source: "GHSA-j7px-6hwj-hpjg", target: "//evil.example/a", lines: []string{html}, status: 302, location: "/login", mux: 307},
-		{name: "no way back through a backslash", source: "GHSA-j7px-6hwj-hpjg", target: `/\evil.example`, lines: []string{html}, status: 302, location: "/login"},
-		{name: "no way back up", target: "/a/../../b", lines: []string{html}, status: 302, location: "/login", mux: 307},
-		{name: "no way back to what is too long", target: "/" + strings.Repeat("a", 2<<10), lines: []string{html}, status: 302, location: "/login"},
+	answers := func(status int, body, audit string) gateRows {
+		return answered(status, body, "", audit)
+	}
+	redirect := func(location string) gateRows { return answered(302, "", location, "") }
+	endedAtAPI, endedPage := answers(401, bodyEnded, line(expired, "/api/a", "")),
+		answered(302, "", "/login?next=%2Fa", line(expired, "/a", ""))
+	badRequest, noneAtPNG := answers(400, "400 Bad Request", ""),
+		answers(401, withNext(bodyNone, "/a.png"), "")
+	none, noneAtA := answers(401, bodyNone, ""), answers(401, withNext(bodyNone, "/a"), "")
+	endedAtA := answers(401, withNext(bodyEnded, "/a"), line(expired, "/a", ""))
+	toLogin, noWayBack := redirect("/login?next=%2Fa"), redirect("/login")
+	down := func(path, why string) gateRows {
+		return answers(503, bodyDown, line("unavailable", path, why))
+	}
+	for _, c := range []gateRow{
+		answers(200, "ann /a", "")("session", "", "/a", sid(goodCookie)),
+		answers(200, "", "")("session, HEAD", "", "HEAD /a", sid(goodCookie)),
+		answers(200, "ann /api/a", "")("session, POST to the API", "", "POST /api/a", sid(goodCookie)),
+		none("API, none", "wire", "/api/a"),
+		none("API, none, as a page", "wire", "/api/a", html, navigate),
+		endedAtAPI("API, dead", "wire", "/api/a", sid(unknownCookie)),
+		none("API itself is below it", "", "/api/", html),
+		redirect("/login?next=%2Fapis")("beside the API", "", "/apis", html),
+		redirect("/login?next=%2Fa%3Fx%3D%2Fapi%2F")("the API's prefix in a query", "GHSA-7rh7-c77v-6434",
+			"/a?x=/api/", html),
+		redirect("/login?next=%2Fa%3Fb%3Dc%26d%3D%2520")("page, none", "wire", "/a?b=c&d=%20", html),
+		toLogin("page, navigated", "", "/a", navigate),
+		toLogin("page, HEAD", "", "HEAD /a", html),
+		endedPage("page, dead", "", "/a", html, sid(deadCookie)),
+		toLogin("page, accepts in capitals, in a second line", "",
+			"/a", "Accept: image/png", "Accept: TEXT/HTML"),
+		noneAtA("XHR", "Fetch metadata", "/a", html, cors),
+		noneAtPNG("image", "Fetch metadata", "/a.png", html, "Sec-Fetch-Mode: no-cors"),
+		noneAtA("two fetch modes", "", "/a", html, navigate, cors),
+		noneAtA("nothing said", "", "/a"),
+		noneAtA("any type", "", "/a", "Accept: */*"),
+		none("POST", "", "POST /a", html, navigate),
+		none("OPTIONS", "", "OPTIONS /a", html),
+		none("TRACE", "", "TRACE /a", html),
+		answers(401, "", "")("HEAD has no body", "", "HEAD /a"),
+		none("WebSocket", "RFC 6455 4.1",
+			"/a", slices.Concat([]string{html}, handshakeLines)...).onlyH1(),
+		none("what only resembles a WebSocket", "", "/a", html, navigate, "Sec-WebSocket-Key: x"),
+		down("/a", refusedError)("cannot be decided", "wire", "/a", html, sid(downCookie)),
+		down("/api/a", refusedError)("API, cannot be decided", "wire", "/api/a", sid(downCookie)),
+		down("/a", timeoutError)("took too long", "", "/a", sid(slowCookie)),
+		endedAtA("neither session nor error", "", "/a", sid(unknownCookie)),
+		endedAtA("lookup knows none", "", "/a", sid(noneCookie)),
+		badRequest("cookie of another kind", "CVE-2026-25748", "/a", "Cookie: sid=\x01\x02").onlyH1(),
+		endedAtA("cookie with a backslash", "CVE-2026-25748", "/a", `Cookie: sid=`+goodCookie+`\`),
+		endedAtA("cookie that is huge", "CVE-2026-25748",
+			"/a", sid(goodCookie+strings.Repeat("x", 64<<10))),
+		noneAtA("3,002 cookies", "net/http's limit (CVE-2025-58186)",
+			"/a", "Cookie: "+strings.Repeat("a=b; ", 3001)+"sid="+goodCookie),
+		endedAtA("two that differ", "RFC 6265 8.6", "/a", sid(goodCookie)+"; sid="+unknownCookie),
+		toLogin("rewritten path, header", "GHSA-7x63-xv5r-3p2x, GHSA-6384-m2mw-rf54", "/a", html,
+			"X-Forwarded-Uri: /login", "X-Original-URL: /login", "X-Rewrite-URL: /login",
+			"X-Forwarded-Prefix: /login", "X-Forwarded-Host: evil.example", "Forwarded: host=evil.example"),
+		noneAtA("health check by its User-Agent", "GHSA-5hvv-m4w4-gf6v",
+			"/a", "User-Agent: GoogleHC/1.0"),
+		none("method override", "", "POST /a", "X-HTTP-Method-Override: GET", html),
+		redirect("/login?next=%2Fa%3Fb")("absolute form", "RFC 9112 3.2.2",
+			"http://evil.example/a?b", html).onlyH1(),
+		redirect("/login?next=%2F")("absolute form without a path", "RFC 9112 3.2.2",
+			"http://evil.example", html).onlyH1().inMux(307),
+		noWayBack("asterisk", "RFC 9112 3.2.4", "*", html).inMux(400),
+		noWayBack("no way back to another host", "GHSA-j7px-6hwj-hpjg",
+			"//evil.example/a", html).inMux(307),
+		noWayBack("no way back through a backslash", "GHSA-j7px-6hwj-hpjg", `/\evil.example`, html),
+		noWayBack("no way back up", "", "/a/../../b", html).inMux(307),
+		noWayBack("no way back to what is too long", "", "/"+strings.Repeat("a", 2<<10), html),
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			gate, rec := newGate(t, middleware.GateOptions{LoginURL: "/login"})
-			if c.method == "" {
-				c.method = "GET"
-			}
 			inMux, aroundMux := http.NewServeMux(), http.NewServeMux()
 			inMux.Handle("/", gate.Wrap(whoami))
 			aroundMux.Handle("/", whoami)
@@ -155,18 +196,18 @@ func TestGateAnswers(t *testing.T) {
 	}
 }
 
-func TestGateWithoutLoginURL(t *testing.T) {
+func TestGate_WithoutLoginURLAPageIs401(t *testing.T) {
 	gate, rec := newGate(t, middleware.GateOptions{})
 	for _, over := range overBoth(t, gate.Wrap(whoami)) {
 		a := over.send(t, "GET", "/login", html, navigate)
 		assert.Equal(t, 401, a.Status)
-		assert.Equal(t, `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session"}`, a.Body)
+		assert.Equal(t, bodyNoLogin, a.Body)
 	}
 	assert.Empty(t, rec.Text(), "a page's first request is everyday life")
 }
 
 // An API prefix ends at a boundary, written with its slash or without.
-func TestGateAPIPrefixes(t *testing.T) {
+func TestGate_APIPrefixEndsAtASlash(t *testing.T) {
 	for _, c := range []struct {
 		api    []string
 		target string
@@ -188,14 +229,15 @@ func TestGateAPIPrefixes(t *testing.T) {
 	}
 }
 
-// A client that is given a session, or turned away, finds on the answer what the
-// Authenticator put there: a rotated cookie.
+// The answer keeps the headers that the Authenticator set, such as a rotated cookie.
 func TestGate_KeepsHeadersOfAuthenticator(t *testing.T) {
 	for _, err := range []error{nil, middleware.ErrNoSession, middleware.ErrSessionExpired, errDown} {
-		gate, _ := newGateOf(t, middleware.AuthenticatorFunc(func(w http.ResponseWriter, _ *http.Request) (*middleware.Session, error) {
+		rotates := func(w http.ResponseWriter, _ *http.Request) (*middleware.Session, error) {
 			w.Header().Add("Set-Cookie", "sid=rotated")
 			return ann(), err
-		}), middleware.GateOptions{LoginURL: "/login"})
+		}
+		gate, _ := newGateOf(t, middleware.AuthenticatorFunc(rotates),
+			middleware.GateOptions{LoginURL: "/login"})
 		for _, over := range overBoth(t, gate.Wrap(whoami)) {
 			a := over.send(t, "GET", "/")
 			assert.Equal(t, []string{"sid=rotated"}, a.Header["Set-Cookie"], "%s %v", over.name, err)
@@ -204,13 +246,14 @@ func TestGate_KeepsHeadersOfAuthenticator(t *testing.T) {
 	}
 }
 
-func TestGateLoginURL(t *testing.T) {
+func TestGate_LoginURLGetsNextParameter(t *testing.T) {
 	for _, c := range []struct{ name, login, target, location string }{
 		{"has a query", "/login?tenant=a&b", "/x", "/login?tenant=a&b&next=%2Fx"},
 		{"has an empty query", "/login?", "/x", "/login?next=%2Fx"},
 		{"elsewhere", "https://sso.example/in", "/x?y", "https://sso.example/in?next=%2Fx%3Fy"},
 		{"elsewhere, without a path", "https://sso.example", "/", "https://sso.example?next=%2F"},
-		{"elsewhere is no public path here", "https://sso.example/in", "/in", "https://sso.example/in?next=%2Fin"},
+		{"elsewhere is no public path here", "https://sso.example/in", "/in",
+			"https://sso.example/in?next=%2Fin"},
 		{"needs escaping", "/log in", "/x", "/log%20in?next=%2Fx"},
 	} {
 		gate, _ := newGate(t, middleware.GateOptions{LoginURL: c.login})
@@ -222,7 +265,7 @@ func TestGateLoginURL(t *testing.T) {
 
 // A ticket is a credential: a page load that carries one must not lead to a
 // sign-in page, and its logs and Referer, with the ticket in the way back.
-func TestGateLeavesNoTicketInRedirect(t *testing.T) {
+func TestGate_RedirectHasNoTicket(t *testing.T) {
 	ticket := secretMark + strings.Repeat("x", 43-len(secretMark))
 	gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login"})
 	for _, over := range overBoth(t, gate.Wrap(whoami)) {
@@ -232,20 +275,21 @@ func TestGateLeavesNoTicketInRedirect(t *testing.T) {
 			assert.Contains(t, a.String(), "next=%2Fa%3Fb%3Dc%26d%3De", over.name)
 		}
 		a := over.send(t, "GET", "/a?ticket=ST-1", html)
-		assert.Equal(t, "/login?next=%2Fa%3Fticket%3DST-1", a.Header.Get("Location"), "the application's own ticket")
+		assert.Equal(t, "/login?next=%2Fa%3Fticket%3DST-1", a.Header.Get("Location"),
+			"the application's own ticket")
 	}
 }
 
-// Whatever a browser asked for, Next returns behind the redirect, unless it is
-// no local path.
-func TestGateAndNextAgree(t *testing.T) {
+// Behind the redirect, Next returns the target that the browser asked for.
+func TestGate_WayBackIsWhatNextReturns(t *testing.T) {
 	gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login"})
 	srv := serve(t, gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, middleware.Next(r))
 	})))
 	for _, target := range []string{
-		"/", "/a", "/a/", "/a/b?c=d&e=f+g%20h", "/a?next=/b", "/%2f/evil", "/%09/evil", "/%C3%A9", "/\xc3\xa9", "/a//b",
-		"/a?b=//evil.example", "/a;b=c", "/a:b@c", "/~a!$&'()*+,=|\"", "/a?%zz", "/a%26b%3Fc",
+		"/", "/a", "/a/", "/a/b?c=d&e=f+g%20h", "/a?next=/b", "/%2f/evil", "/%09/evil", "/%C3%A9",
+		"/\xc3\xa9", "/a//b", "/a?b=//evil.example", "/a;b=c", "/a:b@c", "/~a!$&'()*+,=|\"", "/a?%zz",
+		"/a%26b%3Fc",
 	} {
 		a := send(t, srv, get(target, html))
 		require.Equal(t, 302, a.Status, target)
@@ -254,44 +298,44 @@ func TestGateAndNextAgree(t *testing.T) {
 	}
 }
 
-func TestGateConnect(t *testing.T) {
+func TestGate_ConnectIs405(t *testing.T) {
 	gate, rec := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/"}})
 	srv := serve(t, gate.Wrap(whoami))
 	for _, target := range []string{"/public/../admin", "/login", "h:443", "app.example:80"} {
 		for _, session := range []string{unknownCookie, goodCookie} {
 			a := send(t, srv, rawRequest("CONNECT", target, sid(session), html))
 			assert.Equal(t, 405, a.Status, target)
-			assert.Equal(t, `{"error":"method_not_allowed","detail":"Method Not Allowed"}`, a.Body, target)
+			assert.Equal(t, errorBody(405, "method_not_allowed"), a.Body, target)
 			assert.NotContains(t, a.Header.Get("Allow"), "CONNECT")
-			assert.NotEmpty(t, a.Header.Get("Allow"), "RFC 9110 section 15.5.6")
+			assert.NotEmpty(t, a.Header.Get("Allow"), "RFC 9110 15.5.6")
 			assert.Empty(t, a.reached())
 			assert.Equal(t, 1, strings.Count(rec.Take(), `"reason":"method"`), "every denial is one line")
 		}
 	}
 }
 
-func TestGateOddRequests(t *testing.T) {
+func TestGate_OddRequestsAreNotPublic(t *testing.T) {
 	gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}})
 	mux := http.NewServeMux()
 	mux.Handle("/", whoami)
-	for name, h := range map[string]http.Handler{"alone": gate.Wrap(whoami), "before a mux": gate.Wrap(mux)} {
-		srv := serve(t, h)
+	for name, next := range map[string]http.Handler{"alone": whoami, "before a mux": mux} {
+		srv := serve(t, gate.Wrap(next))
 		for _, c := range []struct {
 			name, source, request string
 			status                int
 		}{
-			{"HTTP/1.0 without Host", "RFC 9112 section 3.2", "GET /a HTTP/1.0\r\n\r\n", 401},
-			{"HTTP/1.0 without Host, public", "RFC 9112 section 3.2", "GET /public/a HTTP/1.0\r\n\r\n", 200},
-			{"HTTP/1.0 without Host, page", "RFC 9112 section 3.2", "GET /a HTTP/1.0\r\n" + html + "\r\n\r\n", 302},
-			{"HTTP/1.1 without Host", "RFC 9112 section 3.2", "GET /public/a HTTP/1.1\r\n\r\n", 400},
+			{"HTTP/1.0 without Host", "RFC 9112 3.2", "GET /a HTTP/1.0\r\n\r\n", 401},
+			{"HTTP/1.0 without Host, public", "RFC 9112 3.2", "GET /public/a HTTP/1.0\r\n\r\n", 200},
+			{"HTTP/1.0 without Host, page", "RFC 9112 3.2", "GET /a HTTP/1.0\r\n" + html + "\r\n\r\n", 302},
+			{"HTTP/1.1 without Host", "RFC 9112 3.2", "GET /public/a HTTP/1.1\r\n\r\n", 400},
 			{"malformed escape", "GHSA-68wm-pfjf-wqp6", get("/public/%zz"), 400},
 			{"half an escape", "GHSA-68wm-pfjf-wqp6", get("/public/%2"), 400},
 			{"no path", "GHSA-68wm-pfjf-wqp6", get("public/a"), 400},
 			{"no target", "GHSA-68wm-pfjf-wqp6", "GET  HTTP/1.1\r\nHost: a\r\n\r\n", 400},
-			{"a space in the target", "RFC 9112 section 3.2", get("/public/a b"), 400},
+			{"a space in the target", "RFC 9112 3.2", get("/public/a b"), 400},
 			{"another protocol", "", "GET /public/a HTTP/3.0\r\nHost: a\r\n\r\n", 505},
 			{"query without path", "", get("http://app.example?/public/"), 401},
-			{"server-wide OPTIONS never arrives", "RFC 9110 section 9.3.7", rawRequest("OPTIONS", "*"), 200},
+			{"server-wide OPTIONS never arrives", "RFC 9110 9.3.7", rawRequest("OPTIONS", "*"), 200},
 		} {
 			a := send(t, srv, c.request)
 			assert.Equal(t, c.status, a.Status, "%s: %s", name, c.name)
@@ -303,16 +347,15 @@ func TestGateOddRequests(t *testing.T) {
 	}
 }
 
-// Which end is up behind StripPrefix: patterns mean what they mean at the
-// gate's place, and what a browser is told is what the browser asked for.
-func TestGateInsideStripPrefix(t *testing.T) {
-	stripped := func(prefix string, opts middleware.GateOptions) http.Handler {
-		gate, _ := newGate(t, opts)
+// Behind StripPrefix, patterns match the stripped path. Browsers are sent to the path
+// that they asked for.
+func TestGate_InsideStripPrefixRedirectsToTheWholePath(t *testing.T) {
+	stripped := func(prefix, login string, public ...string) http.Handler {
+		gate, _ := newGate(t, middleware.GateOptions{LoginURL: login, Public: public})
 		mux := http.NewServeMux()
 		mux.Handle(prefix+"/", http.StripPrefix(prefix, gate.Wrap(whoami)))
 		return mux
 	}
-	public := []string{"/public/"}
 	for _, c := range []struct {
 		name           string
 		h              http.Handler
@@ -320,12 +363,16 @@ func TestGateInsideStripPrefix(t *testing.T) {
 		status         int
 		location, body string
 	}{
-		{"the way back has the prefix", stripped("/app", middleware.GateOptions{LoginURL: "/login"}), "/app/x?y", 302, "/login?next=%2Fapp%2Fx%3Fy", ""},
-		{"public is below the prefix", stripped("/app", middleware.GateOptions{LoginURL: "/login", Public: public}), "/app/public/x", 200, "", "nobody /public/x"},
-		{"the sign-in page is where browsers are sent", stripped("/app", middleware.GateOptions{LoginURL: "/app/login"}), "/app/login", 200, "", "nobody /login"},
-		{"another page of that name is not it", stripped("/admin", middleware.GateOptions{LoginURL: "/login"}), "/admin/login", 302, "/login?next=%2Fadmin%2Flogin", ""},
-		{"the API is what browsers call it", stripped("/api", middleware.GateOptions{LoginURL: "/login"}), "/api/users", 401, "", bodyNone},
-		{"the API is below the prefix", stripped("/v1", middleware.GateOptions{LoginURL: "/login"}), "/v1/api/users", 401, "", bodyNone},
+		{"the way back has the prefix", stripped("/app", "/login"), "/app/x?y", 302,
+			"/login?next=%2Fapp%2Fx%3Fy", ""},
+		{"public is below the prefix", stripped("/app", "/login", "/public/"),
+			"/app/public/x", 200, "", "nobody /public/x"},
+		{"the sign-in page is where browsers are sent", stripped("/app", "/app/login"), "/app/login", 200,
+			"", "nobody /login"},
+		{"another page of that name is not it", stripped("/admin", "/login"), "/admin/login", 302,
+			"/login?next=%2Fadmin%2Flogin", ""},
+		{"the API is what browsers call it", stripped("/api", "/login"), "/api/users", 401, "", bodyNone},
+		{"the API is below the prefix", stripped("/v1", "/login"), "/v1/api/users", 401, "", bodyNone},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, over := range overBoth(t, c.h) {
@@ -338,58 +385,59 @@ func TestGateInsideStripPrefix(t *testing.T) {
 	}
 }
 
-// An inner gate asks for itself: neither an outer gate's session nor a public
-// route of its own lets somebody in whom it does not know.
-func TestGateInsideGate(t *testing.T) {
+// An inner gate authenticates by itself: an outer gate's session is not enough.
+func TestGate_InsideGateAuthenticatesByItself(t *testing.T) {
 	bearer := middleware.BearerSessions(lookup)
 	outer, _ := newGateOf(t, bearer, middleware.GateOptions{})
 	inner, _ := newGate(t, middleware.GateOptions{Public: []string{"/public/"}})
-	both, _ := newGateOf(t, middleware.FirstOf(middleware.ContextSessions, cookies()), middleware.GateOptions{})
+	either := middleware.FirstOf(middleware.ContextSessions, cookies())
+	both, _ := newGateOf(t, either, middleware.GateOptions{})
 	only := "Authorization: Bearer " + goodCookie
 	for _, c := range []struct {
 		name    string
-		h       http.Handler
+		inner   *middleware.Gate
 		target  string
 		lines   []string
 		reached string
 	}{
-		{"the outer one's session alone", outer.Wrap(inner.Wrap(whoami)), "/", []string{only}, ""},
-		{"both", outer.Wrap(inner.Wrap(whoami)), "/", []string{only, sid(goodCookie)}, "ann"},
-		{"the outer one's session where the inner is public", outer.Wrap(inner.Wrap(whoami)), "/public/", []string{only}, "nobody"},
-		{"dead where the inner is public", outer.Wrap(inner.Wrap(whoami)), "/public/", []string{only, sid(deadCookie)}, "nobody"},
-		{"the context's accepted", outer.Wrap(both.Wrap(whoami)), "/", []string{only}, "ann"},
+		{"the outer one's session alone", inner, "/", []string{only}, ""},
+		{"both", inner, "/", []string{only, sid(goodCookie)}, "ann"},
+		{"the outer one's session where the inner is public", inner, "/public/", []string{only},
+			"nobody"},
+		{"dead where the inner is public", inner, "/public/", []string{only, sid(deadCookie)}, "nobody"},
+		{"the context's accepted", both, "/", []string{only}, "ann"},
 	} {
-		a := send(t, serve(t, c.h), get(c.target, c.lines...))
+		a := send(t, serve(t, outer.Wrap(c.inner.Wrap(whoami))), get(c.target, c.lines...))
 		assert.Equal(t, c.reached, a.reached(), c.name)
 	}
 }
 
-// Panics are the application's, and reach whatever recovers them, as they came.
-func TestGatePanicsPassThrough(t *testing.T) {
+// A panic of the application passes through unchanged.
+func TestGate_PanicsPassThrough(t *testing.T) {
 	boom := errors.New("boom")
-	panics := func() { panic(boom) }
-	byLookup := func(context.Context, string) (*middleware.Session, error) { panics(); return nil, nil }
+	type options = middleware.GateOptions
+	lookup := func(context.Context, string) (*middleware.Session, error) { panic(boom) }
+	asks := func(http.ResponseWriter, *http.Request) (*middleware.Session, error) { panic(boom) }
+	rejects := func(http.ResponseWriter, *http.Request, *middleware.Rejection) { panic(boom) }
+	handles := func(http.ResponseWriter, *http.Request) { panic(boom) }
+	byCookie := middleware.CookieSessions("sid", lookup)
+	first := middleware.FirstOf(middleware.AuthenticatorFunc(asks), cookies())
+	clientIP := options{ClientIP: func(*http.Request) string { panic(boom) }}
 	for _, c := range []struct {
 		name   string
 		a      middleware.Authenticator
-		opts   middleware.GateOptions
-		next   http.Handler
+		opts   options
+		next   http.HandlerFunc
 		cookie string
 	}{
-		{name: "lookup", a: middleware.CookieSessions("sid", byLookup), cookie: goodCookie},
-		{name: "lookup, on a public route", a: middleware.CookieSessions("sid", byLookup), cookie: goodCookie, opts: middleware.GateOptions{Public: []string{"/"}}},
-		{name: "Authenticator in FirstOf", a: middleware.FirstOf(middleware.AuthenticatorFunc(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) {
-			panics()
-			return nil, nil
-		}), cookies()), cookie: goodCookie},
-		{name: "handler", a: cookies(), cookie: goodCookie, next: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panics() })},
-		{name: "ClientIP", a: cookies(), cookie: deadCookie, opts: middleware.GateOptions{ClientIP: func(*http.Request) string { panics(); return "" }}},
-		{name: "OnReject", a: cookies(), cookie: deadCookie, opts: middleware.GateOptions{OnReject: func(http.ResponseWriter, *http.Request, *middleware.Rejection) { panics() }}},
+		{"lookup", byCookie, options{}, whoami, goodCookie},
+		{"lookup, on a public route", byCookie, options{Public: []string{"/"}}, whoami, goodCookie},
+		{"Authenticator in FirstOf", first, options{}, whoami, goodCookie},
+		{"handler", cookies(), options{}, handles, goodCookie},
+		{"ClientIP", cookies(), clientIP, whoami, deadCookie},
+		{"OnReject", cookies(), options{OnReject: rejects}, whoami, deadCookie},
 	} {
 		gate, _ := newGateOf(t, c.a, c.opts)
-		if c.next == nil {
-			c.next = whoami
-		}
 		h := gate.Wrap(c.next)
 		a := send(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			defer func() {
@@ -404,7 +452,7 @@ func TestGatePanicsPassThrough(t *testing.T) {
 	}
 }
 
-// waits is a lookup that waits until the request is over, and says that it has begun.
+// waits is a lookup that blocks until the request ends. It sends to begun first.
 func waits(begun chan<- struct{}) func(context.Context, string) (*middleware.Session, error) {
 	return func(ctx context.Context, _ string) (*middleware.Session, error) {
 		begun <- struct{}{}
@@ -413,22 +461,20 @@ func waits(begun chan<- struct{}) func(context.Context, string) (*middleware.Ses
 	}
 }
 
-// A client that has gone is nobody's failure: no line, no OnReject, no handler.
-func TestGateClientGone(t *testing.T) {
+// A client that has gone leaves no audit line, and neither OnReject nor the handler runs.
+func TestGate_ClientGoneIsNoRejection(t *testing.T) {
 	begun, done := make(chan struct{}), make(chan struct{})
 	var rejected atomic.Int32
 	gate, rec := newGateOf(t, middleware.CookieSessions("sid", waits(begun)), middleware.GateOptions{
 		LoginURL: "/login",
 		OnReject: func(http.ResponseWriter, *http.Request, *middleware.Rejection) { rejected.Add(1) },
 	})
-	h := gate.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the handler ran") }))
+	h := gate.Wrap(mustNotRun(t))
 	srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer close(done)
 		h.ServeHTTP(w, r)
 	}))
-	conn := dial(t, srv)
-	_, err := io.WriteString(conn, get("/", sid(goodCookie)))
-	require.NoError(t, err)
+	conn := begin(t, srv, get("/", sid(goodCookie)))
 	<-begun
 	require.NoError(t, conn.Close())
 	<-done
@@ -436,15 +482,13 @@ func TestGateClientGone(t *testing.T) {
 	assert.Empty(t, rec.Text())
 }
 
-// A client that has only closed its sending side still reads, and the operator who
-// keeps the access log does too: an undecided request is never a success.
-func TestGateClientHalfGone(t *testing.T) {
+// A client that closed only its sending side still reads. It gets no success.
+func TestGate_ClientThatStillReadsGetsNoSuccess(t *testing.T) {
 	begun := make(chan struct{})
 	gate, _ := newGateOf(t, middleware.CookieSessions("sid", waits(begun)), middleware.GateOptions{})
 	conn := dial(t, serve(t, gate.Wrap(whoami)))
 	request := get("/", sid(goodCookie))
-	_, err := io.WriteString(conn, request)
-	require.NoError(t, err)
+	write(t, conn, request)
 	<-begun
 	require.NoError(t, conn.(*net.TCPConn).CloseWrite())
 	a, _ := receive(t, conn, request)
@@ -452,26 +496,26 @@ func TestGateClientHalfGone(t *testing.T) {
 	assert.Empty(t, a.reached())
 }
 
-// An outer deadline is no client that has gone: it is answered and audited.
-func TestGateOuterDeadline(t *testing.T) {
-	gate, rec := newGateOf(t, middleware.CookieSessions("sid", waits(make(chan struct{}, 1))), middleware.GateOptions{})
+// An outer deadline is answered and audited, unlike a client that has gone.
+func TestGate_OuterDeadlineIs503(t *testing.T) {
+	waiting := middleware.CookieSessions("sid", waits(make(chan struct{}, 1)))
+	gate, rec := newGateOf(t, waiting, middleware.GateOptions{})
 	a := send(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), time.Microsecond)
 		defer cancel()
 		gate.Wrap(whoami).ServeHTTP(w, r.WithContext(ctx))
 	})), get("/", sid(goodCookie)))
 	assert.Equal(t, 503, a.Status)
-	assert.Equal(t, line("unavailable", "/", `,"error":"session store: context deadline exceeded"`), rec.Text())
+	assert.Equal(t, line("unavailable", "/", timeoutError), rec.Text())
 }
 
 // The session's last instant is the one before ExpiresAt.
-func TestGateSessionEnds(t *testing.T) {
+func TestGate_SessionEndsAtExpiresAt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := ann()
 		s.ExpiresAt = time.Now().Add(time.Minute)
-		gate, rec := newGateOf(t, middleware.CookieSessions("sid", func(context.Context, string) (*middleware.Session, error) {
-			return s, nil
-		}), middleware.GateOptions{})
+		lookup := func(context.Context, string) (*middleware.Session, error) { return s, nil }
+		gate, rec := newGateOf(t, middleware.CookieSessions("sid", lookup), middleware.GateOptions{})
 		r := httptest.NewRequest("GET", "/a", nil)
 		r.AddCookie(&http.Cookie{Name: "sid", Value: "x"})
 		time.Sleep(time.Minute - 1)
@@ -484,30 +528,33 @@ func TestGateSessionEnds(t *testing.T) {
 		require.Equal(t, "session_expired", rej.Code)
 		require.Equal(t, 401, rej.Status)
 		require.ErrorIs(t, rej.Err, middleware.ErrSessionExpired)
-		require.Equal(t, `{"event":"session_verify_failure","provider":"oidc","reason":"invalid_or_expired_session","ip":"192.0.2.1","path":"/a"}`+"\n", rec.Text())
+		require.Equal(t, `{"event":"session_verify_failure","provider":"oidc",`+
+			`"reason":"invalid_or_expired_session","ip":"192.0.2.1","path":"/a"}`+"\n", rec.Text())
 	})
 }
 
-// The error of a session store often quotes what it was asked for. The operator
-// gets the error, and nobody gets the cookie.
-func TestGateErrorsKeepNoCredential(t *testing.T) {
+// A session store's error often quotes its key. The audit has the error, without the cookie.
+func TestGate_StoreErrorHidesTheCredential(t *testing.T) {
 	quotes := func(_ context.Context, value string) (*middleware.Session, error) {
-		return nil, &url.Error{Op: "Get", URL: "https://idp.example/introspect?opaque=" + url.QueryEscape(value) + "#" + value, Err: errDown}
+		u := "https://idp.example/introspect?opaque=" + url.QueryEscape(value) + "#" + value
+		return nil, &url.Error{Op: "Get", URL: u, Err: errDown}
 	}
 	for name, c := range map[string]struct {
 		a    middleware.Authenticator
 		line string
 	}{
-		"cookie":  {middleware.CookieSessions("sid", quotes), sid("a+b/" + secretMark)},
-		"bearer":  {middleware.BearerSessions(quotes), "Authorization: Bearer a+b/" + secretMark},
-		"FirstOf": {middleware.FirstOf(middleware.CookieSessions("sid", quotes)), sid("a+b/" + secretMark)},
+		"cookie": {middleware.CookieSessions("sid", quotes), sid("a+b/" + secretMark)},
+		"bearer": {middleware.BearerSessions(quotes), "Authorization: Bearer a+b/" + secretMark},
+		"FirstOf": {middleware.FirstOf(middleware.CookieSessions("sid", quotes)),
+			sid("a+b/" + secretMark)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var seen *middleware.Rejection
-			gate, rec := newGateOf(t, c.a, middleware.GateOptions{OnReject: func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
+			keep := func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
 				seen = rej
 				rej.ServeHTTP(w, r)
-			}})
+			}
+			gate, rec := newGateOf(t, c.a, middleware.GateOptions{OnReject: keep})
 			a := send(t, serve(t, gate.Wrap(whoami)), get("/", c.line))
 			assert.Equal(t, 503, a.Status)
 			assert.Contains(t, rec.Text(), "connection refused", "the operator must learn why")
@@ -519,18 +566,21 @@ func TestGateErrorsKeepNoCredential(t *testing.T) {
 	}
 }
 
-// OnReject learns everything, after the audit has; ServeHTTP answers as if
-// there were none.
-func TestGateOnReject(t *testing.T) {
+// OnReject runs after the audit, with the whole rejection. ServeHTTP gives the default
+// answer.
+func TestGate_OnRejectRunsAfterTheAudit(t *testing.T) {
 	for _, c := range []struct {
 		cookie string
 		want   middleware.Rejection
 		err    error
 		lines  int
 	}{
-		{"", middleware.Rejection{Status: 401, Code: "unauthenticated", Reason: "no_session", CloseCode: 4401}, middleware.ErrNoSession, 0},
-		{unknownCookie, middleware.Rejection{Status: 401, Code: "session_expired", Reason: "invalid_or_expired_session", CloseCode: 4401}, middleware.ErrSessionExpired, 1},
-		{downCookie, middleware.Rejection{Status: 503, Code: "unavailable", Reason: "unavailable", CloseCode: 1013}, errDown, 1},
+		{"", middleware.Rejection{Status: 401, Code: "unauthenticated", Reason: "no_session",
+			CloseCode: 4401}, middleware.ErrNoSession, 0},
+		{unknownCookie, middleware.Rejection{Status: 401, Code: "session_expired",
+			Reason: "invalid_or_expired_session", CloseCode: 4401}, middleware.ErrSessionExpired, 1},
+		{downCookie, middleware.Rejection{Status: 503, Code: "unavailable", Reason: "unavailable",
+			CloseCode: 1013}, errDown, 1},
 	} {
 		log, rec := newAudit()
 		opts := middleware.GateOptions{LoginURL: "/login", Audit: log}
@@ -561,8 +611,8 @@ func TestGateOnReject(t *testing.T) {
 	}
 }
 
-// Authenticate is the whole decision, for those who do not Wrap.
-func TestGateAuthenticate(t *testing.T) {
+// Authenticate decides as Wrap does.
+func TestGate_AuthenticateDecidesAsWrap(t *testing.T) {
 	gate, rec := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}})
 	srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, rej := gate.Authenticate(w, r)
@@ -593,34 +643,33 @@ func TestGateAuthenticate(t *testing.T) {
 	}
 }
 
-// One address function serves all that is audited.
-func TestGateAuditsClientIP(t *testing.T) {
-	gate, rec := newGate(t, middleware.GateOptions{ClientIP: func(r *http.Request) string { return r.Header.Get("X-Client") }})
+// The audit has the address that ClientIP returns.
+func TestGate_AuditHasClientIP(t *testing.T) {
+	client := func(r *http.Request) string { return r.Header.Get("X-Client") }
+	gate, rec := newGate(t, middleware.GateOptions{ClientIP: client})
 	for _, over := range overBoth(t, gate.Wrap(whoami)) {
 		over.send(t, "GET", "/a\"b", sid(deadCookie), "X-Client: 203.0.113.9")
-		lines := rec.Lines(t)
-		require.Len(t, lines, 1)
-		assert.Equal(t, map[string]any{
-			"event": "session_verify_failure", "reason": "invalid_or_expired_session", "ip": "203.0.113.9", "path": `/a"b`,
-		}, lines[0])
+		assert.Equal(t, []map[string]any{{
+			"event": "session_verify_failure", "reason": "invalid_or_expired_session",
+			"ip": "203.0.113.9", "path": `/a"b`,
+		}}, rec.Lines(t))
 		rec.Take()
 	}
 }
 
-// A gate without an Audit is never silent, and a log that cannot be written
-// fails no request: that is the audit's part. Here: a nil one is asked.
-func TestGateWithoutAudit(t *testing.T) {
-	gate, err := middleware.NewGate(cookies(), nil)
-	require.NoError(t, err)
+// A gate without an Audit uses the default one, and answers.
+func TestGate_WithoutAuditStillAnswers(t *testing.T) {
+	gate := must(middleware.NewGate(cookies(), nil))
 	a := send(t, serve(t, gate.Wrap(whoami)), get("/"))
-	assert.Equal(t, `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session"}`, a.Body)
+	assert.Equal(t, bodyNoLogin, a.Body)
 	assert.Equal(t, "ann", send(t, serve(t, gate.Wrap(whoami)), get("/", sid(goodCookie))).reached())
 }
 
-// Everything that is wrong is reported at once, with what would be right.
-func TestNewGateReportsAllFaults(t *testing.T) {
+// NewGate reports every fault at once, and what is right.
+func TestNewGate_ReportsAllFaults(t *testing.T) {
 	_, err := middleware.NewGate(
-		middleware.FirstOf(nil, middleware.CookieSessions("s d", nil), middleware.BearerSessions(nil), middleware.FirstOf()),
+		middleware.FirstOf(nil, middleware.CookieSessions("s d", nil), middleware.BearerSessions(nil),
+			middleware.FirstOf()),
 		&middleware.GateOptions{
 			LoginURL: "login",
 			API:      []string{"api/", "/ok/", ""},
@@ -629,40 +678,51 @@ func TestNewGateReportsAllFaults(t *testing.T) {
 	require.Error(t, err)
 	for _, part := range []string{
 		"middleware.NewGate: ",
-		"FirstOf[0]: the Authenticator is nil", `CookieSessions: cookie name "s d"`, "CookieSessions: ", "lookup is nil",
+		"FirstOf[0]: the Authenticator is nil", `CookieSessions: cookie name "s d"`, "CookieSessions: ",
+		"lookup is nil",
 		"BearerSessions: ", "FirstOf[3]: FirstOf: no Authenticator given",
 		`LoginURL: "login": want a path such as /login`,
 		`API: "api/": want a path prefix`, `API: ""`,
-		`Public: "static": want an http.ServeMux pattern`, `Public: "GET"`, `Public: "/{"`, `Public: "/a/{x}/{x}"`, `Public: "/same"`,
+		`Public: "static": want an http.ServeMux pattern`, `Public: "GET"`, `Public: "/{"`,
+		`Public: "/a/{x}/{x}"`, `Public: "/same"`,
 	} {
 		assert.ErrorContains(t, err, part)
 	}
 	assert.NotContains(t, err.Error(), `"/ok/"`)
 }
 
-func TestNewGateRefuses(t *testing.T) {
-	for _, c := range []struct {
+func TestNewGate_RefusesBadOptions(t *testing.T) {
+	type row struct {
 		name string
 		a    middleware.Authenticator
 		opts middleware.GateOptions
 		want string
-	}{
-		{"no Authenticator", nil, middleware.GateOptions{}, "the Authenticator is nil"},
-		{"a nil function", middleware.AuthenticatorFunc(nil), middleware.GateOptions{}, "nil"},
-		{"a nil function in FirstOf", middleware.FirstOf(cookies(), middleware.AuthenticatorFunc(nil)), middleware.GateOptions{}, "FirstOf[1]"},
-		{"no cookie name", middleware.CookieSessions("", lookup), middleware.GateOptions{}, `cookie name ""`},
-		{"a cookie name that is no token", middleware.CookieSessions("a;b", lookup), middleware.GateOptions{}, `cookie name "a;b"`},
-		{"no lookup", middleware.CookieSessions("sid", nil), middleware.GateOptions{}, "lookup is nil"},
-		{"LoginURL with a fragment", cookies(), middleware.GateOptions{LoginURL: "/login#top"}, "fragment"},
-		{"LoginURL without a scheme", cookies(), middleware.GateOptions{LoginURL: "//sso.example/"}, "LoginURL"},
-		{"LoginURL with a backslash", cookies(), middleware.GateOptions{LoginURL: `/\sso.example`}, "LoginURL"},
-		{"LoginURL of a script", cookies(), middleware.GateOptions{LoginURL: "javascript:alert(1)"}, "LoginURL"},
-		{"LoginURL with a user", cookies(), middleware.GateOptions{LoginURL: "https://u:p@sso.example/"}, "LoginURL"},
-		{"LoginURL that is not clean", cookies(), middleware.GateOptions{LoginURL: "/a/../login"}, "LoginURL"},
-		{"LoginURL with a needless escape", cookies(), middleware.GateOptions{LoginURL: "/log%69n"}, "as in /login"},
-		{"LoginURL with a newline", cookies(), middleware.GateOptions{LoginURL: "/login\n"}, "LoginURL"},
-		{"LoginURL without a host", cookies(), middleware.GateOptions{LoginURL: "https://:443/"}, "LoginURL"},
-		{"LoginURL that has a way back already", cookies(), middleware.GateOptions{LoginURL: "/login?next=/home"}, "next"},
+	}
+	sessions := func(name string, a middleware.Authenticator, want string) row {
+		return row{name, a, middleware.GateOptions{}, want}
+	}
+	login := func(name, url, want string) row {
+		return row{name, cookies(), middleware.GateOptions{LoginURL: url}, want}
+	}
+	for _, c := range []row{
+		sessions("no Authenticator", nil, "the Authenticator is nil"),
+		sessions("a nil function", middleware.AuthenticatorFunc(nil), "nil"),
+		sessions("a nil function in FirstOf",
+			middleware.FirstOf(cookies(), middleware.AuthenticatorFunc(nil)), "FirstOf[1]"),
+		sessions("no cookie name", middleware.CookieSessions("", lookup), `cookie name ""`),
+		sessions("a cookie name that is no token", middleware.CookieSessions("a;b", lookup),
+			`cookie name "a;b"`),
+		sessions("no lookup", middleware.CookieSessions("sid", nil), "lookup is nil"),
+		login("LoginURL with a fragment", "/login#top", "fragment"),
+		login("LoginURL without a scheme", "//sso.example/", "LoginURL"),
+		login("LoginURL with a backslash", `/\sso.example`, "LoginURL"),
+		login("LoginURL of a script", "javascript:alert(1)", "LoginURL"),
+		login("LoginURL with a user", "https://u:p@sso.example/", "LoginURL"),
+		login("LoginURL that is not clean", "/a/../login", "LoginURL"),
+		login("LoginURL with a needless escape", "/log%69n", "as in /login"),
+		login("LoginURL with a newline", "/login\n", "LoginURL"),
+		login("LoginURL without a host", "https://:443/", "LoginURL"),
+		login("LoginURL that has a way back already", "/login?next=/home", "next"),
 	} {
 		_, err := middleware.NewGate(c.a, &c.opts)
 		if assert.Error(t, err, c.name) {
@@ -673,11 +733,11 @@ func TestNewGateRefuses(t *testing.T) {
 }
 
 // Options are copied: what is done to them afterwards changes no gate.
-func TestNewGateCopiesOptions(t *testing.T) {
-	opts := middleware.GateOptions{LoginURL: "/login", API: []string{"/rpc/"}, Public: []string{"/public/"}}
+func TestNewGate_CopiesOptions(t *testing.T) {
+	opts := middleware.GateOptions{LoginURL: "/login", API: []string{"/rpc/"},
+		Public: []string{"/public/"}}
 	as := []middleware.Authenticator{cookies()}
-	gate, err := middleware.NewGate(middleware.FirstOf(as...), &opts)
-	require.NoError(t, err)
+	gate := must(middleware.NewGate(middleware.FirstOf(as...), &opts))
 	opts.API[0], opts.Public[0], opts.LoginURL, as[0] = "/", "/", "https://evil.example/", nil
 	srv := serve(t, gate.Wrap(whoami))
 	assert.Equal(t, "/login?next=%2Fx", send(t, srv, get("/x", html)).Header.Get("Location"))
@@ -686,20 +746,22 @@ func TestNewGateCopiesOptions(t *testing.T) {
 	assert.Equal(t, 200, send(t, srv, get("/public/x", html)).Status)
 }
 
-// A Rejection that an application makes up, or mends, never panics: who turned
-// somebody away without saying how meant no success.
-func TestRejectionOfOthers(t *testing.T) {
+// A Rejection that an application makes never panics. Without a Status it is no success.
+func TestRejection_MadeByAnApplicationNeverPanics(t *testing.T) {
+	type rejection = middleware.Rejection
 	for _, c := range []struct {
-		rej    middleware.Rejection
+		rej    rejection
 		status int
 		body   string
 		retry  string
 	}{
-		{middleware.Rejection{Status: 451, Code: "gone_fishing"}, 451, `{"error":"gone_fishing","detail":"Unavailable For Legal Reasons"}`, ""},
-		{middleware.Rejection{Status: 503, Code: "later", RetryAfter: 1}, 503, `{"error":"later","detail":"Service Unavailable"}`, "1"},
-		{middleware.Rejection{Status: 429, Code: "x", RetryAfter: 1500 * time.Millisecond}, 429, `{"error":"x","detail":"Too Many Requests"}`, "2"},
-		{middleware.Rejection{Status: 400, Code: "</script>\"\r\n", Err: errors.New(secretMark)}, 400, `{"error":"\u003c/script\u003e\"\r\n","detail":"Bad Request"}`, ""},
-		{middleware.Rejection{Code: "x"}, 500, `{"error":"x","detail":"Internal Server Error"}`, ""},
+		{rejection{Status: 451, Code: "gone_fishing"}, 451, errorBody(451, "gone_fishing"), ""},
+		{rejection{Status: 503, Code: "later", RetryAfter: 1}, 503, errorBody(503, "later"), "1"},
+		{rejection{Status: 429, Code: "x", RetryAfter: 3 * time.Second / 2}, 429, errorBody(429, "x"),
+			"2"},
+		{rejection{Status: 400, Code: "</script>\"\r\n", Err: errors.New(secretMark)}, 400,
+			`{"error":"\u003c/script\u003e\"\r\n","detail":"Bad Request"}`, ""},
+		{rejection{Code: "x"}, 500, errorBody(500, "x"), ""},
 	} {
 		for _, over := range overBoth(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			defer func() {

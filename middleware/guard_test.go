@@ -2,22 +2,20 @@ package middleware_test
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
-	"regexp"
+	"net/http/httptest"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/coder/websocket"
+	"github.com/justinas/alice"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -25,143 +23,6 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 	"github.com/ticketgate/ticketgate/tickets"
 )
-
-// watchedStore is a store that counts what it is asked, and fails on demand.
-type watchedStore struct {
-	tickets.Store
-	puts, takes atomic.Int64
-	onPut       func() error
-	onTake      func(take func() (tickets.Grant, error)) (tickets.Grant, error)
-}
-
-func (s *watchedStore) Put(ctx context.Context, key tickets.Key, g tickets.Grant) error {
-	s.puts.Add(1)
-	if s.onPut != nil {
-		if err := s.onPut(); err != nil {
-			return err
-		}
-	}
-	return s.Store.Put(ctx, key, g)
-}
-
-func (s *watchedStore) Take(ctx context.Context, key tickets.Key) (tickets.Grant, error) {
-	s.takes.Add(1)
-	take := func() (tickets.Grant, error) { return s.Store.Take(ctx, key) }
-	if s.onTake != nil {
-		return s.onTake(take)
-	}
-	return take()
-}
-
-// bed is a guard, its store, and what it writes to the audit.
-type bed struct {
-	store  *watchedStore
-	issuer *tickets.Issuer
-	guard  *middleware.Guard
-	rec    *recorder
-}
-
-func newBed(t testing.TB, opts middleware.GuardOptions, sockets ...middleware.SocketsOptions) *bed {
-	t.Helper()
-	b := &bed{store: &watchedStore{Store: tickets.NewMemoryStore(nil)}}
-	var err error
-	b.issuer, err = tickets.NewIssuer(b.store, &tickets.IssuerOptions{MaxPerSession: 1 << 16})
-	require.NoError(t, err)
-	opts.Audit, b.rec = newAudit()
-	for _, o := range sockets {
-		o.Audit = opts.Audit
-		opts.Sockets, err = middleware.NewSockets(b.issuer, &o)
-		require.NoError(t, err)
-	}
-	b.guard, err = middleware.NewGuard(b.issuer, &opts)
-	require.NoError(t, err)
-	return b
-}
-
-// mint returns a ticket of ann's.
-func (b *bed) mint(t testing.TB, changes ...func(*tickets.Grant)) string {
-	t.Helper()
-	s := ann()
-	g := tickets.Grant{SessionID: s.ID, Provider: s.Provider, UserID: s.UserID}
-	for _, change := range changes {
-		change(&g)
-	}
-	ticket, err := b.issuer.Mint(t.Context(), g)
-	require.NoError(t, err)
-	return string(ticket)
-}
-
-// fill puts fresh tickets in the place of {T} and {U}, and in that of {T2}
-// another spelling of the first, whose last character has two bits to spare.
-func (b *bed) fill(t testing.TB) *strings.Replacer {
-	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-	ticket := b.mint(t)
-	last := strings.IndexByte(alphabet, ticket[42])
-	return strings.NewReplacer("{T}", ticket, "{U}", b.mint(t), "{T2}", ticket[:42]+alphabet[last+1:last+2], "{ID}", ticketID(ticket))
-}
-
-// ticketID is what the audit calls a ticket.
-func ticketID(ticket string) string {
-	sum := sha256.Sum256([]byte(ticket))
-	return hex.EncodeToString(sum[:])[:12]
-}
-
-// accepts takes the connection as a WebSocket library does, and closes it.
-var accepts = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-	who := "nobody"
-	if s, ok := middleware.SessionFrom(r.Context()); ok {
-		who = s.UserID
-	}
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	defer conn.Close()
-	_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Reached: "+who+"\r\n\r\n")
-})
-
-// pipes is a listener of connections within the process: time stands still
-// around it in a synctest bubble.
-type pipes struct {
-	conns chan net.Conn
-	once  sync.Once
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	if c, ok := <-p.conns; ok {
-		return c, nil
-	}
-	return nil, net.ErrClosed
-}
-func (p *pipes) Close() error   { p.once.Do(func() { close(p.conns) }); return nil }
-func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
-
-// serveInBubble serves h until the test ends, and returns what dials it.
-func serveInBubble(t *testing.T, h http.Handler) func() net.Conn {
-	p := &pipes{conns: make(chan net.Conn)}
-	srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0), Protocols: new(http.Protocols)}
-	srv.Protocols.SetHTTP1(true)
-	srv.Protocols.SetUnencryptedHTTP2(true)
-	go srv.Serve(p)
-	t.Cleanup(func() { _ = srv.Close() })
-	return func() net.Conn {
-		client, server := net.Pipe()
-		p.conns <- server
-		return client
-	}
-}
-
-// exchange sends a request that asks for the connection to be closed, and
-// returns the answer as it came, without its date.
-func exchange(t *testing.T, conn net.Conn, request string) string {
-	t.Helper()
-	go io.WriteString(conn, request)
-	raw, err := io.ReadAll(conn)
-	require.NoError(t, err)
-	require.NoError(t, conn.Close())
-	return regexp.MustCompile(`(?m)^Date: .*\r\n`).ReplaceAllString(string(raw), "")
-}
 
 func TestGuard_InvalidTicketsGetOneAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -177,18 +38,20 @@ func TestGuard_InvalidTicketsGetOneAnswer(t *testing.T) {
 				return raw, "in"
 			}
 			require.Len(t, lines, 1)
-			require.Equal(t, ticketID(ticket), lines[0]["ticket_id"])
+			require.Equal(t, auditID(ticket), lines[0]["ticket_id"])
 			return raw, lines[0]["reason"].(string)
 		}
-		fresh, used, revoked, last, late := b.mint(t), b.mint(t), b.mint(t, func(g *tickets.Grant) { g.SessionID = "another" }), b.mint(t), b.mint(t)
+		fresh, used, last, late := b.mint(t), b.mint(t), b.mint(t), b.mint(t)
+		revoked := b.mint(t, func(g *tickets.Grant) { g.SessionID = "another" })
 		require.NoError(t, b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: "another"}))
 		_, reason := try(fresh)
 		require.Equal(t, "in", reason)
 		want, reason := try(fresh)
 		require.Equal(t, "used", reason)
-		require.Equal(t, "HTTP/1.1 401 Unauthorized\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Type: application/json; charset=utf-8\r\n"+
-			"Vary: Cookie\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 51\r\n\r\n"+
-			`{"error":"ticket_rejected","detail":"Unauthorized"}`, want)
+		require.Equal(t, "HTTP/1.1 401 Unauthorized\r\nCache-Control: no-store\r\nConnection: close\r\n"+
+			"Content-Type: application/json; charset=utf-8\r\nVary: Cookie\r\n"+
+			"X-Content-Type-Options: nosniff\r\nContent-Length: 51\r\n\r\n"+
+			errorBody(401, "ticket_rejected"), want)
 		same := func(ticket, why string) {
 			t.Helper()
 			raw, reason := try(ticket)
@@ -215,14 +78,15 @@ func TestGuard_InvalidTicketsGetOneAnswer(t *testing.T) {
 	})
 }
 
-// Whatever is wrong with a ticket, and by whatever way it came: at one instant
-// the answers are the same to the last byte.
+// All invalid tickets get the same bytes, whatever is wrong with them and wherever
+// they were.
 func TestGuard_InvalidTicketsGetOneAnswerEachWay(t *testing.T) {
 	inQuery := func(ticket string) string {
 		return upgrade("GET", "/ws?ticket="+ticket, "Connection: Upgrade, close")
 	}
 	inProtocol := func(ticket string) string {
-		return upgrade("GET", "/ws", "Connection: Upgrade, close", "Sec-WebSocket-Protocol: chat, ticket."+ticket)
+		return upgrade("GET", "/ws", "Connection: Upgrade, close",
+			"Sec-WebSocket-Protocol: chat, ticket."+ticket)
 	}
 	stream := func(ticket string) string { return get("/ws?ticket="+ticket, "Connection: close") }
 	h1 := func(request func(ticket string) string) func(*testing.T, net.Conn, string) string {
@@ -234,7 +98,9 @@ func TestGuard_InvalidTicketsGetOneAnswerEachWay(t *testing.T) {
 		}
 	}
 	h2 := func(t *testing.T, conn net.Conn, ticket string) string {
-		go exchangeH2(conn, h2EndHeaders|h2EndStream, ":method", "GET", ":scheme", "http", ":authority", "app.example", ":path", "/ws?ticket="+ticket)
+		fields := getH2("/ws?ticket=" + ticket)
+		fields[3] = "http" // the scheme
+		go exchangeH2(conn, h2EndHeaders|h2EndStream, fields...)
 		a := readH2Answer(t, conn)
 		return string(a.fields) + string(a.body)
 	}
@@ -254,123 +120,131 @@ func TestGuard_InvalidTicketsGetOneAnswerEachWay(t *testing.T) {
 		{"a stream over h2", inHTTP, h2, h2Statuses[401]},
 		{"a stream, where sockets are closed", byClosing, h1(stream), "HTTP/1.1 401 "},
 	} {
-		t.Run(way.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBed(t, way.opts)
-				dial := serveInBubble(t, b.guard.Wrap(accepts))
-				other := func(g *tickets.Grant) { g.SessionID = "another" }
-				expired, revoked := b.mint(t), b.mint(t, other)
-				time.Sleep(tickets.DefaultTTL + 1)
-				used, late := b.mint(t), b.mint(t, other)
-				_, err := b.issuer.Consume(t.Context(), tickets.Ticket(used))
-				require.NoError(t, err)
-				require.NoError(t, b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: "another"}))
-				var first string
-				for _, bad := range []struct{ ticket, reason string }{
-					{strings.Repeat("A", 43), "unknown"}, {used, "used"}, {expired, "expired"}, {late, "revoked"},
-					{late, "used"}, {revoked, "expired"}, {strings.Repeat("A", 42) + "B", "unknown"}, {"a", "unknown"},
-				} {
-					b.rec.Take()
-					conn := dial()
-					raw := way.ask(t, conn, bad.ticket)
-					require.NoError(t, conn.Close())
-					synctest.Wait()
-					require.Contains(t, b.rec.Text(), `"reason":"`+bad.reason+`"`)
-					if first == "" {
-						first = raw
-						require.Contains(t, raw, way.wants)
-					}
-					assert.Equal(t, first, raw, bad.reason)
+		runInBubble(t, way.name, func(t *testing.T) {
+			b := newBed(t, way.opts)
+			dial := serveInBubble(t, b.guard.Wrap(accepts))
+			other := func(g *tickets.Grant) { g.SessionID = "another" }
+			expired, revoked := b.mint(t), b.mint(t, other)
+			time.Sleep(tickets.DefaultTTL + 1)
+			used, late := b.mint(t), b.mint(t, other)
+			_, err := b.issuer.Consume(t.Context(), tickets.Ticket(used))
+			require.NoError(t, err)
+			require.NoError(t, b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: "another"}))
+			var first string
+			for _, bad := range []struct{ ticket, reason string }{
+				{strings.Repeat("A", 43), "unknown"}, {used, "used"}, {expired, "expired"}, {late, "revoked"},
+				{late, "used"}, {revoked, "expired"}, {strings.Repeat("A", 42) + "B", "unknown"},
+				{"a", "unknown"},
+			} {
+				b.rec.Take()
+				conn := dial()
+				raw := way.ask(t, conn, bad.ticket)
+				require.NoError(t, conn.Close())
+				synctest.Wait()
+				require.Contains(t, b.rec.Text(), `"reason":"`+bad.reason+`"`)
+				if first == "" {
+					first = raw
+					require.Contains(t, raw, way.wants)
 				}
-			})
+				assert.Equal(t, first, raw, bad.reason)
+			}
 		})
 	}
 }
 
 func TestGuard_StoreFailureIs503(t *testing.T) {
-	type grantAnd = func(take func() (tickets.Grant, error)) (tickets.Grant, error)
+	type grantAnd = func(take takeFunc) (tickets.Grant, error)
 	fails := func(err error) grantAnd {
-		return func(func() (tickets.Grant, error)) (tickets.Grant, error) { return tickets.Grant{}, err }
+		return func(takeFunc) (tickets.Grant, error) { return tickets.Grant{}, err }
 	}
-	for _, tc := range []struct {
+	none := tickets.Grant{}
+	type row struct {
 		name, source string
-		take         grantAnd
 		status       int
 		reason       string
 		again        string // what becomes of the ticket when the store is well
-	}{
-		{"refused", "connection refused or reset before the send", fails(errors.New("dial tcp 10.0.0.7:6379: connect: connection refused")), 503, "store", "in"},
-		{"answer lost", "a client that sends the command twice finds nothing", func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
-			_, _ = take()
-			return tickets.Grant{}, io.EOF
-		}, 503, "store", "used"},
-		{"answer lost, grant and all", "Go: values beside an error mean nothing", func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
-			g, _ := take()
-			return g, io.ErrUnexpectedEOF
-		}, 503, "store", "used"},
-		{"its own timeout", "a black hole", func(func() (tickets.Grant, error)) (tickets.Grant, error) {
+		take         grantAnd
+	}
+	away := func(name, source, again string, take grantAnd) row {
+		return row{name, source, 503, "store", again, take}
+	}
+	connect := errors.New("dial tcp 10.0.0.7:6379: connect: connection refused")
+	readOnly := errors.New("READONLY You can't write against a read only replica.")
+	slow := func(d time.Duration) grantAnd {
+		return func(take takeFunc) (tickets.Grant, error) {
+			time.Sleep(d)
+			return take()
+		}
+	}
+	for _, tc := range []row{
+		away("refused", "connection refused or reset before the send", "in", fails(connect)),
+		away("answer lost", "a client that sends the command twice finds nothing", "used",
+			func(take takeFunc) (tickets.Grant, error) {
+				_, _ = take()
+				return none, io.EOF
+			}),
+		away("answer lost, grant and all", "Go: values beside an error mean nothing", "used",
+			func(take takeFunc) (tickets.Grant, error) {
+				g, _ := take()
+				return g, io.ErrUnexpectedEOF
+			}),
+		away("its own timeout", "a black hole", "in", func(takeFunc) (tickets.Grant, error) {
 			time.Sleep(500 * time.Millisecond)
-			return tickets.Grant{}, context.DeadlineExceeded
-		}, 503, "store", "in"},
-		{"slow", "100 ms", func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
-			time.Sleep(100 * time.Millisecond)
-			return take()
-		}, 101, "", "used"},
-		{"so slow that the ticket expires", "RFC 9110 15.6.4", func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
-			time.Sleep(31 * time.Second)
-			return take()
-		}, 401, "expired", "expired"},
-		{"cancelled", "patroni#1412: the outcome is not known", fails(context.Canceled), 503, "store", "in"},
-		{"full", "a limit that is no answer", fails(tickets.ErrFull), 503, "store", "in"},
-		{"read-only replica", "READONLY", fails(errors.New("READONLY You can't write against a read only replica.")), 503, "store", "in"},
-		{"unknown, wrapped", "errors.Is", fails(fmt.Errorf("redis: nil: %w", tickets.ErrUnknown)), 401, "unknown", "in"},
-		{"invalid of no kind", "errors.Is", fails(tickets.ErrInvalid), 401, "unknown", "in"},
-		{"neither grant nor error", "rows found are not rows deleted", fails(nil), 503, "store", "in"},
+			return none, context.DeadlineExceeded
+		}),
+		{"slow", "100 ms", 101, "", "used", slow(100 * time.Millisecond)},
+		{"so slow that the ticket expires", "RFC 9110 15.6.4", 401, "expired", "expired",
+			slow(31 * time.Second)},
+		away("cancelled", "patroni#1412: the outcome is not known", "in", fails(context.Canceled)),
+		away("full", "a limit that is no answer", "in", fails(tickets.ErrFull)),
+		away("read-only replica", "READONLY", "in", fails(readOnly)),
+		{"unknown, wrapped", "errors.Is", 401, "unknown", "in",
+			fails(fmt.Errorf("redis: nil: %w", tickets.ErrUnknown))},
+		{"invalid of no kind", "errors.Is", 401, "unknown", "in", fails(tickets.ErrInvalid)},
+		away("neither grant nor error", "rows found are not rows deleted", "in", fails(nil)),
 	} {
-		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBed(t, middleware.GuardOptions{})
-				var well atomic.Bool
-				b.store.onTake = func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
-					if well.Load() {
-						return take()
-					}
-					return tc.take(take)
+		runInBubble(t, tc.name+" ("+tc.source+")", func(t *testing.T) {
+			b := newBed(t, middleware.GuardOptions{})
+			var well atomic.Bool
+			b.store.onTake = func(take takeFunc) (tickets.Grant, error) {
+				if well.Load() {
+					return take()
 				}
-				dial := serveInBubble(t, b.guard.Wrap(accepts))
-				ticket := b.mint(t)
-				request := upgrade("GET", "/ws?ticket="+ticket, "Connection: Upgrade, close")
-				raw := exchange(t, dial(), request)
-				assert.EqualValues(t, 1, b.store.takes.Load(), "asked again: what was lost may have happened")
-				synctest.Wait()
-				require.Contains(t, raw, fmt.Sprintf("HTTP/1.1 %d ", tc.status))
-				if tc.status != http.StatusSwitchingProtocols {
-					lines := b.rec.Lines(t)
-					require.Len(t, lines, 1)
-					assert.Equal(t, []any{"ws_ticket_rejected", tc.reason, ticketID(ticket)}, []any{lines[0]["event"], lines[0]["reason"], lines[0]["ticket_id"]})
-				}
-				if tc.status == http.StatusServiceUnavailable {
-					assert.True(t, strings.HasSuffix(raw, "\r\n\r\n"+`{"error":"unavailable","detail":"Service Unavailable"}`), raw)
-					assert.Regexp(t, `\r\nRetry-After: [1-9]\r\n`, raw)
-				}
+				return tc.take(take)
+			}
+			dial := serveInBubble(t, b.guard.Wrap(accepts))
+			ticket := b.mint(t)
+			request := upgrade("GET", "/ws?ticket="+ticket, "Connection: Upgrade, close")
+			raw := exchange(t, dial(), request)
+			assert.EqualValues(t, 1, b.store.takes.Load(), "asked again: what was lost may have happened")
+			synctest.Wait()
+			require.Contains(t, raw, fmt.Sprintf("HTTP/1.1 %d ", tc.status))
+			if tc.status != http.StatusSwitchingProtocols {
+				lines := b.rec.Lines(t)
+				require.Len(t, lines, 1)
+				assert.Equal(t, []any{"ws_ticket_rejected", tc.reason, auditID(ticket)},
+					fields(lines[0], "event", "reason", "ticket_id"))
+			}
+			if tc.status == http.StatusServiceUnavailable {
+				assert.True(t, strings.HasSuffix(raw, "\r\n\r\n"+bodyDown), raw)
+				assert.Regexp(t, `\r\nRetry-After: [1-9]\r\n`, raw)
+			}
 
-				b.rec.Take()
-				well.Store(true)
-				raw = exchange(t, dial(), request)
-				synctest.Wait()
-				if tc.again == "in" {
-					assert.Contains(t, raw, "HTTP/1.1 101 ")
-				} else {
-					assert.Contains(t, raw, "HTTP/1.1 401 ")
-					assert.Equal(t, tc.again, b.rec.Lines(t)[0]["reason"])
-				}
-			})
+			b.rec.Take()
+			well.Store(true)
+			raw = exchange(t, dial(), request)
+			synctest.Wait()
+			if tc.again == "in" {
+				assert.Contains(t, raw, "HTTP/1.1 101 ")
+			} else {
+				assert.Contains(t, raw, "HTTP/1.1 401 ")
+				assert.Equal(t, tc.again, b.rec.Lines(t)[0]["reason"])
+			}
 		})
 	}
 }
 
-// A client that goes away while its ticket is taken has spent it, and leaves
-// one line of what came of it.
+// A client that goes while its ticket is consumed has spent it. One audit line says so.
 func TestGuard_ClientGoneWhileConsuming(t *testing.T) {
 	gone := make(chan struct{})
 	b := newBed(t, middleware.GuardOptions{
@@ -385,7 +259,7 @@ func TestGuard_ClientGoneWhileConsuming(t *testing.T) {
 		},
 	})
 	taking := make(chan struct{}, 2)
-	b.store.onTake = func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+	b.store.onTake = func(take takeFunc) (tickets.Grant, error) {
 		taking <- struct{}{}
 		<-gone
 		return take()
@@ -396,15 +270,207 @@ func TestGuard_ClientGoneWhileConsuming(t *testing.T) {
 		b.guard.Wrap(accepts).ServeHTTP(w, r)
 	}))
 	ticket := b.mint(t)
-	conn := dial(t, srv)
-	_, err := io.WriteString(conn, upgrade("GET", "/ws?ticket="+ticket))
-	require.NoError(t, err)
+	conn := begin(t, srv, upgrade("GET", "/ws?ticket="+ticket))
 	<-taking
 	require.NoError(t, conn.Close())
 	<-served
 	outcomes := append(b.rec.Events(t, audit.SocketOpened), b.rec.Events(t, audit.UpgradeRefused)...)
 	assert.Len(t, outcomes, 1, b.rec.Text())
 	assert.Empty(t, b.rec.Events(t, audit.TicketRejected))
-	_, err = b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
+	_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
 	assert.ErrorIs(t, err, tickets.ErrUsed)
+}
+
+// The ways to put a guard before a real WebSocket library.
+func TestGuard_LibraryBehindItOpensSockets(t *testing.T) {
+	sockets := func(next func(*bed) http.Handler) func(*testing.T) (*bed, http.Handler) {
+		return func(t *testing.T) (*bed, http.Handler) {
+			b := newBed(t, middleware.GuardOptions{})
+			return b, next(b)
+		}
+	}
+	for name, wire := range map[string]func(*testing.T) (*bed, http.Handler){
+		"Wrap": sockets(func(b *bed) http.Handler { return b.guard.Wrap(guardedEcho) }),
+		"alice": sockets(func(b *bed) http.Handler {
+			return alice.New(middleware.ConcealTicket, b.guard.Wrap).Then(guardedEcho)
+		}),
+		"Admit": sockets(func(b *bed) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				a, rej := b.guard.Admit(r)
+				if rej != nil {
+					rej.ServeHTTP(w, r)
+					return
+				}
+				defer a.Release()
+				assert.Equal(t, "ann", a.Session.UserID)
+				guardedEcho(a.ResponseWriter(w), a.Request)
+				a.Release()
+			})
+		}),
+		"inside ServeMux": sockets(func(b *bed) http.Handler {
+			mux := http.NewServeMux()
+			mux.Handle("GET /ws", b.guard.Wrap(guardedEcho))
+			return mux
+		}),
+		"outside ServeMux": func(t *testing.T) (*bed, http.Handler) {
+			b := newBed(t, middleware.GuardOptions{PassOthers: true})
+			mux := http.NewServeMux()
+			mux.Handle("GET /ws", guardedEcho)
+			return b, b.guard.Wrap(mux)
+		},
+		"behind a gate": sockets(func(b *bed) http.Handler {
+			return signedInAs(ann())(b.guard.Wrap(guardedEcho))
+		}),
+		"behind StripPrefix": sockets(func(b *bed) http.Handler {
+			return http.StripPrefix("/", b.guard.Wrap(guardedEcho))
+		}),
+		"behind Unwrap": sockets(func(b *bed) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				b.guard.Wrap(guardedEcho).ServeHTTP(unwraps{w, w}, r)
+			})
+		}),
+		"behind Hijack": sockets(func(b *bed) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				b.guard.Wrap(guardedEcho).ServeHTTP(hijacks{w, w.(http.Hijacker)}, r)
+			})
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, h := wire(t)
+			for _, srv := range []*httptest.Server{serve(t, h), serveTLS(t, h)} {
+				opts := &websocket.DialOptions{HTTPClient: h1Client(srv), Subprotocols: []string{"chat"},
+					HTTPHeader: http.Header{"Origin": {srv.URL}}}
+				c, _, err := websocket.Dial(t.Context(), srv.URL+"/ws?ticket="+b.mint(t), opts)
+				require.NoError(t, err)
+				assert.Equal(t, "chat", c.Subprotocol())
+				require.NoError(t, c.Write(t.Context(), websocket.MessageText, []byte("hello")))
+				_, message, err := c.Read(t.Context())
+				require.NoError(t, err)
+				assert.Equal(t, "hello", string(message))
+				require.NoError(t, c.Close(websocket.StatusNormalClosure, ""))
+
+				c, _, err = websocket.Dial(t.Context(), srv.URL+"/ws", &websocket.DialOptions{
+					HTTPClient: h1Client(srv), Subprotocols: []string{"ticket." + b.mint(t), "chat"},
+				})
+				require.NoError(t, err)
+				assert.Equal(t, "chat", c.Subprotocol())
+				require.NoError(t, c.CloseNow())
+			}
+			b.rec.Await(t, audit.SocketClosed, 4)
+			assert.Len(t, b.rec.Lines(t), 8, "each socket is opened and closed, once: %s", b.rec.Text())
+			for _, line := range b.rec.Events(t, audit.SocketOpened) {
+				assert.Equal(t, []any{"oidc", "ann", "127.0.0.1"}, fields(line, "provider", "user_id", "ip"))
+				assert.Contains(t, "/ws", line["path"]) // StripPrefix leaves part of it
+				assert.Regexp(t, `^[0-9a-f]{12}$`, line["ticket_id"])
+			}
+		})
+	}
+}
+
+type (
+	embeds  struct{ http.ResponseWriter }
+	unwraps struct {
+		http.ResponseWriter
+		inner http.ResponseWriter
+	}
+	hijacks struct {
+		http.ResponseWriter
+		http.Hijacker
+	}
+)
+
+func (w unwraps) Unwrap() http.ResponseWriter { return w.inner }
+
+// An admitted request that opens no socket has spent its ticket, and leaves one line.
+func TestGuard_FailedUpgradeIsOneLine(t *testing.T) {
+	oops := errors.New("oops")
+	panics := func(v any) http.HandlerFunc {
+		return func(http.ResponseWriter, *http.Request) { panic(v) }
+	}
+	for _, tc := range []struct {
+		name    string
+		handler http.HandlerFunc
+		panics  any
+		status  int
+	}{
+		{name: "no handler for it", handler: http.NotFound, status: 404},
+		{name: "does nothing", handler: func(http.ResponseWriter, *http.Request) {}, status: 200},
+		{name: "panics", handler: panics(oops), panics: oops, status: 500},
+		{name: "aborts", handler: panics(http.ErrAbortHandler), panics: http.ErrAbortHandler,
+			status: 500},
+		{name: "the library refuses", handler: func(w http.ResponseWriter, r *http.Request) {
+			_, err := websocket.Accept(w, r, nil) // it checks the origin again
+			assert.Error(t, err)
+		}, status: 403},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBed(t, middleware.GuardOptions{Origins: []string{"https://pages.example"}})
+			srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer func() {
+					got := recover()
+					assert.Equal(t, tc.panics, got)
+					if got != nil {
+						w.WriteHeader(500)
+					}
+				}()
+				b.guard.Wrap(tc.handler).ServeHTTP(w, r)
+			}))
+			ticket := b.mint(t)
+			a := send(t, srv, upgrade("GET", "/ws?ticket="+ticket, "Origin: https://pages.example"))
+			assert.Equal(t, tc.status, a.Status, a)
+			failed := refusal{reason: "upgrade_failed", more: `,"origin":"https://pages.example"`}
+			assert.Equal(t, auditLine(failed, nil), b.rec.Text())
+			_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
+			assert.ErrorIs(t, err, tickets.ErrUsed)
+			assert.Zero(t, b.guard.Sockets().Len())
+		})
+	}
+}
+
+// A ResponseWriter that cannot be hijacked is found before the ticket is consumed
+// (HOSTILE W22).
+func TestGuard_NotHijackableIs501(t *testing.T) {
+	for name, onReject := range map[string]onReject{
+		"default": nil, "RejectByClosing": middleware.RejectByClosing,
+	} {
+		b := newBed(t, middleware.GuardOptions{OnReject: onReject})
+		srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			b.guard.Wrap(mustNotRun(t)).ServeHTTP(embeds{w}, r)
+		}))
+		ticket := b.mint(t)
+		a := send(t, srv, upgrade("GET", "/ws?ticket="+ticket))
+		tc := refusal{status: 501, code: "not_implemented", reason: "not_hijackable"}
+		requireRefusal(t, tc, a)
+		assert.Equal(t, auditLine(tc, nil), b.rec.Text(), name)
+		_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
+		assert.NoError(t, err, "%s: the ticket is consumed", name)
+	}
+}
+
+// What Restore returns is the session that the handler sees; who it is, and
+// what the ticket was minted for, stay the ticket's.
+func TestGuard_RestoreFillsInTheSession(t *testing.T) {
+	type cart struct{ items int }
+	end := time.Now().Add(time.Hour).Round(0)
+	restore := func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+		assert.NoError(t, ctx.Err())
+		got := *s
+		assert.Equal(t, "room 7", s.Data)
+		got.Value, got.ExpiresAt, got.Data = &cart{3}, end, "elsewhere"
+		return &got, nil
+	}
+	b := newBed(t, middleware.GuardOptions{}, middleware.SocketsOptions{Restore: restore})
+	srv := serve(t, b.guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, ok := middleware.SessionFrom(r.Context())
+		if assert.True(t, ok) {
+			assert.Equal(t, &cart{3}, s.Value)
+			assert.True(t, s.ExpiresAt.Equal(end))
+			assert.Equal(t, "room 7", s.Data)
+		}
+		accepts(w, r)
+	})))
+	ticket := b.mint(t, func(g *tickets.Grant) {
+		g.Data, g.SessionExpiresAt = "room 7", time.Now().Add(time.Minute)
+	})
+	assert.Equal(t, 101, send(t, srv, upgrade("GET", "/ws?ticket="+ticket)).Status)
 }

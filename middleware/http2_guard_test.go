@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -83,8 +84,9 @@ func sendH2Raw(t *testing.T, srv *httptest.Server, fields ...string) (a h2Answer
 
 // exchangeH2 opens a connection's first stream with the head of a request.
 func exchangeH2(conn net.Conn, flags byte, fields ...string) error {
-	_, err := conn.Write(append(append([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), h2Frame{kind: h2Settings}.bytes()...),
-		h2Frame{kind: h2Headers, flags: flags, stream: 1, payload: h2Fields(fields...)}.bytes()...))
+	head := h2Frame{kind: h2Headers, flags: flags, stream: 1, payload: h2Fields(fields...)}
+	_, err := conn.Write(slices.Concat([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+		h2Frame{kind: h2Settings}.bytes(), head.bytes()))
 	return err
 }
 
@@ -144,46 +146,78 @@ func withExtendedConnect(t *testing.T) (child bool) {
 // connectH2 are the fields of an extended CONNECT (RFC 8441 section 4).
 func connectH2(path, protocol string, more ...string) []string {
 	return append([]string{
-		":method", "CONNECT", ":scheme", "https", ":authority", "app.example", ":path", path, ":protocol", protocol,
+		":method", "CONNECT", ":scheme", "https", ":authority", "app.example", ":path", path,
+		":protocol", protocol,
 		"sec-websocket-version", "13", "origin", "https://app.example",
 	}, more...)
 }
 
-// A CONNECT has a path that no router cleans, and no connection that could be
-// taken over: it is never public, never a page, never a way to a ticket, and
-// what it reaches behind a gate is for who has a session.
-func TestExtendedConnectAtGateAndMint(t *testing.T) {
+// plainConnectH2 are the fields of a CONNECT to a host.
+func plainConnectH2() []string {
+	return []string{":method", "CONNECT", ":authority", "app.example"}
+}
+
+// getH2 are the fields of a GET.
+func getH2(path string, more ...string) []string {
+	return append([]string{
+		":method", "GET", ":scheme", "https", ":authority", "app.example", ":path", path,
+	}, more...)
+}
+
+// requireStatusH2 fails unless an answer has this status.
+func requireStatusH2(t *testing.T, status int, a h2Answer) {
+	t.Helper()
+	ok := bytes.HasPrefix(a.fields, []byte(h2Statuses[status]))
+	require.True(t, ok, "want %d, have % x", status, a.fields)
+}
+
+// A CONNECT has a path that no router cleans. It is never public, never a page, and
+// mints no ticket.
+func TestExtendedConnect_IsNeverPublicNorMints(t *testing.T) {
 	if !withExtendedConnect(t) {
 		return
 	}
-	const html = "text/html"
-	for _, tc := range []struct {
+	type row struct {
 		name, source string
 		fields       []string
 		status       int
 		body, reason string // reason: of the audit's one line
-	}{
-		{"no session", "RFC 8441 4", connectH2("/ws", "websocket", "accept", html, "sec-fetch-mode", "navigate"), 401, bodyNone, ""},
-		{"another protocol", "RFC 9220 5", connectH2("/ws", "connect-udp", "accept", html), 401, bodyNone, ""},
-		{"a public path", "RFC 9110 9.3.6", connectH2("/public/x", "websocket"), 401, bodyNone, ""},
-		{"a public path, upwards", "RFC 9110 9.3.6: ServeMux does not clean it", connectH2("/public/../admin", "websocket"), 401, bodyNone, ""},
-		{"the sign-in page", "RFC 9110 9.3.6", connectH2("/login", "websocket"), 401, bodyNone, ""},
-		{"a dead session", "RFC 8441 4", connectH2("/ws", "websocket", "cookie", "sid="+deadCookie), 401, bodyEnded, "invalid_or_expired_session"},
-		{"a session, at a guard", "RFC 8441 4", connectH2("/ws", "websocket", "cookie", "sid="+goodCookie), 501, `{"error":"not_implemented","detail":"Not Implemented"}`, "not_upgrade"},
-		{"a session, at the mint", "RFC 9110 9.3.6", connectH2(mintPath, "websocket", "cookie", "sid="+goodCookie), 405, `{"error":"method_not_allowed","detail":"Method Not Allowed"}`, "method"},
-		{"a plain CONNECT", "RFC 9113 8.5", []string{":method", "CONNECT", ":authority", "app.example", "cookie", "sid=" + goodCookie}, 405, `{"error":"method_not_allowed","detail":"Method Not Allowed"}`, "method"},
+	}
+	answers := func(status int, body, reason string) func(name, source string, fields []string) row {
+		return func(name, source string, fields []string) row {
+			return row{name, source, fields, status, body, reason}
+		}
+	}
+	none, dead := answers(401, bodyNone, ""), answers(401, bodyEnded, "invalid_or_expired_session")
+	notUpgrade := answers(501, errorBody(501, "not_implemented"), "not_upgrade")
+	method := answers(405, errorBody(405, "method_not_allowed"), "method")
+	to := func(path string, more ...string) []string { return connectH2(path, "websocket", more...) }
+	page := []string{"accept", "text/html", "sec-fetch-mode", "navigate"}
+	good, bad := []string{"cookie", "sid=" + goodCookie}, []string{"cookie", "sid=" + deadCookie}
+	for _, tc := range []row{
+		none("no session", "RFC 8441 4", to("/ws", page...)),
+		none("another protocol", "RFC 9220 5", connectH2("/ws", "connect-udp", "accept", "text/html")),
+		none("a public path", "RFC 9110 9.3.6", to("/public/x")),
+		none("a public path, upwards", "RFC 9110 9.3.6: ServeMux does not clean it",
+			to("/public/../admin")),
+		none("the sign-in page", "RFC 9110 9.3.6", to("/login")),
+		dead("a dead session", "RFC 8441 4", to("/ws", bad...)),
+		notUpgrade("a session, at a guard", "RFC 8441 4", to("/ws", good...)),
+		method("a session, at the mint", "RFC 9110 9.3.6", to(mintPath, good...)),
+		method("a plain CONNECT", "RFC 9113 8.5", append(plainConnectH2(), good...)),
 	} {
 		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
 			log, rec := newAudit()
-			gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}, Audit: log})
+			gate, _ := newGate(t,
+				middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}, Audit: log})
 			issuer := newIssuer(t)
 			mint := must(middleware.NewMint(issuer, &middleware.MintOptions{Audit: log}))
 			guard := must(middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: log}))
 			mux := http.NewServeMux()
 			mux.Handle(mintPath, mint)
-			mux.Handle("/", guard.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it passed") })))
+			mux.Handle("/", guard.Wrap(mustNotRun(t)))
 			a := sendH2Raw(t, serveTLS(t, gate.Wrap(mux)), tc.fields...)
-			require.True(t, bytes.HasPrefix(a.fields, []byte(h2Statuses[tc.status])), "want %d, have % x", tc.status, a.fields)
+			requireStatusH2(t, tc.status, a)
 			assert.Equal(t, tc.body, string(a.body))
 			requireNoSecret(t, "the answer", string(a.fields)+string(a.body)+rec.Text())
 			if tc.reason == "" {
@@ -195,24 +229,31 @@ func TestExtendedConnectAtGateAndMint(t *testing.T) {
 	}
 }
 
-func TestWebSocketOverHTTP2(t *testing.T) {
+func TestWebSocketOverHTTP2_IsRefused(t *testing.T) {
 	extended := withExtendedConnect(t)
-	connect := func(protocol string) []string { return connectH2(ws, protocol) }
-	for _, tc := range []struct {
+	type row struct {
 		name, source string
 		extended     bool // whether the server offers extended CONNECT
 		fields       []string
 		status       int    // 0: reset with PROTOCOL_ERROR
 		body, reason string // "": net/http's own answer
-	}{
-		{"not offered", "golang/go#71128", false, connect("websocket"), 0, "", ""},
-		{"offered", "RFC 8441 5", true, connect("websocket"), 501, `{"error":"not_implemented","detail":"Not Implemented"}`, "not_upgrade"},
-		{"another protocol", "RFC 9220 5", true, connect("connect-udp"), 501, `{"error":"not_implemented","detail":"Not Implemented"}`, "not_upgrade"},
-		{"with a key", "RFC 8441 5.1", true, append(connect("websocket"), "sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="), 501, `{"error":"not_implemented","detail":"Not Implemented"}`, "not_upgrade"},
-		{"plain CONNECT", "RFC 9113 8.5", true, []string{":method", "CONNECT", ":authority", "app.example"}, 426, `{"error":"upgrade_required","detail":"Upgrade Required"}`, "not_upgrade"},
-		{"plain CONNECT", "RFC 9113 8.5", false, []string{":method", "CONNECT", ":authority", "app.example"}, 426, `{"error":"upgrade_required","detail":"Upgrade Required"}`, "not_upgrade"},
-		{"GET with Connection", "RFC 9113 8.2.2", false, []string{":method", "GET", ":scheme", "https", ":authority", "app.example", ":path", ws, "connection", "upgrade", "upgrade", "websocket"}, 400, "", ""},
-		{"GET with Upgrade", "RFC 9113 8.2.2", true, []string{":method", "GET", ":scheme", "https", ":authority", "app.example", ":path", ws, "upgrade", "websocket"}, 400, "", ""},
+	}
+	notImplemented := func(name, source string, fields []string) row {
+		return row{name, source, true, fields, 501, errorBody(501, "not_implemented"), "not_upgrade"}
+	}
+	required := errorBody(426, "upgrade_required")
+	connect, plain := connectH2(ws, "websocket"), plainConnectH2()
+	withKey := connectH2(ws, "websocket", "sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+	connection := getH2(ws, "connection", "upgrade", "upgrade", "websocket")
+	for _, tc := range []row{
+		{"not offered", "golang/go#71128", false, connect, 0, "", ""},
+		notImplemented("offered", "RFC 8441 5", connect),
+		notImplemented("another protocol", "RFC 9220 5", connectH2(ws, "connect-udp")),
+		notImplemented("with a key", "RFC 8441 5.1", withKey),
+		{"plain CONNECT", "RFC 9113 8.5", true, plain, 426, required, "not_upgrade"},
+		{"plain CONNECT", "RFC 9113 8.5", false, plain, 426, required, "not_upgrade"},
+		{"GET with Connection", "RFC 9113 8.2.2", false, connection, 400, "", ""},
+		{"GET with Upgrade", "RFC 9113 8.2.2", true, getH2(ws, "upgrade", "websocket"), 400, "", ""},
 	} {
 		if tc.extended != extended {
 			continue
@@ -225,7 +266,7 @@ func TestWebSocketOverHTTP2(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("%s (%s)/%s", tc.name, tc.source, name), func(t *testing.T) {
 				b := newBed(t, opts)
-				h := b.guard.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it passed") }))
+				h := b.guard.Wrap(mustNotRun(t))
 				if name == "behind a conceal" {
 					h = middleware.ConcealTicket(h)
 				}
@@ -241,7 +282,7 @@ func TestWebSocketOverHTTP2(t *testing.T) {
 					const protocolError = 1
 					require.EqualValues(t, protocolError, a.reset)
 				} else {
-					require.True(t, bytes.HasPrefix(a.fields, []byte(h2Statuses[tc.status])), "want %d, have % x", tc.status, a.fields)
+					requireStatusH2(t, tc.status, a)
 				}
 				if tc.reason == "" {
 					assert.Empty(t, b.rec.Text())
@@ -258,20 +299,21 @@ func TestWebSocketOverHTTP2(t *testing.T) {
 	}
 }
 
-// What HTTP/2 can ask of a guard without CONNECT.
-func TestGuardOverHTTP2(t *testing.T) {
+// The requests of HTTP/2 to a guard without CONNECT.
+func TestGuard_HTTP2StreamNeedsTicketAndOrigin(t *testing.T) {
 	b := newBed(t, middleware.GuardOptions{AdmitRequests: true})
 	srv := serveTLS(t, b.guard.Wrap(whoami))
 	a := sendH2(t, srv, "GET", "/ws")
 	require.Equal(t, http.StatusUpgradeRequired, a.Status)
-	assert.Equal(t, `{"error":"upgrade_required","detail":"Upgrade Required"}`, a.Body)
+	assert.Equal(t, errorBody(426, "upgrade_required"), a.Body)
 	assert.Empty(t, a.Header["Connection"], "RFC 9113 section 8.2.2")
 	assert.Empty(t, a.Header["Upgrade"], "RFC 9113 section 8.2.2")
 
-	ticket := "/ws?ticket=" + b.mint(t)
-	assert.Equal(t, http.StatusForbidden, sendH2(t, srv, "GET", ticket, "Origin: https://evil.example").Status)
-	assert.Equal(t, http.StatusForbidden, sendH2(t, srv, "GET", ticket, "Origin: http://app.example").Status)
-	assert.Equal(t, http.StatusUpgradeRequired, sendH2(t, srv, "GET", ticket, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==").Status)
-	assert.Equal(t, "ann", sendH2(t, srv, "GET", ticket, "Origin: https://app.example").reached())
-	assert.Equal(t, http.StatusUnauthorized, sendH2(t, srv, "GET", ticket).Status)
+	target := "/ws?ticket=" + b.mint(t)
+	ask := func(lines ...string) answer { return sendH2(t, srv, "GET", target, lines...) }
+	assert.Equal(t, http.StatusForbidden, ask(evilOrigin).Status)
+	assert.Equal(t, http.StatusForbidden, ask("Origin: http://app.example").Status)
+	assert.Equal(t, http.StatusUpgradeRequired, ask(goodKey).Status)
+	assert.Equal(t, "ann", ask("Origin: https://app.example").reached())
+	assert.Equal(t, http.StatusUnauthorized, ask().Status)
 }

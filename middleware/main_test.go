@@ -16,14 +16,15 @@ func TestMain(m *testing.M) {
 	if code == 0 {
 		http.DefaultClient.CloseIdleConnections()
 		if left := goroutinesLeft(10 * time.Second); len(left) > 0 {
-			fmt.Fprintf(os.Stderr, "%d goroutines are left behind:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
+			fmt.Fprintf(os.Stderr, "%d goroutines are left behind:\n\n%s\n", len(left),
+				strings.Join(left, "\n\n"))
 			code = 1
 		}
 	}
 	os.Exit(code)
 }
 
-// goroutinesLeft gives goroutines that are about to end the time to do so.
+// goroutinesLeft waits for goroutines that are about to end, and returns the others.
 func goroutinesLeft(atMost time.Duration) (left []string) {
 	for wait := time.Millisecond; ; wait *= 2 {
 		left = left[:0]

@@ -17,80 +17,103 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// What only the grant can answer costs the ticket: the caller has it, and tries
-// it where it does not belong.
+// A ticket is spent where only its grant tells that it is at the wrong endpoint or of
+// another session.
 func TestGuard_ChecksTheGrant(t *testing.T) {
-	endpoint := func(path string) func(*tickets.Grant) { return func(g *tickets.Grant) { g.Endpoint = path } }
-	inside := func(change func(*middleware.Session)) func(http.Handler) http.Handler {
-		s := ann()
-		change(s)
-		return func(next http.Handler) http.Handler {
-			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				next.ServeHTTP(w, r.WithContext(middleware.WithSession(r.Context(), s)))
-			})
-		}
-	}
-	restores := func(s *middleware.Session, err error) middleware.SocketsOptions {
-		return middleware.SocketsOptions{Restore: func(context.Context, *middleware.Session) (*middleware.Session, error) { return s, err }}
-	}
-	with := func(change func(*middleware.Session)) *middleware.Session {
-		s := ann()
-		change(s)
-		return s
-	}
-	known := `,"ticket_id":"{ID}","provider":"oidc","user_id":"ann"`
-	const in, forbidden, rejected, unavailable = 101, 403, 401, 503
-	for _, tc := range []struct {
+	type row struct {
 		name, source string
 		opts         middleware.GuardOptions
 		sockets      middleware.SocketsOptions
 		outer        func(http.Handler) http.Handler
-		grant        func(*tickets.Grant)
-		target       string // /ws
+		endpoint     string // of the ticket
+		target       string
 		status       int
 		reason       string
-	}{
-		{name: "its endpoint", grant: endpoint("/ws"), status: in},
-		{name: "its endpoint, needlessly escaped", source: "HOSTILE W30: routers that match RawPath", grant: endpoint("/ws"), target: "/%77s", status: forbidden, reason: "endpoint"},
-		{name: "its endpoint, outside ASCII", source: "RFC 3987 3.1", grant: endpoint("/über"), target: "/%C3%BCber", status: in},
-		{name: "its endpoint, in lower-case hex", source: "HOSTILE W30: routers that match RawPath", grant: endpoint("/über"), target: "/%c3%bcber", status: forbidden, reason: "endpoint"},
-		{name: "another endpoint", source: "CWE-863", grant: endpoint("/ws/pty"), status: forbidden, reason: "endpoint"},
-		{name: "endpoint in capitals", source: "RFC 3986 6.2.2.1", grant: endpoint("/WS"), status: forbidden, reason: "endpoint"},
-		{name: "below its endpoint", source: "CWE-863: prefixes", grant: endpoint("/ws"), target: "/ws/pty", status: forbidden, reason: "endpoint"},
-		{name: "final slash", source: "RFC 3986 6.2.3", grant: endpoint("/ws"), target: "/ws/", status: forbidden, reason: "endpoint"},
-		{name: "two slashes", source: "RFC 3986 3.3", grant: endpoint("/ws"), target: "//ws", status: forbidden, reason: "endpoint"},
-		{name: "dot segments", source: "GHSA-xf64-8mw2-4gr2", grant: endpoint("/ws"), target: "/x/../ws", status: forbidden, reason: "endpoint"},
-		{name: "escaped slash", source: "GHSA-gm3x-23wp-hc2c: a router takes it for one segment", grant: endpoint("/ws/pty"), target: "/ws%2Fpty", status: forbidden, reason: "endpoint"},
-		{name: "escaped slash, minted as a percent sign", source: "CWE-174: a router that decodes takes it for /ws/pty", grant: endpoint("/ws%2Fpty"), target: "/ws%2Fpty", status: forbidden, reason: "endpoint"},
-		{name: "escaped twice", source: "HOSTILE G26", grant: endpoint("/ws%2Fpty"), target: "/ws%252Fpty", status: forbidden, reason: "endpoint"},
-		{name: "a percent sign", source: "RFC 3986 2.4", grant: endpoint("/ws/100%"), target: "/ws/100%25", status: in},
-		{name: "endpoint in the query", source: "GHSA-7rh7-c77v-6434", grant: endpoint("/ws"), target: "/x?endpoint=/ws&x=/ws", status: forbidden, reason: "endpoint"},
-		{name: "a prefix taken off", source: "http.StripPrefix", grant: endpoint("/api/ws"), target: "/api/ws", outer: strip("/api"), status: in},
-		{name: "a prefix taken off, escaped", source: "HOSTILE W30", grant: endpoint("/api/ws"), target: "/api/%77s", outer: strip("/api"), status: forbidden, reason: "endpoint"},
-		{name: "no RequestURI, needlessly escaped", source: "HOSTILE W30", grant: endpoint("/ws"), target: "/%77s", outer: noRequestURI, status: forbidden, reason: "endpoint"},
-		{name: "no RequestURI", source: "not every server fills it in", grant: endpoint("/ws"), outer: noRequestURI, status: in},
-		{name: "no RequestURI, escaped slash", source: "GHSA-gm3x-23wp-hc2c", grant: endpoint("/ws/pty"), target: "/ws%2Fpty", outer: noRequestURI, status: forbidden, reason: "endpoint"},
-		{name: "what a prefix left", source: "http.StripPrefix", grant: endpoint("/ws"), target: "/api/ws", outer: strip("/api"), status: forbidden, reason: "endpoint"},
-		{name: "X-Original-URL", source: "GHSA-6384-m2mw-rf54", grant: endpoint("/ws"), target: "/x", outer: header("X-Original-URL", "/ws"), status: forbidden, reason: "endpoint"},
-		{name: "RequireEndpoint, none", grant: endpoint(""), opts: middleware.GuardOptions{RequireEndpoint: true}, status: forbidden, reason: "endpoint"},
-		{name: "RequireEndpoint, its own", grant: endpoint("/ws"), opts: middleware.GuardOptions{RequireEndpoint: true}, status: in},
-		{name: "Endpoint option", grant: endpoint("/public/ws"), opts: middleware.GuardOptions{Endpoint: func(r *http.Request) string { return "/public" + r.URL.Path }}, status: in},
-		{name: "Endpoint option, another", grant: endpoint("/ws"), opts: middleware.GuardOptions{Endpoint: func(r *http.Request) string { return "/public" + r.URL.Path }}, status: forbidden, reason: "endpoint"},
+	}
+	const in, forbidden, rejected, unavailable = 101, 403, 401, 503
+	behind := func(outer func(http.Handler) http.Handler, r row) row { r.outer = outer; return r }
+	endpoint := func(status int, reason string) func(name, source, endpoint, target string) row {
+		return func(name, source, endpoint, target string) row {
+			return row{name: name, source: source, endpoint: endpoint, target: target,
+				status: status, reason: reason}
+		}
+	}
+	opens, elsewhere := endpoint(in, ""), endpoint(forbidden, "endpoint")
+	under := func(opts middleware.GuardOptions, r row) row { r.opts = opts; return r }
+	requires := middleware.GuardOptions{RequireEndpoint: true}
+	below := middleware.GuardOptions{Endpoint: func(r *http.Request) string {
+		return "/public" + r.URL.Path
+	}}
 
-		{name: "same session around", outer: inside(func(*middleware.Session) {}), status: in},
-		{name: "another session around", source: "CWE-384", outer: inside(func(s *middleware.Session) { s.ID = "other" }), status: forbidden, reason: "session"},
-		{name: "another person around", source: "CWE-384", outer: inside(func(s *middleware.Session) { s.UserID = "bob" }), status: forbidden, reason: "session"},
-		{name: "another provider around", source: "CWE-384", outer: inside(func(s *middleware.Session) { s.Provider = "saml" }), status: forbidden, reason: "session"},
-		{name: "session around is over", source: "CWE-613", outer: inside(func(s *middleware.Session) { s.ExpiresAt = time.Now().Add(-1) }), status: rejected, reason: "session"},
-
-		{name: "restored", sockets: restores(ann(), nil), status: in},
-		{name: "gone", source: "pomerium#1279", sockets: restores(nil, middleware.ErrNoSession), status: rejected, reason: "session"},
-		{name: "neither session nor error", sockets: restores(nil, nil), status: rejected, reason: "session"},
-		{name: "expired, wrapped", source: "errors.Is", sockets: restores(nil, fmt.Errorf("redis: %w", middleware.ErrSessionExpired)), status: rejected, reason: "session"},
-		{name: "restored to its end", source: "CWE-613", sockets: restores(with(func(s *middleware.Session) { s.ExpiresAt = time.Now() }), nil), status: rejected, reason: "session"},
-		{name: "session backend away", sockets: restores(nil, errDown), status: unavailable, reason: "session"},
-		{name: "session beside an error", sockets: restores(ann(), errDown), status: unavailable, reason: "session"},
-		{name: "restored as another", source: "CWE-384", sockets: restores(with(func(s *middleware.Session) { s.ID = "other" }), nil), status: unavailable, reason: "session"},
+	session := func(name, source string, status int) row {
+		r := row{name: name, source: source, target: "/ws", status: status}
+		if status != in {
+			r.reason = "session"
+		}
+		return r
+	}
+	inside := func(name, source string, status int, s *middleware.Session) row {
+		return behind(signedInAs(s), session(name, source, status))
+	}
+	restored := func(name, source string, status int, s *middleware.Session, err error) row {
+		r := session(name, source, status)
+		r.sockets.Restore = func(context.Context, *middleware.Session) (*middleware.Session, error) {
+			return s, err
+		}
+		return r
+	}
+	other, bob, saml, late := ann(), ann(), ann(), ann()
+	other.ID, bob.UserID, saml.Provider, late.ExpiresAt = "other", "bob", "saml", time.Now()
+	known := `,"ticket_id":"{ID}","provider":"oidc","user_id":"ann"`
+	for _, tc := range []row{
+		opens("its endpoint", "", "/ws", "/ws"),
+		elsewhere("its endpoint, needlessly escaped", "HOSTILE W30: routers that match RawPath",
+			"/ws", "/%77s"),
+		opens("its endpoint, outside ASCII", "RFC 3987 3.1", "/über", "/%C3%BCber"),
+		elsewhere("its endpoint, in lower-case hex", "HOSTILE W30: routers that match RawPath",
+			"/über", "/%c3%bcber"),
+		elsewhere("another endpoint", "CWE-863", "/ws/pty", "/ws"),
+		elsewhere("endpoint in capitals", "RFC 3986 6.2.2.1", "/WS", "/ws"),
+		elsewhere("below its endpoint", "CWE-863: prefixes", "/ws", "/ws/pty"),
+		elsewhere("final slash", "RFC 3986 6.2.3", "/ws", "/ws/"),
+		elsewhere("two slashes", "RFC 3986 3.3", "/ws", "//ws"),
+		elsewhere("dot segments", "GHSA-xf64-8mw2-4gr2", "/ws", "/x/../ws"),
+		elsewhere("escaped slash", "GHSA-gm3x-23wp-hc2c: a router takes it for one segment",
+			"/ws/pty", "/ws%2Fpty"),
+		elsewhere("escaped slash, minted as a percent sign",
+			"CWE-174: a router that decodes takes it for /ws/pty", "/ws%2Fpty", "/ws%2Fpty"),
+		elsewhere("escaped twice", "HOSTILE G26", "/ws%2Fpty", "/ws%252Fpty"),
+		opens("a percent sign", "RFC 3986 2.4", "/ws/100%", "/ws/100%25"),
+		elsewhere("endpoint in the query", "GHSA-7rh7-c77v-6434", "/ws", "/x?endpoint=/ws&x=/ws"),
+		behind(strip("/api"), opens("a prefix taken off", "http.StripPrefix", "/api/ws", "/api/ws")),
+		behind(strip("/api"),
+			elsewhere("a prefix taken off, escaped", "HOSTILE W30", "/api/ws", "/api/%77s")),
+		behind(noRequestURI,
+			elsewhere("no RequestURI, needlessly escaped", "HOSTILE W30", "/ws", "/%77s")),
+		behind(noRequestURI, opens("no RequestURI", "not every server fills it in", "/ws", "/ws")),
+		behind(noRequestURI,
+			elsewhere("no RequestURI, escaped slash", "GHSA-gm3x-23wp-hc2c", "/ws/pty", "/ws%2Fpty")),
+		behind(strip("/api"), elsewhere("what a prefix left", "http.StripPrefix", "/ws", "/api/ws")),
+		behind(header("X-Original-URL", "/ws"),
+			elsewhere("X-Original-URL", "GHSA-6384-m2mw-rf54", "/ws", "/x")),
+		under(requires, elsewhere("RequireEndpoint, none", "", "", "/ws")),
+		under(requires, opens("RequireEndpoint, its own", "", "/ws", "/ws")),
+		under(below, opens("Endpoint option", "", "/public/ws", "/ws")),
+		under(below, elsewhere("Endpoint option, another", "", "/ws", "/ws")),
+		inside("same session around", "", in, ann()),
+		inside("another session around", "CWE-384", forbidden, other),
+		inside("another person around", "CWE-384", forbidden, bob),
+		inside("another provider around", "CWE-384", forbidden, saml),
+		inside("session around is over", "CWE-613", rejected, late),
+		restored("restored", "", in, ann(), nil),
+		restored("gone", "pomerium#1279", rejected, nil, middleware.ErrNoSession),
+		restored("neither session nor error", "", rejected, nil, nil),
+		restored("expired, wrapped", "errors.Is",
+			rejected, nil, fmt.Errorf("redis: %w", middleware.ErrSessionExpired)),
+		restored("restored to its end", "CWE-613", rejected, late, nil),
+		restored("session backend away", "", unavailable, nil, errDown),
+		restored("session beside an error", "", unavailable, ann(), errDown),
+		restored("restored as another", "CWE-384", unavailable, other, nil),
 	} {
 		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
 			b := newBed(t, tc.opts, tc.sockets)
@@ -99,41 +122,32 @@ func TestGuard_ChecksTheGrant(t *testing.T) {
 				h = tc.outer(h)
 			}
 			srv := serve(t, h)
-			var ticket string
-			if tc.grant == nil {
-				ticket = b.mint(t)
-			} else {
-				ticket = b.mint(t, tc.grant)
-			}
-			target := tc.target
-			if target == "" {
-				target = "/ws"
-			}
+			ticket := b.mint(t, func(g *tickets.Grant) { g.Endpoint = tc.endpoint })
 			sep := "?"
-			if strings.Contains(target, "?") {
+			if strings.Contains(tc.target, "?") {
 				sep = "&"
 			}
-			a := send(t, srv, upgrade("GET", target+sep+"ticket="+ticket))
+			a := send(t, srv, upgrade("GET", tc.target+sep+"ticket="+ticket))
 			if tc.status == in {
 				require.Equal(t, in, a.Status, a)
 				require.Equal(t, "ann", a.reached())
 				return
 			}
-			code := map[int]string{forbidden: "forbidden", rejected: "ticket_rejected", unavailable: "unavailable"}[tc.status]
-			requireRefusal(t, refusal{status: tc.status, code: code, reason: tc.reason}, a, false)
+			codes := map[int]string{
+				forbidden: "forbidden", rejected: "ticket_rejected", unavailable: "unavailable",
+			}
+			code := codes[tc.status]
+			requireRefusal(t, refusal{status: tc.status, code: code, reason: tc.reason}, a)
 			lines := b.rec.Lines(t)
 			require.Len(t, lines, 1, b.rec.Text())
-			assert.Equal(t, []any{"ws_ticket_rejected", tc.reason, "127.0.0.1", ticketID(ticket), "oidc", "ann"},
-				[]any{lines[0]["event"], lines[0]["reason"], lines[0]["ip"], lines[0]["ticket_id"], lines[0]["provider"], lines[0]["user_id"]})
-			assert.Contains(t, b.rec.Text(), strings.ReplaceAll(known, "{ID}", ticketID(ticket)))
+			assert.Equal(t,
+				[]any{"ws_ticket_rejected", tc.reason, "127.0.0.1", auditID(ticket), "oidc", "ann"},
+				fields(lines[0], "event", "reason", "ip", "ticket_id", "provider", "user_id"))
+			assert.Contains(t, b.rec.Text(), strings.ReplaceAll(known, "{ID}", auditID(ticket)))
 			_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
 			require.ErrorIs(t, err, tickets.ErrUsed, "the ticket can be tried elsewhere")
 		})
 	}
-}
-
-func strip(prefix string) func(http.Handler) http.Handler {
-	return func(next http.Handler) http.Handler { return http.StripPrefix(prefix, next) }
 }
 
 func noRequestURI(next http.Handler) http.Handler {
@@ -143,17 +157,8 @@ func noRequestURI(next http.Handler) http.Handler {
 	})
 }
 
-func header(name, value string) func(http.Handler) http.Handler {
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			r.Header.Set(name, value)
-			next.ServeHTTP(w, r)
-		})
-	}
-}
-
-// A guard without room says so before it takes the ticket; a person without,
-// only then is known.
+// Without room for anybody a ticket stays valid. Who is over a limit is known only
+// from the ticket.
 func TestGuard_NoRoomIs429(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -169,12 +174,12 @@ func TestGuard_NoRoomIs429(t *testing.T) {
 			srv := serve(t, b.guard.Wrap(guardedEcho))
 			c, _, err := websocket.Dial(t.Context(), srv.URL+"/ws?ticket="+b.mint(t), nil)
 			require.NoError(t, err)
-			require.Eventually(t, func() bool { return len(b.rec.Events(t, audit.SocketOpened)) == 1 }, patience, time.Millisecond)
+			b.rec.Await(t, audit.SocketOpened, 1)
 			b.rec.Take()
 			ticket := b.mint(t)
 			a := send(t, srv, upgrade("GET", "/ws?ticket="+ticket))
 			tooMany := refusal{status: 429, code: "too_many", reason: "too_many"}
-			requireRefusal(t, tooMany, a, false)
+			requireRefusal(t, tooMany, a)
 			assert.Equal(t, auditLine(tooMany, nil), b.rec.Take())
 			require.NoError(t, c.Close(websocket.StatusNormalClosure, ""))
 			_, err = b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
@@ -187,62 +192,61 @@ func TestGuard_NoRoomIs429(t *testing.T) {
 	}
 }
 
-// guardedEcho is a WebSocket library at work.
-var guardedEcho = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"chat"}, InsecureSkipVerify: true})
-	if err != nil {
-		return
+// Around a router, a guard passes on only what cannot become a socket. Two libraries
+// take "Connection: not-upgrade" for an upgrade.
+func TestGuard_PassOthersPassesNoUpgrade(t *testing.T) {
+	type row struct {
+		refusal
+		reached string // by a request that is passed on or admitted
+		admits  bool   // AdmitRequests
 	}
-	defer c.CloseNow()
-	for {
-		kind, message, err := c.Read(r.Context())
-		if err != nil || c.Write(r.Context(), kind, message) != nil {
-			return
+	answers := func(status int, reached string, admits bool) func(name, source, request string) row {
+		return func(name, source, request string) row {
+			return row{refused(status, "", "")(name, source, request), reached, admits}
 		}
 	}
-})
-
-// Around a whole router a guard passes on what cannot become a socket, and
-// nothing else: two libraries take "Connection: not-upgrade" for an upgrade.
-func TestGuardPassesOthers(t *testing.T) {
-	for _, tc := range []struct {
-		name, source, request string
-		status                int    // 200: passed on
-		reached               string // nobody
-		admits                bool   // AdmitRequests
-	}{
-		{name: "GET", request: get("/page"), status: 200},
-		{name: "GET with a ticket of another's", source: "CAS 3.0 2.5", request: get("/page?ticket=ST-1"), status: 200},
-		{name: "POST with a body", request: rawRequest("POST", "/page", "Content-Length: 2") + "{}", status: 200},
-		{name: "OPTIONS", request: rawRequest("OPTIONS", "/page", "Origin: https://evil.example"), status: 200},
-		{name: "long query", request: get("/page?" + strings.Repeat("a", 4<<10)), status: 200},
-		{name: "query that does not parse", request: get("/page?a;b&%zz"), status: 200},
-		{name: "keep-alive", request: get("/page", "Connection: keep-alive"), status: 200},
-
-		{name: "a whole handshake", request: upgrade("GET", "/page"), status: 401},
-		{name: "bare Connection: Upgrade", source: "headroom#3281", request: get("/page", "Connection: Upgrade"), status: 426},
-		{name: "bare Connection: keep-alive, upgrade", source: "headroom#3281", request: get("/page", "Connection: keep-alive", "Connection: upgrade"), status: 426},
-		{name: "bare Upgrade", source: "traefik-modsecurity-plugin#6", request: get("/page", "Upgrade: websocket"), status: 426},
-		{name: "empty Upgrade", source: "taOS#636", request: get("/page", "Upgrade:"), status: 426},
-		{name: "h2c", source: "RFC 7540 3.2", request: get("/page", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"), status: 426},
-		{name: "Connection: not-upgrade", source: "x/net and gws answer 101", request: upgrade("GET", "/page", "Connection: not-upgrade"), status: 426},
-		{name: "key alone", source: "RFC 6455 11.3.1", request: get("/page", "sec-websocket-KEY: x"), status: 426},
-		{name: "protocol alone", source: "RFC 6455 11.3.4", request: get("/page", "Sec-WebSocket-Protocol: chat"), status: 426},
-		{name: "extensions alone", source: "RFC 6455 11.3.2", request: get("/page", "Sec-WebSocket-Extensions: x"), status: 426},
-		{name: "accept alone", source: "RFC 6455 11.3.3", request: get("/page", "Sec-WebSocket-Accept: x"), status: 426},
-		{name: "a header to come", source: "RFC 6455 11.3", request: get("/page", "Sec-WebSocket-Next:"), status: 426},
-		{name: "POST", source: "RFC 6455 4.1", request: upgrade("POST", "/page"), status: 405},
-		{name: "CONNECT", source: "RFC 9110 9.3.6", request: rawRequest("CONNECT", "/page"), status: 426},
-		{name: "the preface of HTTP/2", source: "HOSTILE W31, RFC 9113 3.4: to an h2c handler, a tunnel", request: "PRI * HTTP/2.0\r\n\r\n", status: 426},
-		{name: "key alone, POST", source: "RFC 6455 11.3.1", request: rawRequest("POST", "/page", "Sec-WebSocket-Key: x"), status: 426},
-
-		{name: "stream", admits: true, request: get("/page?ticket={T}"), status: 200, reached: "ann"},
-		{name: "stream, used or unknown", admits: true, request: get("/page?ticket=" + strings.Repeat("A", 43)), status: 401},
-		{name: "stream, two tickets", source: "CWE-235", admits: true, request: get("/page?ticket={T}&ticket={U}"), status: 400},
-		{name: "stream, one ticket and one of another's", source: "CWE-235", admits: true, request: get("/page?ticket={T}&ticket=ST-1"), status: 400},
-		{name: "stream, another's ticket", source: "CAS 3.0 2.5", admits: true, request: get("/page?ticket=ST-1"), status: 200},
-		{name: "POST with a ticket", admits: true, request: rawRequest("POST", "/page?ticket={T}", "Content-Length: 0"), status: 200},
-		{name: "stream that resembles an upgrade", source: "headroom#3281", admits: true, request: get("/page?ticket={T}", "Upgrade: websocket"), status: 426},
+	passes, needsTicket := answers(200, "nobody", false), answers(401, "", false)
+	likeUpgrade, wrongMethod := answers(426, "", false), answers(405, "", false)
+	stream, notStream := answers(200, "ann", true), answers(200, "nobody", true)
+	refusedStream, twoTickets := answers(401, "", true), answers(400, "", true)
+	for _, tc := range []row{
+		passes("GET", "", get("/page")),
+		passes("GET with a ticket of another's", "CAS 3.0 2.5", get("/page?ticket=ST-1")),
+		passes("POST with a body", "", rawRequest("POST", "/page", "Content-Length: 2")+"{}"),
+		passes("OPTIONS", "", rawRequest("OPTIONS", "/page", evilOrigin)),
+		passes("long query", "", get("/page?"+strings.Repeat("a", 4<<10))),
+		passes("query that does not parse", "", get("/page?a;b&%zz")),
+		passes("keep-alive", "", get("/page", "Connection: keep-alive")),
+		needsTicket("a whole handshake", "", upgrade("GET", "/page")),
+		likeUpgrade("bare Connection: Upgrade", "headroom#3281", get("/page", "Connection: Upgrade")),
+		likeUpgrade("bare Connection: keep-alive, upgrade", "headroom#3281",
+			get("/page", "Connection: keep-alive", "Connection: upgrade")),
+		likeUpgrade("bare Upgrade", "traefik-modsecurity-plugin#6", get("/page", "Upgrade: websocket")),
+		likeUpgrade("empty Upgrade", "taOS#636", get("/page", "Upgrade:")),
+		likeUpgrade("h2c", "RFC 7540 3.2", get("/page", "Connection: Upgrade, HTTP2-Settings",
+			"Upgrade: h2c", "HTTP2-Settings: AAMAAABk")),
+		likeUpgrade("Connection: not-upgrade", "x/net and gws answer 101",
+			upgrade("GET", "/page", "Connection: not-upgrade")),
+		likeUpgrade("key alone", "RFC 6455 11.3.1", get("/page", "sec-websocket-KEY: x")),
+		likeUpgrade("protocol alone", "RFC 6455 11.3.4", get("/page", "Sec-WebSocket-Protocol: chat")),
+		likeUpgrade("extensions alone", "RFC 6455 11.3.2", get("/page", "Sec-WebSocket-Extensions: x")),
+		likeUpgrade("accept alone", "RFC 6455 11.3.3", get("/page", "Sec-WebSocket-Accept: x")),
+		likeUpgrade("a header to come", "RFC 6455 11.3", get("/page", "Sec-WebSocket-Next:")),
+		wrongMethod("POST", "RFC 6455 4.1", upgrade("POST", "/page")),
+		likeUpgrade("CONNECT", "RFC 9110 9.3.6", rawRequest("CONNECT", "/page")),
+		likeUpgrade("the preface of HTTP/2", "HOSTILE W31, RFC 9113 3.4: to an h2c handler, a tunnel",
+			"PRI * HTTP/2.0\r\n\r\n"),
+		likeUpgrade("key alone, POST", "RFC 6455 11.3.1",
+			rawRequest("POST", "/page", "Sec-WebSocket-Key: x")),
+		stream("stream", "", get("/page?ticket={T}")),
+		refusedStream("stream, used or unknown", "", get("/page?ticket="+strings.Repeat("A", 43))),
+		twoTickets("stream, two tickets", "CWE-235", get("/page?ticket={T}&ticket={U}")),
+		twoTickets("stream, one ticket and one of another's", "CWE-235",
+			get("/page?ticket={T}&ticket=ST-1")),
+		notStream("stream, another's ticket", "CAS 3.0 2.5", get("/page?ticket=ST-1")),
+		notStream("POST with a ticket", "", rawRequest("POST", "/page?ticket={T}", "Content-Length: 0")),
+		answers(426, "", true)("stream that resembles an upgrade", "headroom#3281",
+			get("/page?ticket={T}", "Upgrade: websocket")),
 	} {
 		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
 			b := newBed(t, middleware.GuardOptions{PassOthers: true, AdmitRequests: tc.admits})
@@ -253,40 +257,37 @@ func TestGuardPassesOthers(t *testing.T) {
 			if tc.status != http.StatusOK {
 				require.Empty(t, a.reached())
 				require.Len(t, b.rec.Lines(t), 1)
-			} else if tc.reached == "" {
-				require.Equal(t, "nobody", a.reached())
+				return
+			}
+			require.Equal(t, tc.reached, a.reached())
+			if tc.reached == "nobody" {
 				require.Empty(t, b.rec.Text())
-			} else {
-				require.Equal(t, tc.reached, a.reached())
 			}
 		})
 	}
 }
 
 // EventSource, <img> and downloads.
-func TestGuardAdmitsRequests(t *testing.T) {
-	for _, tc := range []struct {
-		name, source, request string
-		status                int
-		reason                string
-		takes                 int64
-	}{
-		{"stream", "", get(ws, "Accept: text/event-stream"), 200, "", 1},
-		{"stream, name escaped", "RFC 3986 2.1", get("/ws?a=1&%74icket={T}"), 200, "", 1},
-		{"stream of the same origin", "WHATWG HTML 9.2", get(ws, "Origin: https://app.example"), 200, "", 1},
-		{"upgrade", "", upgrade("GET", ws), 101, "", 1},
-		{"no ticket", "", get("/ws"), 426, "not_upgrade", 0},
-		{"HEAD", "RFC 9110 9.3.2", rawRequest("HEAD", ws), 426, "not_upgrade", 0},
-		{"POST", "RFC 9110 9.3.3", rawRequest("POST", ws, "Content-Length: 0"), 426, "not_upgrade", 0},
-		{"ticket in a protocol", "RFC 6455 11.3.4", get("/ws", "Sec-WebSocket-Protocol: chat, ticket.{T}"), 426, "not_upgrade", 0},
-		{"empty ticket", "", get("/ws?ticket="), 401, "no_ticket", 0},
-		{"malformed ticket", "RFC 4648 5", get("/ws?ticket=a"), 401, "unknown", 0},
-		{"two tickets", "CWE-235", get("/ws?ticket={T}&ticket={U}"), 400, "two_tickets", 0},
-		{"semicolon", "golang/go#25192", get("/ws?ticket={T};ticket={U}"), 400, "query", 0},
-		{"body", "RFC 9110 9.3.1", get(ws, "Content-Length: 2") + "{}", 400, "body", 0},
-		{"long query", "RFC 9110 15.5.15", get(ws + "&" + strings.Repeat("a", 2<<10)), 414, "query", 0},
-		{"another origin", "CVE-2026-34403", get(ws, "Origin: https://evil.example"), 403, "origin", 0},
-		{"half an upgrade", "headroom#3281", get(ws, "Upgrade: websocket"), 426, "not_upgrade", 0},
+func TestGuard_AdmitRequestsAdmitsStreams(t *testing.T) {
+	admitted, upgraded := refused(200, "", ""), refused(101, "", "")
+	for _, tc := range []refusal{
+		admitted("stream", "", get(ws, "Accept: text/event-stream")),
+		admitted("stream, name escaped", "RFC 3986 2.1", get("/ws?a=1&%74icket={T}")),
+		admitted("stream of the same origin", "WHATWG HTML 9.2", get(ws, "Origin: https://app.example")),
+		upgraded("upgrade", "", opening()),
+		noUpgrade("no ticket", "", get("/ws")),
+		noUpgrade("HEAD", "RFC 9110 9.3.2", rawRequest("HEAD", ws)),
+		noUpgrade("POST", "RFC 9110 9.3.3", rawRequest("POST", ws, "Content-Length: 0")),
+		noUpgrade("ticket in a protocol", "RFC 6455 11.3.4",
+			get("/ws", "Sec-WebSocket-Protocol: chat, ticket.{T}")),
+		noTicket("empty ticket", "", get("/ws?ticket=")),
+		notMinted("malformed ticket", "RFC 4648 5", get("/ws?ticket=a")),
+		twoTickets("two tickets", "CWE-235", get("/ws?ticket={T}&ticket={U}")),
+		badQuery("semicolon", "golang/go#25192", get("/ws?ticket={T};ticket={U}")),
+		badBody("body", "RFC 9110 9.3.1", get(ws, "Content-Length: 2")+"{}"),
+		longQuery("long query", "RFC 9110 15.5.15", get(ws+"&"+strings.Repeat("a", 2<<10))),
+		badOrigin("another origin", "CVE-2026-34403", get(ws, evilOrigin)),
+		noUpgrade("half an upgrade", "headroom#3281", get(ws, "Upgrade: websocket")),
 	} {
 		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
 			b := newBed(t, middleware.GuardOptions{AdmitRequests: true})
@@ -300,11 +301,12 @@ func TestGuardAdmitsRequests(t *testing.T) {
 			})))
 			a := send(t, srv, b.fill(t).Replace(tc.request))
 			require.Equal(t, tc.status, a.Status, a)
-			require.Equal(t, tc.takes, b.store.takes.Load())
 			if tc.reason == "" {
+				require.EqualValues(t, 1, b.store.takes.Load())
 				require.Equal(t, "ann", a.reached())
 				return
 			}
+			require.Zero(t, b.store.takes.Load())
 			lines := b.rec.Lines(t)
 			require.Len(t, lines, 1)
 			require.Equal(t, tc.reason, lines[0]["reason"])
@@ -312,22 +314,25 @@ func TestGuardAdmitsRequests(t *testing.T) {
 	}
 }
 
-func TestGuardConfiguration(t *testing.T) {
+func TestNewGuard_RefusesBadOriginsAndCopiesOptions(t *testing.T) {
 	b := newBed(t, middleware.GuardOptions{})
-	_, err := middleware.NewGuard(nil, &middleware.GuardOptions{Origins: []string{"https://App.Example", "https://*.example", "https://a@b", "null", "https://ok.example"}})
-	for _, want := range []string{"issuer is nil", `"https://app.example"`, `"https://*.example"`, `"https://a@b"`, `"null"`} {
+	_, err := middleware.NewGuard(nil, &middleware.GuardOptions{Origins: []string{
+		"https://App.Example", "https://*.example", "https://a@b", "null", "https://ok.example",
+	}})
+	for _, want := range []string{
+		"issuer is nil", `"https://app.example"`, `"https://*.example"`, `"https://a@b"`, `"null"`,
+	} {
 		assert.ErrorContains(t, err, want)
 	}
 	assert.NotContains(t, err.Error(), "ok.example")
 
 	origins := []string{"https://app.example"}
 	opts := &middleware.GuardOptions{Origins: origins, RequireOrigin: true}
-	guard, err := middleware.NewGuard(b.issuer, opts)
-	require.NoError(t, err)
+	guard := must(middleware.NewGuard(b.issuer, opts))
 	origins[0], opts.RequireOrigin = "https://evil.example", false // copied before
 	srv := serve(t, guard.Wrap(accepts))
 	for line, status := range map[string]int{
-		"X-No: Origin": 403, "Origin: https://evil.example": 403, "Origin: http://app.example": 403,
+		"X-No: Origin": 403, evilOrigin: 403, "Origin: http://app.example": 403,
 		"Origin: https://app.example": 101, "Origin: https://APP.example:443": 101,
 	} {
 		assert.Equal(t, status, send(t, srv, upgrade("GET", "/ws?ticket="+b.mint(t), line)).Status, line)

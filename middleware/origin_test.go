@@ -1,6 +1,7 @@
 package middleware_test
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"strings"
@@ -11,79 +12,87 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ticketgate/ticketgate/middleware"
-	"github.com/ticketgate/ticketgate/tickets"
 )
 
-func newIssuer(t testing.TB) *tickets.Issuer {
-	t.Helper()
-	issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
-	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, issuer.Close()) })
-	return issuer
+// originRow is a request of a page with these Origin lines.
+type originRow struct {
+	name, source string
+	host         string // "": app.example
+	origins      []string
+	listed       bool // allowed where there is a list
+	plain        bool // allowed without a list, over HTTP
+	tls          bool // allowed without a list, over TLS
 }
+
+// allowed makes the rows of one verdict.
+func allowed(listed, plain, tls bool) func(name, source, host string, origins ...string) originRow {
+	return func(name, source, host string, origins ...string) originRow {
+		return originRow{name, source, host, origins, listed, plain, tls}
+	}
+}
+
+var (
+	always       = allowed(true, true, true)
+	never        = allowed(false, false, false)
+	ifListed     = allowed(true, false, false)
+	ifSame       = allowed(false, true, true)
+	overHTTP     = allowed(false, true, false)
+	listedOrHTTP = allowed(true, true, false)
+)
 
 // originRows are what a page's browser says of it, and whether the page may mint
 // and open: with the list https://app.example and http://dev.example:8080, and
 // with none, which is the same origin. The fuzz target starts from them too.
-var originRows = []struct {
-	name, source string
-	host         string // app.example, unless it is set
-	origins      []string
-	listed       bool // allowed where there is a list
-	plain        bool // allowed without one, over HTTP
-	tls          bool // allowed without one, over TLS
-}{
-	{name: "absent: not a browser", listed: true, plain: true, tls: true},
-	{name: "the page's own", origins: []string{"https://app.example"}, listed: true, plain: true, tls: true},
-	{name: "the page's own, capitals", source: "RFC 6454 section 4", origins: []string{"HTTPS://APP.Example"}, listed: true, plain: true, tls: true},
-	{name: "the page's own, default port", source: "RFC 6454 section 4", origins: []string{"https://app.example:443"}, listed: true, plain: true, tls: true},
-	{name: "Host with the default port", source: "RFC 9110 section 4.2.3", host: "APP.example:443", origins: []string{"https://app.example"}, listed: true, plain: true, tls: true},
-	{name: "over HTTP", source: "a page that was not encrypted", origins: []string{"http://app.example"}, plain: true},
-	{name: "over HTTP, default ports", host: "app.example:80", origins: []string{"http://app.example"}, plain: true},
-	{name: "the other one's default port", origins: []string{"https://app.example:80"}},
-	{name: "the other one's default port, as Host", host: "app.example:80", origins: []string{"https://app.example"}, listed: true},
-	{name: "listed", origins: []string{"http://dev.example:8080"}, listed: true},
-	{name: "own port", host: "dev.example:8080", origins: []string{"http://dev.example:8080"}, listed: true, plain: true},
-	{name: "a list is the whole list", host: "other.example", origins: []string{"https://other.example"}, plain: true, tls: true},
-	{name: "IPv6", host: "[2001:db8::1]:8443", origins: []string{"https://[2001:DB8::1]:8443"}, plain: true, tls: true},
-	{name: "trailing dot is another host", source: "RFC 6454 section 4", host: "app.example.", origins: []string{"https://app.example"}, listed: true},
-
-	{name: "null", source: "CVE-2026-34403, ASVS 4.4.2", origins: []string{"null"}},
-	{name: "null, capitals", origins: []string{"NULL"}},
-	{name: "empty", origins: []string{""}},
-	{name: "another port", source: "ASVS 4.4.2", origins: []string{"https://app.example:8443"}},
-	{name: "another port, own on Host", host: "app.example:8443", origins: []string{"https://app.example"}, listed: true},
-	{name: "a longer name", source: "ASVS 4.4.2", origins: []string{"https://app.example.evil"}},
-	{name: "a longer name in front", source: "ASVS 4.4.2", origins: []string{"https://evilapp.example"}},
-	{name: "a subdomain", origins: []string{"https://x.app.example"}},
-	{name: "a parent", host: "x.app.example", origins: []string{"https://app.example"}, listed: true},
-	{name: "two", source: "RFC 6454 section 7.3", origins: []string{"https://app.example", "https://app.example"}},
-	{name: "two in one", source: "RFC 6454 section 7.1", origins: []string{"https://app.example https://evil.example"}},
-	{name: "two in one, comma", origins: []string{"https://app.example,https://evil.example"}},
-	{name: "userinfo", source: "ASVS 4.4.2", origins: []string{"https://app.example@evil.example"}},
-	{name: "userinfo before the right one", origins: []string{"https://evil@app.example"}},
-	{name: "a path", source: "RFC 6454 section 6.2", origins: []string{"https://app.example/"}},
-	{name: "a query", origins: []string{"https://app.example?"}},
-	{name: "a fragment", origins: []string{"https://app.example#"}},
-	{name: "no scheme", origins: []string{"app.example"}},
-	{name: "no host", origins: []string{"https://"}},
-	{name: "no slashes", origins: []string{"https:app.example"}},
-	{name: "no slashes, short", origins: []string{"http:a"}},
-	{name: "the last port", host: "app.example:65535", origins: []string{"https://app.example:65535"}, plain: true, tls: true},
-	{name: "a port beyond the last", host: "app.example:65536", origins: []string{"https://app.example:65536"}},
-	{name: "a backslash", origins: []string{`https:\\app.example`}},
-	{name: "another scheme", origins: []string{"ftp://app.example"}},
-	{name: "an extension", origins: []string{"chrome-extension://app.example"}},
-	{name: "a WebSocket's scheme", source: "RFC 6454 section 4: it is the page's", origins: []string{"wss://app.example"}},
-	{name: "a port that is none", host: "app.example:99999", origins: []string{"https://app.example:99999"}},
-	{name: "an empty port", host: "app.example:", origins: []string{"https://app.example:"}},
-	{name: "leading zero in the port", origins: []string{"https://app.example:0443"}},
-	{name: "an escape", origins: []string{"https://app%2eexample"}},
-	{name: "a wildcard", origins: []string{"https://*.example"}},
-	{name: "not ASCII", origins: []string{"https://\xc3\xa4pp.example"}},
+var originRows = []originRow{
+	always("absent: not a browser", "", ""),
+	always("the page's own", "", "", "https://app.example"),
+	always("the page's own, capitals", "RFC 6454 4", "", "HTTPS://APP.Example"),
+	always("the page's own, default port", "RFC 6454 4", "", "https://app.example:443"),
+	always("Host with the default port", "RFC 9110 4.2.3", "APP.example:443", "https://app.example"),
+	overHTTP("over HTTP", "a page that was not encrypted", "", "http://app.example"),
+	overHTTP("over HTTP, default ports", "", "app.example:80", "http://app.example"),
+	never("the other one's default port", "", "", "https://app.example:80"),
+	ifListed("the other one's default port, as Host", "", "app.example:80", "https://app.example"),
+	ifListed("listed", "", "", "http://dev.example:8080"),
+	listedOrHTTP("own port", "", "dev.example:8080", "http://dev.example:8080"),
+	ifSame("a list is the whole list", "", "other.example", "https://other.example"),
+	ifSame("IPv6", "", "[2001:db8::1]:8443", "https://[2001:DB8::1]:8443"),
+	ifListed("trailing dot is another host", "RFC 6454 4", "app.example.", "https://app.example"),
+	never("null", "CVE-2026-34403, ASVS 4.4.2", "", "null"),
+	never("null, capitals", "", "", "NULL"),
+	never("empty", "", "", ""),
+	never("another port", "ASVS 4.4.2", "", "https://app.example:8443"),
+	ifListed("another port, own on Host", "", "app.example:8443", "https://app.example"),
+	never("a longer name", "ASVS 4.4.2", "", "https://app.example.evil"),
+	never("a longer name in front", "ASVS 4.4.2", "", "https://evilapp.example"),
+	never("a subdomain", "", "", "https://x.app.example"),
+	ifListed("a parent", "", "x.app.example", "https://app.example"),
+	never("two", "RFC 6454 7.3", "", "https://app.example", "https://app.example"),
+	never("two in one", "RFC 6454 7.1", "", "https://app.example https://evil.example"),
+	never("two in one, comma", "", "", "https://app.example,https://evil.example"),
+	never("userinfo", "ASVS 4.4.2", "", "https://app.example@evil.example"),
+	never("userinfo before the right one", "", "", "https://evil@app.example"),
+	never("a path", "RFC 6454 6.2", "", "https://app.example/"),
+	never("a query", "", "", "https://app.example?"),
+	never("a fragment", "", "", "https://app.example#"),
+	never("no scheme", "", "", "app.example"),
+	never("no host", "", "", "https://"),
+	never("no slashes", "", "", "https:app.example"),
+	never("no slashes, short", "", "", "http:a"),
+	ifSame("the last port", "", "app.example:65535", "https://app.example:65535"),
+	never("a port beyond the last", "", "app.example:65536", "https://app.example:65536"),
+	never("a backslash", "", "", `https:\\app.example`),
+	never("another scheme", "", "", "ftp://app.example"),
+	never("an extension", "", "", "chrome-extension://app.example"),
+	never("a WebSocket's scheme", "RFC 6454 4: it is the page's", "", "wss://app.example"),
+	never("a port that is none", "", "app.example:99999", "https://app.example:99999"),
+	never("an empty port", "", "app.example:", "https://app.example:"),
+	never("leading zero in the port", "", "", "https://app.example:0443"),
+	never("an escape", "", "", "https://app%2eexample"),
+	never("a wildcard", "", "", "https://*.example"),
+	never("not ASCII", "", "", "https://\xc3\xa4pp.example"),
 }
 
-// One check for both doors, over both protocols that a browser may use.
 // eachFromElsewhere gives each request an address of its own: the audit
 // suppresses many refusals of one address.
 func eachFromElsewhere() func(*http.Request) string {
@@ -94,7 +103,8 @@ func eachFromElsewhere() func(*http.Request) string {
 	}
 }
 
-func TestOrigins(t *testing.T) {
+// The same check at the guard and at the mint, over both protocols of a browser.
+func TestOrigins_AreCheckedAtGuardAndMint(t *testing.T) {
 	list := []string{"https://app.example", "http://dev.example:8080"}
 	for _, listed := range []bool{true, false} {
 		var origins []string
@@ -103,18 +113,15 @@ func TestOrigins(t *testing.T) {
 		}
 		log, rec := newAudit()
 		issuer := newIssuer(t)
-		guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{
+		guard := must(middleware.NewGuard(issuer, &middleware.GuardOptions{
 			Origins: origins, Audit: log, ClientIP: eachFromElsewhere(),
-		})
-		require.NoError(t, err)
-		strict, err := middleware.NewGuard(issuer, &middleware.GuardOptions{
+		}))
+		strict := must(middleware.NewGuard(issuer, &middleware.GuardOptions{
 			Origins: origins, RequireOrigin: true, Audit: log, ClientIP: eachFromElsewhere(),
-		})
-		require.NoError(t, err)
-		mint, err := middleware.NewMint(issuer, &middleware.MintOptions{
+		}))
+		mint := must(middleware.NewMint(issuer, &middleware.MintOptions{
 			Origins: origins, Audit: log, ClientIP: eachFromElsewhere(),
-		})
-		require.NoError(t, err)
+		}))
 		mux := http.NewServeMux()
 		mux.Handle("/ws", guard.Wrap(whoami))
 		mux.Handle("/strict", strict.Wrap(whoami))
@@ -125,10 +132,7 @@ func TestOrigins(t *testing.T) {
 		})
 		plain, tls := serve(t, mux), serveTLS(t, mux)
 		for _, c := range originRows {
-			host := "app.example"
-			if c.host != "" {
-				host = c.host
-			}
+			host := cmp.Or(c.host, "app.example")
 			lines := []string{"X-Row: " + c.name}
 			for _, o := range c.origins {
 				lines = append(lines, "Origin: "+o)
@@ -147,7 +151,7 @@ func TestOrigins(t *testing.T) {
 					if path == "/strict" && c.origins != nil {
 						continue // RequireOrigin is about its absence
 					}
-					a := send(t, srv, strings.Replace(handshake(path, lines...), "app.example", host, 1))
+					a := send(t, srv, toHost(host, handshake(path, lines...)))
 					want := http.StatusUnauthorized // no ticket: the next question
 					if !allowed || path == "/strict" {
 						want = http.StatusForbidden
@@ -158,12 +162,14 @@ func TestOrigins(t *testing.T) {
 						assert.Equal(t, "ws_upgrade_refused", lines[0]["event"])
 						assert.Equal(t, "origin", lines[0]["reason"])
 						if c.origins != nil && !strings.Contains(c.origins[0], "@") { // the audit masks userinfo
-							assert.Equal(t, strings.Join(c.origins, ", "), lines[0]["origin"], "the operator wants to know whose page it was")
+							assert.Equal(t, strings.Join(c.origins, ", "), lines[0]["origin"],
+								"the operator wants to know whose page it was")
 						}
 					}
 					rec.Take()
 				}
-				a := send(t, srv, strings.Replace(rawRequest("POST", "/mint", append(lines, "Content-Length: 0")...), "app.example", host, 1))
+				mint := rawRequest("POST", "/mint", append(lines, "Content-Length: 0")...)
+				a := send(t, srv, toHost(host, mint))
 				want := http.StatusOK
 				if !allowed {
 					want = http.StatusForbidden
@@ -175,8 +181,8 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
-// What no browser sends is refused at construction, with what it sends.
-func TestOriginsConfiguration(t *testing.T) {
+// Origins that no browser sends are refused at construction.
+func TestOrigins_UnusableAreRefused(t *testing.T) {
 	issuer := newIssuer(t)
 	bad := []struct{ origin, want string }{
 		{"https://App.Example", `write that`},

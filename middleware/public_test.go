@@ -1,9 +1,9 @@
 package middleware_test
 
 import (
+	"cmp"
 	"io"
 	"net/http"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -31,7 +31,8 @@ var hostilePaths = []struct {
 	{target: "/public/a(1).png", public: true},
 	{target: "/public/%c3%a9", public: true},
 	{target: "/foo/a%40b/bar", public: true},
-	{source: "RFC 9112 section 3.2.2: path rule only", target: "http://evil.example/login", public: true, h1: true},
+	{source: "RFC 9112 3.2.2: path rule only", target: "http://evil.example/login", public: true,
+		h1: true},
 
 	{target: "/"},
 	{target: "/admin"},
@@ -56,9 +57,9 @@ var hostilePaths = []struct {
 	{source: "ServeMux would redirect", target: "/x/../login"},
 	{source: "ServeMux would redirect", target: "/public/x/.."},
 	{source: "ServeMux would redirect", target: "//"},
-	{source: "RFC 9112 section 3.2.2", target: "http://evil.example//login", h1: true},
-	{source: "RFC 9112 section 3.2.2", target: "http://evil.example/public/../admin", h1: true},
-	{source: "RFC 9112 section 3.2.2", target: "http://app.example", h1: true},
+	{source: "RFC 9112 3.2.2", target: "http://evil.example//login", h1: true},
+	{source: "RFC 9112 3.2.2", target: "http://evil.example/public/../admin", h1: true},
+	{source: "RFC 9112 3.2.2", target: "http://app.example", h1: true},
 
 	{source: "GHSA-xf64-8mw2-4gr2", target: "/public/%2e%2e/admin"},
 	{source: "GHSA-xf64-8mw2-4gr2", target: "/public/%2E./admin"},
@@ -112,13 +113,12 @@ var hostilePaths = []struct {
 	{source: "GHSA-pxq7-h93f-9jrg", target: "/admin#/../login", h1: true},
 	{source: "GHSA-7rh7-c77v-6434", target: "/admin?x=/public/"},
 	{source: "GHSA-7rh7-c77v-6434", target: "/admin?/login"},
-	{source: "RFC 9112 section 3.2.4", target: "*"},
+	{source: "RFC 9112 3.2.4", target: "*"},
 }
 
-// Public is decided by the path as it was sent, wherever the gate stands: before
-// a mux, behind it, or without one. What is protected is still there for those
-// who have a session.
-func TestPublicPaths(t *testing.T) {
+// Public is decided by the path as it was sent, with a mux in front, behind, or
+// without one. What is protected is still there for a session.
+func TestPublic_AmbiguousPathsAreProtected(t *testing.T) {
 	opts := middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/", "/foo/{x}/bar"}}
 	for place, wrap := range map[string]func(*middleware.Gate) http.Handler{
 		"alone": func(g *middleware.Gate) http.Handler { return g.Wrap(whoami) },
@@ -156,70 +156,84 @@ func TestPublicPaths(t *testing.T) {
 	}
 }
 
-// A pattern means what it means to http.ServeMux; hosts are compared as hosts.
-func TestPublicPatterns(t *testing.T) {
-	for _, c := range []struct {
-		name, source string
-		pattern      string
-		request      string // method, target
-		host         string
-		public       bool
-	}{
-		{name: "method", pattern: "GET /healthz", request: "GET /healthz", public: true},
-		{name: "GET means HEAD too", pattern: "GET /healthz", request: "HEAD /healthz", public: true},
-		{name: "another method", pattern: "GET /healthz", request: "POST /healthz"},
-		{name: "method in lower case", source: "RFC 9110 section 9.1", pattern: "GET /healthz", request: "get /healthz"},
-		{name: "a tab behind the method", source: "net/http's syntax", pattern: "GET\t/healthz", request: "GET /healthz", public: true},
-		{name: "tab, and a host", source: "net/http's syntax", pattern: "GET \t App.Example/healthz", request: "GET /healthz", host: "app.example", public: true},
-		{name: "every method", pattern: "/hook", request: "PATCH /hook", public: true},
-		{name: "prefix", pattern: "/static/", request: "GET /static/a/b", public: true},
-		{name: "the folder without its slash", source: "CVE-2025-47910", pattern: "/static/", request: "GET /static"},
-		{name: "exact", pattern: "/static", request: "GET /static/"},
-		{name: "only the root", pattern: "/{$}", request: "GET /", public: true},
-		{name: "not only the root", pattern: "/{$}", request: "GET /a"},
-		{name: "one segment", pattern: "/u/{id}/avatar", request: "GET /u/7/avatar", public: true},
-		{name: "two segments", pattern: "/u/{id}/avatar", request: "GET /u/7/8/avatar"},
-		{name: "an escaped slash in a segment", source: "GHSA-vrch-868g-9jx5", pattern: "/u/{id}/avatar", request: "GET /u/7%2f8/avatar"},
-		{name: "the rest", pattern: "/f/{path...}", request: "GET /f/a/b", public: true},
-		{name: "the rest, upwards", pattern: "/f/{path...}", request: "GET /f/a/../../b"},
-		{name: "CONNECT, by name", source: "RFC 9110 section 9.3.6", pattern: "CONNECT /", request: "CONNECT /x"},
-
-		{name: "host", pattern: "app.example/a", request: "GET /a", host: "app.example", public: true},
-		{name: "another host", pattern: "app.example/a", request: "GET /a", host: "evil.example"},
-		{name: "host in capitals", source: "GHSA-328g-jx67-v94g", pattern: "app.example/a", request: "GET /a", host: "APP.Example", public: true},
-		{name: "pattern in capitals", source: "GHSA-328g-jx67-v94g", pattern: "GET App.EXAMPLE/a", request: "GET /a", host: "app.example", public: true},
-		{name: "port", source: "GHSA-328g-jx67-v94g", pattern: "app.example/a", request: "GET /a", host: "app.example:443", public: true},
-		{name: "trailing dot", source: "GHSA-328g-jx67-v94g", pattern: "app.example/a", request: "GET /a", host: "app.example.", public: true},
-		{name: "trailing dot and port", source: "GHSA-328g-jx67-v94g", pattern: "app.example/a", request: "GET /a", host: "app.example.:443", public: true},
-		{name: "host as a prefix", pattern: "app.example/a", request: "GET /a", host: "app.example.evil"},
-		{name: "two trailing dots", pattern: "app.example/a", request: "GET /a", host: "app.example.."},
-		{name: "absolute form names another host", source: "RFC 9112 section 3.2.2", pattern: "app.example/a", request: "GET http://evil.example/a", host: "app.example"},
-		{name: "absolute form names the host", source: "RFC 9112 section 3.2.2", pattern: "app.example/a", request: "GET http://App.Example/a", host: "evil.example", public: true},
-		{name: "X-Forwarded-Host", source: "GHSA-7x63-xv5r-3p2x", pattern: "app.example/a", request: "GET /a", host: "evil.example\r\nX-Forwarded-Host: app.example"},
+// A pattern means the same as in http.ServeMux. Hosts are compared as hosts.
+func TestPublic_PatternsMeanTheSameAsInServeMux(t *testing.T) {
+	type row struct {
+		name, source, pattern string
+		request               string // method, target
+		host                  string // "": any.example
+		public                bool
+	}
+	public := func(name, source, pattern, request, host string) row {
+		return row{name, source, pattern, request, host, true}
+	}
+	private := func(name, source, pattern, request, host string) row {
+		return row{name, source, pattern, request, host, false}
+	}
+	for _, c := range []row{
+		public("method", "", "GET /healthz", "GET /healthz", ""),
+		public("GET means HEAD too", "", "GET /healthz", "HEAD /healthz", ""),
+		private("another method", "", "GET /healthz", "POST /healthz", ""),
+		private("method in lower case", "RFC 9110 9.1", "GET /healthz", "get /healthz", ""),
+		public("a tab behind the method", "net/http's syntax", "GET\t/healthz", "GET /healthz", ""),
+		public("tab, and a host", "net/http's syntax",
+			"GET \t App.Example/healthz", "GET /healthz", "app.example"),
+		public("every method", "", "/hook", "PATCH /hook", ""),
+		public("prefix", "", "/static/", "GET /static/a/b", ""),
+		private("the folder without its slash", "CVE-2025-47910", "/static/", "GET /static", ""),
+		private("exact", "", "/static", "GET /static/", ""),
+		public("only the root", "", "/{$}", "GET /", ""),
+		private("not only the root", "", "/{$}", "GET /a", ""),
+		public("one segment", "", "/u/{id}/avatar", "GET /u/7/avatar", ""),
+		private("two segments", "", "/u/{id}/avatar", "GET /u/7/8/avatar", ""),
+		private("an escaped slash in a segment", "GHSA-vrch-868g-9jx5",
+			"/u/{id}/avatar", "GET /u/7%2f8/avatar", ""),
+		public("the rest", "", "/f/{path...}", "GET /f/a/b", ""),
+		private("the rest, upwards", "", "/f/{path...}", "GET /f/a/../../b", ""),
+		private("CONNECT, by name", "RFC 9110 9.3.6", "CONNECT /", "CONNECT /x", ""),
+		public("host", "", "app.example/a", "GET /a", "app.example"),
+		private("another host", "", "app.example/a", "GET /a", "evil.example"),
+		public("host in capitals", "GHSA-328g-jx67-v94g", "app.example/a", "GET /a", "APP.Example"),
+		public("pattern in capitals", "GHSA-328g-jx67-v94g",
+			"GET App.EXAMPLE/a", "GET /a", "app.example"),
+		public("port", "GHSA-328g-jx67-v94g", "app.example/a", "GET /a", "app.example:443"),
+		public("trailing dot", "GHSA-328g-jx67-v94g", "app.example/a", "GET /a", "app.example."),
+		public("trailing dot and port", "GHSA-328g-jx67-v94g",
+			"app.example/a", "GET /a", "app.example.:443"),
+		private("host as a prefix", "", "app.example/a", "GET /a", "app.example.evil"),
+		private("two trailing dots", "", "app.example/a", "GET /a", "app.example.."),
+		private("absolute form names another host", "RFC 9112 3.2.2",
+			"app.example/a", "GET http://evil.example/a", "app.example"),
+		public("absolute form names the host", "RFC 9112 3.2.2",
+			"app.example/a", "GET http://App.Example/a", "evil.example"),
+		private("X-Forwarded-Host", "GHSA-7x63-xv5r-3p2x",
+			"app.example/a", "GET /a", "evil.example\r\nX-Forwarded-Host: app.example"),
 	} {
 		gate, _ := newGate(t, middleware.GateOptions{Public: []string{c.pattern}})
-		method, target, _ := strings.Cut(c.request, " ")
-		if c.host == "" {
-			c.host = "any.example"
-		}
-		a := send(t, serve(t, gate.Wrap(whoami)), method+" "+target+" HTTP/1.1\r\nHost: "+c.host+"\r\n\r\n")
+		request := c.request + " HTTP/1.1\r\nHost: " + cmp.Or(c.host, "any.example") + "\r\n\r\n"
+		a := send(t, serve(t, gate.Wrap(whoami)), request)
 		assert.Equal(t, c.public, a.reached() != "", "%s (%s)", c.name, c.source)
 	}
 }
 
-// Where a pattern has a host, what is behind the gate is asked in the same
-// form, so that its own patterns mean the same; the port stays.
+// Where a pattern has a host, handlers behind the gate see the host in the same form.
+// The port stays.
 func TestPublic_HostIsCanonicalBehindTheGate(t *testing.T) {
 	gate, _ := newGate(t, middleware.GateOptions{Public: []string{"app.example/a"}})
-	srv := serve(t, gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Host) })))
-	for sent, want := range map[string]string{"APP.Example": "app.example", "App.example.:8443": "app.example:8443", "app.example:8443": "app.example:8443"} {
-		assert.Equal(t, want, send(t, srv, "GET /a HTTP/1.1\r\nHost: "+sent+"\r\n\r\n").Body, "GHSA-328g-jx67-v94g")
+	srv := serve(t, gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Host)
+	})))
+	for sent, want := range map[string]string{
+		"APP.Example": "app.example", "App.example.:8443": "app.example:8443",
+		"app.example:8443": "app.example:8443",
+	} {
+		assert.Equal(t, want, send(t, srv, "GET /a HTTP/1.1\r\nHost: "+sent+"\r\n\r\n").Body,
+			"GHSA-328g-jx67-v94g")
 	}
 }
 
-// On a public route a session that is recognised is there, and nothing else
-// keeps anybody out.
-func TestPublicSessions(t *testing.T) {
+// On a public route a session is used if there is one, and never required.
+func TestPublic_SessionIsOptional(t *testing.T) {
 	for _, c := range []struct{ name, cookie, reached string }{
 		{"recognised", goodCookie, "ann"},
 		{"none", "", "nobody"},
@@ -231,14 +245,15 @@ func TestPublicSessions(t *testing.T) {
 		gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}})
 		for _, over := range overBoth(t, gate.Wrap(whoami)) {
 			for _, target := range []string{"/public/x", "/login"} {
-				assert.Equal(t, c.reached, over.send(t, "GET", target, sid(c.cookie)).reached(), "%s %s", c.name, target)
+				assert.Equal(t, c.reached, over.send(t, "GET", target, sid(c.cookie)).reached(), "%s %s",
+					c.name, target)
 			}
 		}
 	}
 }
 
 // A sign-in page elsewhere makes nothing public here.
-func TestPublicWithForeignLoginURL(t *testing.T) {
+func TestPublic_ForeignLoginURLIsNotPublic(t *testing.T) {
 	gate, _ := newGate(t, middleware.GateOptions{LoginURL: "https://sso.example/"})
 	srv := serve(t, gate.Wrap(whoami))
 	assert.Empty(t, send(t, srv, get("/")).reached())

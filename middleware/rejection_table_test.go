@@ -51,8 +51,16 @@ func refusals(t *testing.T) map[string]refusal {
 	table := map[string]refusal{}
 	for name, fields := range rows {
 		require.Len(t, fields, 5, name)
-		str := func(i int) string { s, err := strconv.Unquote(text(fields[i])); require.NoError(t, err); return s }
-		num := func(i int) int { n, err := strconv.Atoi(text(fields[i])); require.NoError(t, err); return n }
+		str := func(i int) string {
+			s, err := strconv.Unquote(text(fields[i]))
+			require.NoError(t, err)
+			return s
+		}
+		num := func(i int) int {
+			n, err := strconv.Atoi(text(fields[i]))
+			require.NoError(t, err)
+			return n
+		}
 		table[name] = refusal{num(0), str(1), num(2), audit.Event(str(3)), str(4)}
 	}
 	require.Equal(t, *refusedGoingAway, table["refusedGoingAway"])
@@ -64,7 +72,8 @@ func refusals(t *testing.T) map[string]refusal {
 func TestRefusals_DocHasTheTable(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "doc.go", nil, parser.ParseComments)
 	require.NoError(t, err)
-	_, table, found := strings.Cut(file.Doc.Text(), "event                   status error                      close reasons\n")
+	const head = "event                   status error                      close reasons\n"
+	_, table, found := strings.Cut(file.Doc.Text(), head)
 	require.True(t, found)
 	table, _, _ = strings.Cut(table, "\n\n")
 	table = regexp.MustCompile(`,\n\t {20,}`).ReplaceAllString(table, ", ")
@@ -75,7 +84,8 @@ func TestRefusals_DocHasTheTable(t *testing.T) {
 		if row.closeCode != 0 {
 			closeCode = strconv.Itoa(row.closeCode)
 		}
-		group := fmt.Sprintf("%-23s %d    %-26s %-5s", cmp.Or(row.event, "-"), row.status, row.code, closeCode)
+		group := fmt.Sprintf("%-23s %d    %-26s %-5s", cmp.Or(row.event, "-"), row.status, row.code,
+			closeCode)
 		reasons[group] = append(reasons[group], row.reason)
 	}
 	var want []string
@@ -98,7 +108,7 @@ func TestRefusals_RowsAreConsistent(t *testing.T) {
 			assert.Equal(t, closeCodes[row.status], row.closeCode, name)
 		}
 		if row.event == audit.TicketRejected && row.status == 401 {
-			assert.Equal(t, "ticket_rejected", row.code, "the client must not learn what is wrong with a ticket")
+			assert.Equal(t, "ticket_rejected", row.code, "a client must not learn what is wrong")
 		}
 		rej := reject(&row, nil)
 		assert.Equal(t, row.status == 429 || row.status == 503, rej.RetryAfter > 0, name)

@@ -21,7 +21,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// outlets are where something can come out, by name, and what did.
+// outlets are the places where a secret could appear, by name, and their text.
 type outlets struct {
 	mu   sync.Mutex
 	out  map[string]*strings.Builder
@@ -51,8 +51,7 @@ func (o outlet) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// search fails for each outlet in which one of secrets came out, as it is or
-// escaped once.
+// search fails for each outlet in which one of secrets came out, as it is or escaped once.
 func (o *outlets) search(t *testing.T, sent string, secrets ...string) {
 	t.Helper()
 	o.mu.Lock()
@@ -95,16 +94,17 @@ func (o *outlets) searchLogs(t *testing.T, secrets []string) {
 	o.search(t, "GET /any", secrets...)
 }
 
-// secretApp is every handler of this package in the order in which a request
-// meets them, over HTTP/1.1 and over HTTP/2, and all that they say goes to
-// outlets.
+// secretApp is every handler of this package in the order in which a request meets them,
+// over HTTP/1.1 and over HTTP/2, and all that they say goes to outlets.
 func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *tickets.Issuer) {
 	show := func(name string, v any) { o.add(name, fmt.Sprintf("%v\n%+v\n%#v\n%s", v, v, v, v)) }
 	// All that a request shows of itself, but for the credentials that are the
 	// application's own to read.
 	view := func(r *http.Request) *http.Request {
 		c := r.Clone(r.Context())
-		for _, name := range []string{"Cookie", "Authorization", "X-Forwarded-For", "X-Ticket", "Origin", "Sec-Websocket-Key"} {
+		for _, name := range []string{
+			"Cookie", "Authorization", "X-Forwarded-For", "X-Ticket", "Origin", "Sec-Websocket-Key",
+		} {
 			c.Header.Del(name)
 		}
 		_ = c.ParseForm()
@@ -126,46 +126,63 @@ func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *ticke
 	})
 	store := &watchedStore{Store: tickets.NewMemoryStore(nil)}
 	issuer = must(tickets.NewIssuer(store, &tickets.IssuerOptions{MaxPerSession: 1 << 16}))
-	broken := must(tickets.NewIssuer(&watchedStore{Store: store, onPut: func() error { return errors.New("SET session:" + ann().ID + ": OOM") },
-		onTake: func(take func() (tickets.Grant, error)) (tickets.Grant, error) {
+	broken := must(tickets.NewIssuer(&watchedStore{
+		Store: store,
+		onPut: func() error { return errors.New("SET session:" + ann().ID + ": OOM") },
+		onTake: func(take takeFunc) (tickets.Grant, error) {
 			_, _ = take()
 			return tickets.Grant{}, errors.New("read tcp: connection reset by peer")
 		}}, nil))
 	auditLog := audit.New(slog.NewJSONHandler(outlet{o, "the audit"}, nil))
-	rejects := func(answer func(http.ResponseWriter, *http.Request, *middleware.Rejection)) func(http.ResponseWriter, *http.Request, *middleware.Rejection) {
+	rejects := func(answer onReject) onReject {
 		return func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
-			if !errors.Is(rej.Err, errQuotes) { // an error of the application's own shows what the application put there
+			if !errors.Is(rej.Err, errQuotes) { // the application's own error shows what it put there
 				show("the rejection", rej)
 				show("the rejection", *rej)
 			}
 			answer(w, r, rej)
 		}
 	}
-	inHTTP := rejects(func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) { rej.ServeHTTP(w, r) })
+	inHTTP := rejects(func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
+		rej.ServeHTTP(w, r)
+	})
+	byClosing := rejects(middleware.RejectByClosing)
 	guard := func(i *tickets.Issuer, opts middleware.GuardOptions) http.Handler {
+		if !opts.AdmitRequests && opts.Sockets == nil {
+			opts.Audit = auditLog
+		}
 		return must(middleware.NewGuard(i, &opts)).Wrap(saw)
 	}
 	clientIP := middleware.ForwardedFor(netip.MustParsePrefix("127.0.0.0/8"))
-	gate := must(middleware.NewGate(middleware.FirstOf(middleware.CookieSessions("sid", lookup), middleware.BearerSessions(lookup)),
-		&middleware.GateOptions{LoginURL: "/login", Audit: auditLog, ClientIP: clientIP, OnReject: inHTTP}))
-	quoting := must(middleware.NewGate(middleware.FirstOf(middleware.CookieSessions("sid", quotes), middleware.BearerSessions(quotes)),
-		&middleware.GateOptions{Audit: auditLog, OnReject: inHTTP}))
-
-	mux := http.NewServeMux()
-	mux.Handle("/", gate.Wrap(saw))
-	mux.Handle("/quoting/", quoting.Wrap(saw))
-	mux.Handle("/mint/", gate.Wrap(must(middleware.NewMint(issuer, &middleware.MintOptions{Audit: auditLog, ClientIP: clientIP, OnReject: inHTTP}))))
-	mux.Handle("/mint/broken", gate.Wrap(must(middleware.NewMint(broken, &middleware.MintOptions{Audit: auditLog}))))
-	mux.Handle("/ws/", guard(issuer, middleware.GuardOptions{Audit: auditLog, ClientIP: clientIP, OnReject: inHTTP}))
-	mux.Handle("/broken/", guard(broken, middleware.GuardOptions{Audit: auditLog}))
-	mux.Handle("/panic/", guard(issuer, middleware.GuardOptions{Audit: auditLog}))
-	mux.Handle("/stream/", guard(issuer, middleware.GuardOptions{AdmitRequests: true, OnReject: inHTTP})) // to slog.Default()
-	mux.Handle("/closing/", guard(issuer, middleware.GuardOptions{Audit: auditLog, OnReject: rejects(middleware.RejectByClosing)}))
-	mux.Handle("/restoring/", guard(issuer, middleware.GuardOptions{Sockets: must(middleware.NewSockets(issuer, &middleware.SocketsOptions{
+	gate := func(lookup lookupFunc, opts middleware.GateOptions) *middleware.Gate {
+		a := middleware.FirstOf(middleware.CookieSessions("sid", lookup),
+			middleware.BearerSessions(lookup))
+		opts.Audit, opts.OnReject = auditLog, inHTTP
+		return must(middleware.NewGate(a, &opts))
+	}
+	signedIn := gate(lookup, middleware.GateOptions{LoginURL: "/login", ClientIP: clientIP})
+	mint := func(i *tickets.Issuer, opts middleware.MintOptions) http.Handler {
+		opts.Audit = auditLog
+		return signedIn.Wrap(must(middleware.NewMint(i, &opts)))
+	}
+	restoring := must(middleware.NewSockets(issuer, &middleware.SocketsOptions{
 		Audit: auditLog,
 		Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
 			return quotes(ctx, s.ID)
-		}}))}))
+		}}))
+
+	mux := http.NewServeMux()
+	mux.Handle("/", signedIn.Wrap(saw))
+	mux.Handle("/quoting/", gate(quotes, middleware.GateOptions{}).Wrap(saw))
+	mux.Handle("/mint/", mint(issuer, middleware.MintOptions{ClientIP: clientIP, OnReject: inHTTP}))
+	mux.Handle("/mint/broken", mint(broken, middleware.MintOptions{}))
+	mux.Handle("/ws/", guard(issuer, middleware.GuardOptions{ClientIP: clientIP, OnReject: inHTTP}))
+	mux.Handle("/broken/", guard(broken, middleware.GuardOptions{}))
+	mux.Handle("/panic/", guard(issuer, middleware.GuardOptions{}))
+	toDefault := middleware.GuardOptions{AdmitRequests: true, OnReject: inHTTP} // slog.Default()
+	mux.Handle("/stream/", guard(issuer, toDefault))
+	mux.Handle("/closing/", guard(issuer, middleware.GuardOptions{OnReject: byClosing}))
+	mux.Handle("/restoring/", guard(issuer, middleware.GuardOptions{Sockets: restoring}))
 	mux.Handle("/admit/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a, rej := must(middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: auditLog})).Admit(r)
 		if rej != nil {
@@ -183,7 +200,8 @@ func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *ticke
 	all := middleware.ConcealTicket(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		o.handlers.Add(1)
 		defer o.handlers.Done()
-		o.add("the access log", fmt.Sprintf("%s %s %s %s %s %v", r.Method, r.RequestURI, r.URL, r.URL.RawQuery, r.Referer(), r.Context()))
+		o.add("the access log", fmt.Sprintf("%s %s %s %s %s %v",
+			r.Method, r.RequestURI, r.URL, r.URL.RawQuery, r.Referer(), r.Context()))
 		mux.ServeHTTP(w, r)
 	}))
 	h1, h2 = serve(t, all), serveTLS(t, all)
@@ -198,7 +216,8 @@ var errQuotes = errors.New("dial tcp: connection refused")
 // quotes is a session store that is away, and whose client's errors name what
 // was asked for, as those of net/http's do.
 func quotes(_ context.Context, value string) (*middleware.Session, error) {
-	return nil, &url.Error{Op: "Get", URL: "https://sessions.internal/v1/sessions/" + value + "?token=" + value, Err: errQuotes}
+	u := "https://sessions.internal/v1/sessions/" + value + "?token=" + value
+	return nil, &url.Error{Op: "Get", URL: u, Err: errQuotes}
 }
 
 func TestSecrets_AppearNowhere(t *testing.T) {
@@ -209,62 +228,72 @@ func TestSecrets_AppearNowhere(t *testing.T) {
 	t.Cleanup(func() { slog.SetDefault(before) })
 	h1, h2, issuer := secretApp(t, o)
 
-	// {T}: a ticket, minted for the one who asks. Everything else that is secret
-	// is marked.
-	doors := []struct {
+	// {T}: a ticket, minted for the one who asks. Everything else that is secret is marked.
+	type door struct {
 		name, suffix string // of the path
 		lines        []string
 		body         string
-		quiet        string // an outlet that shows the URL as it is: only the logs are searched
-	}{
-		{name: "query", suffix: "?ticket={T}"},
-		{name: "query, escaped", suffix: "?a=1&%74icket={T}"},
-		{name: "query, no ticket of ours", suffix: "?ticket=" + minted + "x", quiet: "the access log"}, // an application's own, and kept
-		{name: "query, unknown ticket", suffix: "?ticket=" + minted},
-		{name: "query, two", suffix: "?ticket={T}&ticket=" + minted},
-		{name: "query, semicolon", suffix: "?ticket={T};ticket=" + minted},
-		{name: "query, bad escape", suffix: "?%zz&ticket={T}"},
-		{name: "query, too long", suffix: "?ticket={T}&" + strings.Repeat("a", 2<<10)},
-		{name: "query, name escaped twice", suffix: "?%2574icket={T}", quiet: "the access log"}, // another parameter, and kept
-		{name: "query, = escaped", suffix: "?ticket%3D{T}", quiet: "the access log"},
-		{name: "path", suffix: "x%3Fticket={T}", quiet: "the access log"},
-		{name: "path, parameter", suffix: "x;ticket=" + minted, quiet: "the access log"},
-		{name: "protocol", lines: []string{"Sec-WebSocket-Protocol: chat, ticket.{T}"}},
-		{name: "protocol alone", lines: []string{"Sec-WebSocket-Protocol: ticket.{T}"}},
-		{name: "protocol, twice", lines: []string{"Sec-WebSocket-Protocol: ticket.{T}, chat", "Sec-WebSocket-Protocol: ticket." + minted}},
-		{name: "protocol, malformed", lines: []string{"Sec-WebSocket-Protocol: chat, ticket." + minted + "x"}},
-		{name: "query and protocol", suffix: "?ticket={T}", lines: []string{"Sec-WebSocket-Protocol: chat, ticket." + minted}},
-		{name: "Referer", suffix: "?ticket={T}", lines: []string{"Referer: https://app.example/?ticket=" + minted}},
-		{name: "Origin", suffix: "?ticket={T}", lines: []string{"Origin: https://user:" + secretMark + "@app.example"}},
-		{name: "Origin with a query", suffix: "?ticket={T}", lines: []string{"Origin: https://app.example/?ticket=" + minted}},
-		{name: "X-Forwarded-For", suffix: "?ticket={T}", lines: []string{"X-Forwarded-For: " + minted}},
-		{name: "headers", suffix: "?ticket={T}", lines: []string{"X-Ticket: " + minted, "Sec-WebSocket-Key: " + secretMark}},
-		{name: "bearer", lines: []string{"Authorization: Bearer " + goodCookie}},
-		{name: "bearer, unknown", lines: []string{"Authorization: Bearer " + unknownCookie}},
-		{name: "bearer, malformed", lines: []string{"Authorization: Bearer \"" + secretMark}},
-		{name: "basic", lines: []string{"Authorization: Basic " + secretMark}},
-		{name: "body", lines: []string{sid(goodCookie), "Content-Type: application/json"}, body: `{"endpoint":"/ws?ticket=` + minted + `"}`},
-		{name: "body, a path", lines: []string{sid(goodCookie), "Content-Type: application/json"}, body: `{"endpoint":"/ws/ticket=` + minted + `"}`},
-		{name: "body, another field", lines: []string{sid(goodCookie), "Content-Type: application/json"}, body: `{"ticket":"` + minted + `"}`},
+		inURL        bool // a part of the URL that is kept as it is: only the logs are searched
 	}
-	for _, cookie := range []string{goodCookie, endedCookie, unknownCookie, noneCookie, deadCookie, downCookie, slowCookie,
-		`"` + secretMark, goodCookie + "; sid=" + unknownCookie} {
-		doors = append(doors, struct {
-			name, suffix string
-			lines        []string
-			body, quiet  string
-		}{name: "cookie " + cookie, suffix: "?ticket={T}", lines: []string{sid(cookie)}})
+	at := func(name, suffix string, lines ...string) door {
+		return door{name: name, suffix: suffix, lines: lines}
+	}
+	kept := func(name, suffix string) door { return door{name: name, suffix: suffix, inURL: true} }
+	body := func(name, body string) door {
+		return door{name: name, lines: []string{sid(goodCookie), jsonType}, body: body}
+	}
+	const inQuery = "?ticket={T}"
+	doors := []door{
+		at("query", inQuery),
+		at("query, escaped", "?a=1&%74icket={T}"),
+		kept("query, no ticket of ours", "?ticket="+minted+"x"), // an application's own, and kept
+		at("query, unknown ticket", "?ticket="+minted),
+		at("query, two", "?ticket={T}&ticket="+minted),
+		at("query, semicolon", "?ticket={T};ticket="+minted),
+		at("query, bad escape", "?%zz&ticket={T}"),
+		at("query, too long", "?ticket={T}&"+strings.Repeat("a", 2<<10)),
+		kept("query, name escaped twice", "?%2574icket={T}"), // another parameter, and kept
+		kept("query, = escaped", "?ticket%3D{T}"),
+		kept("path", "x%3Fticket={T}"),
+		kept("path, parameter", "x;ticket="+minted),
+		at("protocol", "", protocol+"chat, ticket.{T}"),
+		at("protocol alone", "", protocol+"ticket.{T}"),
+		at("protocol, twice", "", protocol+"ticket.{T}, chat", protocol+"ticket."+minted),
+		at("protocol, malformed", "", protocol+"chat, ticket."+minted+"x"),
+		at("query and protocol", inQuery, protocol+"chat, ticket."+minted),
+		at("Referer", inQuery, "Referer: https://app.example/?ticket="+minted),
+		at("Origin", inQuery, "Origin: https://user:"+secretMark+"@app.example"),
+		at("Origin with a query", inQuery, "Origin: https://app.example/?ticket="+minted),
+		at("X-Forwarded-For", inQuery, "X-Forwarded-For: "+minted),
+		at("headers", inQuery, "X-Ticket: "+minted, "Sec-WebSocket-Key: "+secretMark),
+		at("bearer", "", "Authorization: Bearer "+goodCookie),
+		at("bearer, unknown", "", "Authorization: Bearer "+unknownCookie),
+		at("bearer, malformed", "", "Authorization: Bearer \""+secretMark),
+		at("basic", "", "Authorization: Basic "+secretMark),
+		body("body", `{"endpoint":"/ws?ticket=`+minted+`"}`),
+		body("body, a path", `{"endpoint":"/ws/ticket=`+minted+`"}`),
+		body("body, another field", `{"ticket":"`+minted+`"}`),
+	}
+	for _, cookie := range []string{
+		goodCookie, endedCookie, unknownCookie, noneCookie, deadCookie, downCookie, slowCookie,
+		`"` + secretMark, goodCookie + "; sid=" + unknownCookie,
+	} {
+		doors = append(doors, at("cookie "+cookie, inQuery, sid(cookie)))
+	}
+	paths := []string{
+		"/", "/quoting/", "/mint/", "/mint/broken", "/ws/", "/broken/", "/panic/", "/stream/",
+		"/closing/", "/restoring/", "/admit/",
 	}
 	s := ann()
 	secrets := []string{secretMark}
 	for _, door := range doors {
-		for _, path := range []string{"/", "/quoting/", "/mint/", "/mint/broken", "/ws/", "/broken/", "/panic/", "/stream/", "/closing/", "/restoring/", "/admit/"} {
-			ticket := string(must(issuer.Mint(t.Context(), tickets.Grant{SessionID: s.ID, Provider: s.Provider, UserID: s.UserID})))
+		for _, path := range paths {
+			ticket := string(must(issuer.Mint(t.Context(), grantOf(s))))
 			secrets = append(secrets, ticket[:9])
 			fill := func(text string) string { return strings.ReplaceAll(text, "{T}", ticket) }
 			sent := func(request, got string) {
 				o.add("the answer", got)
-				if door.quiet != "" {
+				if door.inURL {
 					o.mu.Lock()
 					for name := range o.out { // what reads or answers with the URL as it is
 						if name != "the audit" && name != "slog.Default" {
@@ -277,21 +306,21 @@ func TestSecrets_AppearNowhere(t *testing.T) {
 			}
 			lines := append([]string{fmt.Sprintf("Content-Length: %d", len(door.body))}, door.lines...)
 			for _, request := range []string{
-				rawRequest("GET", path+door.suffix, append(door.lines, "Connection: close", "Accept: application/json")...),
+				rawRequest("GET", path+door.suffix,
+					append(door.lines, "Connection: close", "Accept: application/json")...),
 				rawRequest("POST", path+door.suffix, append(lines, "Connection: close")...) + door.body,
 				upgrade("GET", path+door.suffix, append(door.lines, "Connection: Upgrade, close")...),
 			} {
 				request = fill(request)
-				conn := dial(t, h1)
-				_, err := io.WriteString(conn, request)
-				require.NoError(t, err)
+				conn := begin(t, h1, request)
 				raw, _ := io.ReadAll(conn)
 				require.NoError(t, conn.Close())
 				sent(request, string(raw))
 			}
 			for _, method := range []string{"GET", "POST"} {
 				target := fill(path + door.suffix)
-				sent(method+" "+target+" over h2", answerOverH2(t, h2, method, target, fill(door.body), door.lines, fill))
+				got := answerOverH2(t, h2, method, target, fill(door.body), door.lines, fill)
+				sent(method+" "+target+" over h2", got)
 			}
 		}
 	}
@@ -302,7 +331,8 @@ func TestSecrets_AppearNowhere(t *testing.T) {
 
 // answerOverH2 is all of the answer, or why there is none: a handler that panics
 // resets its stream.
-func answerOverH2(t *testing.T, srv *httptest.Server, method, target, body string, lines []string, fill func(string) string) string {
+func answerOverH2(t *testing.T, srv *httptest.Server, method, target, body string, lines []string,
+	fill func(string) string) string {
 	r := must(http.NewRequestWithContext(t.Context(), method, srv.URL, strings.NewReader(body)))
 	r.URL.Opaque, r.Host = "//app.example"+target, "app.example"
 	for _, line := range lines {
@@ -319,7 +349,7 @@ func answerOverH2(t *testing.T, srv *httptest.Server, method, target, body strin
 }
 
 // A session id may be the very cookie: printing who is there must not show it.
-func TestSessionPrintsNoID(t *testing.T) {
+func TestSession_PrintsNoID(t *testing.T) {
 	s := ann()
 	requireNoSecret(t, "a printed *Session", s)
 	requireNoSecret(t, "a printed Session", *s)

@@ -14,73 +14,75 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 )
 
-// What a credential is: the same questions to each of the ready-made
-// Authenticators, over a raw connection, where nothing mends a header.
-func TestCredentials(t *testing.T) {
-	none, dead := middleware.ErrNoSession, middleware.ErrSessionExpired
+// Which header lines are a credential, over a raw connection that changes no header.
+func TestSessions_LookUpOneWellFormedCredential(t *testing.T) {
 	type row struct {
 		name, source string
 		lines        []string
 		value        string // what lookup is asked for, if it is
 		err          error
 	}
+	asks := func(value string, err error) func(name, source string, lines ...string) row {
+		return func(name, source string, lines ...string) row {
+			return row{name, source, lines, value, err}
+		}
+	}
+	found := func(value string) func(string, string, ...string) row { return asks(value, nil) }
+	abc := found("abc")
+	none, dead := asks("", middleware.ErrNoSession), asks("", middleware.ErrSessionExpired)
 	cookie := []row{
-		{name: "one", lines: []string{"Cookie: sid=abc"}, value: "abc"},
-		{name: "among others", lines: []string{"Cookie: a=b; sid=abc; c=d"}, value: "abc"},
-		{name: "without spaces", lines: []string{"Cookie: a=b;sid=abc;c=d;"}, value: "abc"},
-		{name: "in a second line", source: "RFC 9113 section 8.2.3", lines: []string{"Cookie: a=b", "Cookie: sid=abc"}, value: "abc"},
-		{name: "twice the same", source: "RFC 6265 section 5.4", lines: []string{"Cookie: sid=abc; sid=abc", "Cookie: sid=abc"}, value: "abc"},
-		{name: "quoted", source: "RFC 6265 section 4.1.1", lines: []string{`Cookie: sid="abc"`}, value: "abc"},
-		{name: "with = in it", lines: []string{"Cookie: sid=YWJj=="}, value: "YWJj=="},
-		{name: "with a space in it", lines: []string{"Cookie: sid=a b"}, value: "a b"},
-		{name: "with a comma in it", lines: []string{"Cookie: sid=a,b"}, value: "a,b"},
-		{name: "header in lower case", source: "RFC 9110 section 5.1", lines: []string{"cookie: sid=abc"}, value: "abc"},
-
-		{name: "none", lines: nil, err: none},
-		{name: "another", lines: []string{"Cookie: side=abc; xsid=abc"}, err: none},
-		{name: "name in another case", source: "RFC 6265 section 5.4", lines: []string{"Cookie: SID=abc"}, err: none},
-		{name: "cleared", lines: []string{"Cookie: sid="}, err: none},
-		{name: "cleared, quoted", lines: []string{`Cookie: sid=""`}, err: none},
-		{name: "without a value", lines: []string{"Cookie: sid"}, err: none},
-		{name: "as a value", lines: []string{"Cookie: a=sid=abc"}, err: none},
-		{name: "as an attribute", source: "RFC 2965", lines: []string{"Cookie: $Version=1; $sid=abc"}, err: none},
-		{name: "3,000 others", source: "CVE-2025-58186", lines: []string{"Cookie: sid=abc" + strings.Repeat("; a", 3000)}, err: none},
-		{name: "3,000 in all", source: "CVE-2025-58186", lines: []string{"Cookie: sid=abc" + strings.Repeat("; a", 2999)}, value: "abc"},
-
-		{name: "two that differ", source: "RFC 6265 section 8.6", lines: []string{"Cookie: sid=abc; sid=abd"}, err: dead},
-		{name: "two that differ, in two lines", source: "RFC 6265 section 8.6", lines: []string{"Cookie: sid=abc", "Cookie: a=b; sid=abd"}, err: dead},
-		{name: "two, one of them empty", source: "RFC 6265 section 8.6", lines: []string{"Cookie: sid=abc; sid="}, err: dead},
-		{name: "two, the first of them empty", source: "RFC 6265 section 8.6", lines: []string{"Cookie: sid=; sid=abc"}, err: dead},
-		{name: "two, one of them malformed", source: "RFC 6265 section 8.6", lines: []string{`Cookie: sid=abc; sid=a\c`}, err: dead},
-		{name: "a backslash", source: "CVE-2026-25748", lines: []string{`Cookie: sid=a\c`}, err: dead},
-		{name: "a quote", source: "CVE-2026-25748", lines: []string{`Cookie: sid=a"c`}, err: dead},
-		{name: "one quote", source: "CVE-2026-25748", lines: []string{`Cookie: sid="`}, err: dead},
-		{name: "outside ASCII", source: "RFC 6265 section 4.1.1", lines: []string{"Cookie: sid=\xc3\xa9"}, err: dead},
-		{name: "not UTF-8", source: "RFC 6265 section 4.1.1", lines: []string{"Cookie: sid=\xff"}, err: dead},
-		{name: "a tab", source: "RFC 6265 section 4.1.1", lines: []string{"Cookie: sid=a\tb"}, err: dead},
+		abc("one", "", "Cookie: sid=abc"),
+		abc("among others", "", "Cookie: a=b; sid=abc; c=d"),
+		abc("without spaces", "", "Cookie: a=b;sid=abc;c=d;"),
+		abc("in a second line", "RFC 9113 8.2.3", "Cookie: a=b", "Cookie: sid=abc"),
+		abc("twice the same", "RFC 6265 5.4", "Cookie: sid=abc; sid=abc", "Cookie: sid=abc"),
+		abc("quoted", "RFC 6265 4.1.1", `Cookie: sid="abc"`),
+		found("YWJj==")("with = in it", "", "Cookie: sid=YWJj=="),
+		found("a b")("with a space in it", "", "Cookie: sid=a b"),
+		found("a,b")("with a comma in it", "", "Cookie: sid=a,b"),
+		abc("header in lower case", "RFC 9110 5.1", "cookie: sid=abc"),
+		none("none", ""),
+		none("another", "", "Cookie: side=abc; xsid=abc"),
+		none("name in another case", "RFC 6265 5.4", "Cookie: SID=abc"),
+		none("cleared", "", "Cookie: sid="),
+		none("cleared, quoted", "", `Cookie: sid=""`),
+		none("without a value", "", "Cookie: sid"),
+		none("as a value", "", "Cookie: a=sid=abc"),
+		none("as an attribute", "RFC 2965", "Cookie: $Version=1; $sid=abc"),
+		none("3,000 others", "CVE-2025-58186", "Cookie: sid=abc"+strings.Repeat("; a", 3000)),
+		abc("3,000 in all", "CVE-2025-58186", "Cookie: sid=abc"+strings.Repeat("; a", 2999)),
+		dead("two that differ", "RFC 6265 8.6", "Cookie: sid=abc; sid=abd"),
+		dead("two that differ, in two lines", "RFC 6265 8.6", "Cookie: sid=abc", "Cookie: a=b; sid=abd"),
+		dead("two, one of them empty", "RFC 6265 8.6", "Cookie: sid=abc; sid="),
+		dead("two, the first of them empty", "RFC 6265 8.6", "Cookie: sid=; sid=abc"),
+		dead("two, one of them malformed", "RFC 6265 8.6", `Cookie: sid=abc; sid=a\c`),
+		dead("a backslash", "CVE-2026-25748", `Cookie: sid=a\c`),
+		dead("a quote", "CVE-2026-25748", `Cookie: sid=a"c`),
+		dead("one quote", "CVE-2026-25748", `Cookie: sid="`),
+		dead("outside ASCII", "RFC 6265 4.1.1", "Cookie: sid=\xc3\xa9"),
+		dead("not UTF-8", "RFC 6265 4.1.1", "Cookie: sid=\xff"),
+		dead("a tab", "RFC 6265 4.1.1", "Cookie: sid=a\tb"),
 	}
 	bearer := []row{
-		{name: "one", source: "RFC 6750 section 2.1", lines: []string{"Authorization: Bearer abc"}, value: "abc"},
-		{name: "scheme in any case", source: "RFC 9110 section 11.1", lines: []string{"Authorization: bEARER abc"}, value: "abc"},
-		{name: "several spaces", source: "RFC 9110 section 11.4", lines: []string{"Authorization: Bearer   abc"}, value: "abc"},
-		{name: "the whole alphabet", source: "RFC 6750 section 2.1", lines: []string{"Authorization: Bearer aZ09-._~+/=="}, value: "aZ09-._~+/=="},
-
-		{name: "none", err: none},
-		{name: "another scheme", source: "RFC 9110 section 11.1", lines: []string{"Authorization: Basic YTpi"}, err: none},
-		{name: "a scheme that begins alike", lines: []string{"Authorization: Bearers abc"}, err: none},
-		{name: "a token alone", lines: []string{"Authorization: abc"}, err: none},
-		{name: "empty", lines: []string{"Authorization: "}, err: none},
-		{name: "in another header", lines: []string{"Proxy-Authorization: Bearer abc"}, err: none},
-
-		{name: "without a token", source: "RFC 6750 section 2.1", lines: []string{"Authorization: Bearer"}, err: dead},
-		{name: "only padding", source: "RFC 6750 section 2.1", lines: []string{"Authorization: Bearer =="}, err: dead},
-		{name: "padding inside", source: "RFC 6750 section 2.1", lines: []string{"Authorization: Bearer a=b"}, err: dead},
-		{name: "two tokens", source: "RFC 6750 section 2.1", lines: []string{"Authorization: Bearer abc abd"}, err: dead},
-		{name: "a list", source: "RFC 9110 section 11.6.2", lines: []string{"Authorization: Bearer abc, Bearer abd"}, err: dead},
-		{name: "quoted", source: "RFC 6750 section 2.1", lines: []string{`Authorization: Bearer "abc"`}, err: dead},
-		{name: "outside ASCII", source: "RFC 6750 section 2.1", lines: []string{"Authorization: Bearer \xc3\xa9"}, err: dead},
-		{name: "two headers", source: "RFC 9110 section 11.6.2", lines: []string{"Authorization: Bearer abc", "Authorization: Bearer abc"}, err: dead},
-		{name: "two schemes", source: "RFC 9110 section 11.6.2", lines: []string{"Authorization: Basic YTpi", "Authorization: Bearer abc"}, err: dead},
+		abc("one", "RFC 6750 2.1", "Authorization: Bearer abc"),
+		abc("scheme in any case", "RFC 9110 11.1", "Authorization: bEARER abc"),
+		abc("several spaces", "RFC 9110 11.4", "Authorization: Bearer   abc"),
+		found("aZ09-._~+/==")("the whole alphabet", "RFC 6750 2.1", "Authorization: Bearer aZ09-._~+/=="),
+		none("none", ""),
+		none("another scheme", "RFC 9110 11.1", "Authorization: Basic YTpi"),
+		none("a scheme that begins alike", "", "Authorization: Bearers abc"),
+		none("a token alone", "", "Authorization: abc"),
+		none("empty", "", "Authorization: "),
+		none("in another header", "", "Proxy-Authorization: Bearer abc"),
+		dead("without a token", "RFC 6750 2.1", "Authorization: Bearer"),
+		dead("only padding", "RFC 6750 2.1", "Authorization: Bearer =="),
+		dead("padding inside", "RFC 6750 2.1", "Authorization: Bearer a=b"),
+		dead("two tokens", "RFC 6750 2.1", "Authorization: Bearer abc abd"),
+		dead("a list", "RFC 9110 11.6.2", "Authorization: Bearer abc, Bearer abd"),
+		dead("quoted", "RFC 6750 2.1", `Authorization: Bearer "abc"`),
+		dead("outside ASCII", "RFC 6750 2.1", "Authorization: Bearer \xc3\xa9"),
+		dead("two headers", "RFC 9110 11.6.2", "Authorization: Bearer abc", "Authorization: Bearer abc"),
+		dead("two schemes", "RFC 9110 11.6.2", "Authorization: Basic YTpi", "Authorization: Bearer abc"),
 	}
 
 	var asked []string
@@ -115,9 +117,8 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// What lookup says, and what it means: a client that presented a credential was not
-// without one.
-func TestLookupAnswers(t *testing.T) {
+// A client that presented a credential never gets ErrNoSession, whatever lookup says.
+func TestLookup_FailureIsNeverErrNoSession(t *testing.T) {
 	for _, c := range []struct {
 		cookie string
 		err    error
@@ -130,7 +131,8 @@ func TestLookupAnswers(t *testing.T) {
 		{slowCookie, context.DeadlineExceeded},
 	} {
 		for _, a := range []middleware.Authenticator{
-			cookies(), middleware.BearerSessions(lookup), middleware.FirstOf(cookies(), middleware.BearerSessions(lookup)),
+			cookies(), middleware.BearerSessions(lookup),
+			middleware.FirstOf(cookies(), middleware.BearerSessions(lookup)),
 		} {
 			r, err := http.NewRequest("GET", "/", nil)
 			require.NoError(t, err)
@@ -150,11 +152,12 @@ func TestLookupAnswers(t *testing.T) {
 }
 
 // lookup waits no longer than the request does.
-func TestLookupGetsRequestContext(t *testing.T) {
+func TestLookup_GetsTheRequestsContext(t *testing.T) {
 	type key struct{}
-	a := middleware.CookieSessions("sid", func(ctx context.Context, _ string) (*middleware.Session, error) {
+	lookup := func(ctx context.Context, _ string) (*middleware.Session, error) {
 		return &middleware.Session{UserID: ctx.Value(key{}).(string)}, ctx.Err()
-	})
+	}
+	a := middleware.CookieSessions("sid", lookup)
 	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "bob"))
 	r, err := http.NewRequestWithContext(ctx, "GET", "/", nil)
 	require.NoError(t, err)
@@ -167,47 +170,62 @@ func TestLookupGetsRequestContext(t *testing.T) {
 	assert.ErrorIs(t, err, context.Canceled)
 }
 
-func TestFirstOf(t *testing.T) {
-	says := func(s *middleware.Session, err error) middleware.Authenticator {
-		return middleware.AuthenticatorFunc(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) { return s, err })
+func TestFirstOf_ReturnsTheFirstSession(t *testing.T) {
+	type authenticate = middleware.AuthenticatorFunc
+	answers := func(s *middleware.Session, err error) middleware.Authenticator {
+		return authenticate(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) {
+			return s, err
+		})
 	}
 	over := ann()
 	over.ExpiresAt = time.Now().Add(-time.Second)
 	errSlow := errors.New("took too long")
 	var (
-		session = says(ann(), nil)
-		ended   = says(over, nil)
-		none    = says(nil, middleware.ErrNoSession)
-		neither = says(nil, nil)
-		dead    = says(nil, errors.Join(errors.New("x"), middleware.ErrSessionExpired))
-		down    = says(nil, errDown)
-		slow    = says(nil, errSlow)
-		never   = middleware.AuthenticatorFunc(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) {
+		session = answers(ann(), nil)
+		ended   = answers(over, nil)
+		none    = answers(nil, middleware.ErrNoSession)
+		neither = answers(nil, nil)
+		dead    = answers(nil, errors.Join(errors.New("x"), middleware.ErrSessionExpired))
+		down    = answers(nil, errDown)
+		slow    = answers(nil, errSlow)
+		never   = authenticate(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) {
 			t.Error("asked, though the one before recognised the request")
 			return nil, nil
 		})
 	)
-	for _, c := range []struct {
+	type all = []middleware.Authenticator
+	type row struct {
 		name string
-		as   []middleware.Authenticator
+		as   all
 		errs []error // nil: a session
-	}{
-		{"the first", []middleware.Authenticator{session, never}, nil},
-		{"the second", []middleware.Authenticator{none, session, never}, nil},
-		{"behind a dead one", []middleware.Authenticator{dead, session}, nil},
-		{"behind one that is over", []middleware.Authenticator{ended, session}, nil},
-		{"behind one that is unreachable", []middleware.Authenticator{down, session}, nil},
-		{"behind neither session nor error", []middleware.Authenticator{neither, session}, nil},
-		{"nested", []middleware.Authenticator{middleware.FirstOf(none, down), middleware.FirstOf(dead, session)}, nil},
-		{"none", []middleware.Authenticator{none, none}, []error{middleware.ErrNoSession}},
-		{"neither session nor error", []middleware.Authenticator{neither}, []error{middleware.ErrNoSession}},
-		{"none and dead", []middleware.Authenticator{none, dead, none}, []error{middleware.ErrSessionExpired}},
-		{"over", []middleware.Authenticator{ended}, []error{middleware.ErrSessionExpired}},
-		{"dead and unreachable", []middleware.Authenticator{dead, down}, []error{errDown}},
-		{"unreachable and dead", []middleware.Authenticator{down, dead}, []error{errDown}},
-		{"unreachable and none", []middleware.Authenticator{down, none}, []error{errDown}},
-		{"two unreachable", []middleware.Authenticator{down, slow}, []error{errDown, errSlow}},
-		{"nested, unreachable", []middleware.Authenticator{middleware.FirstOf(none, down), dead}, []error{errDown}},
+	}
+	found := func(name string, as ...middleware.Authenticator) row { return row{name, as, nil} }
+	noSession := func(name string, as ...middleware.Authenticator) row {
+		return row{name, as, []error{middleware.ErrNoSession}}
+	}
+	expired := func(name string, as ...middleware.Authenticator) row {
+		return row{name, as, []error{middleware.ErrSessionExpired}}
+	}
+	unreachable := func(name string, as ...middleware.Authenticator) row {
+		return row{name, as, []error{errDown}}
+	}
+	for _, c := range []row{
+		found("the first", session, never),
+		found("the second", none, session, never),
+		found("behind a dead one", dead, session),
+		found("behind one that is over", ended, session),
+		found("behind one that is unreachable", down, session),
+		found("behind neither session nor error", neither, session),
+		found("nested", middleware.FirstOf(none, down), middleware.FirstOf(dead, session)),
+		noSession("none", none, none),
+		noSession("neither session nor error", neither),
+		expired("none and dead", none, dead, none),
+		expired("over", ended),
+		unreachable("dead and unreachable", dead, down),
+		unreachable("unreachable and dead", down, dead),
+		unreachable("unreachable and none", down, none),
+		{"two unreachable", all{down, slow}, []error{errDown, errSlow}},
+		unreachable("nested, unreachable", middleware.FirstOf(none, down), dead),
 	} {
 		r, err := http.NewRequest("GET", "/", nil)
 		require.NoError(t, err)
@@ -228,7 +246,7 @@ func TestFirstOf(t *testing.T) {
 	}
 }
 
-func TestContextSessions(t *testing.T) {
+func TestContextSessions_FindsSessionOfContext(t *testing.T) {
 	ctx := t.Context()
 	s, ok := middleware.SessionFrom(ctx)
 	assert.False(t, ok)
@@ -242,11 +260,13 @@ func TestContextSessions(t *testing.T) {
 	require.NoError(t, err)
 	_, err = middleware.ContextSessions.Authenticate(nil, r)
 	assert.ErrorIs(t, err, middleware.ErrNoSession)
-	_, err = middleware.ContextSessions.Authenticate(nil, r.WithContext(middleware.WithSession(ctx, nil)))
+	_, err = middleware.ContextSessions.Authenticate(nil,
+		r.WithContext(middleware.WithSession(ctx, nil)))
 	assert.ErrorIs(t, err, middleware.ErrNoSession)
 
 	want := ann()
-	inner := middleware.WithSession(middleware.WithSession(ctx, &middleware.Session{UserID: "outer"}), want)
+	inner := middleware.WithSession(middleware.WithSession(ctx, &middleware.Session{UserID: "outer"}),
+		want)
 	s, err = middleware.ContextSessions.Authenticate(nil, r.WithContext(inner))
 	assert.NoError(t, err)
 	assert.Same(t, want, s)

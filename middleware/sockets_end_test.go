@@ -23,7 +23,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-func TestShutdown(t *testing.T) {
+func TestShutdown_ClosesAndWaits(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		shutdown func(ctx context.Context, app *socketApp) error
@@ -68,7 +68,7 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-func TestShutdownOfNothing(t *testing.T) {
+func TestShutdown_WithoutSocketsReturnsAtOnce(t *testing.T) {
 	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
 	done, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -83,9 +83,10 @@ func TestShutdownOfNothing(t *testing.T) {
 }
 
 // When its time is up, Shutdown closes what is left.
-func TestShutdownIsBounded(t *testing.T) {
+func TestShutdown_EndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: time.Hour}})
+		app := newSocketApp(t, &echoes{},
+			socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: time.Hour}})
 		app.live(t, annsGrant()) // and reads nothing
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
@@ -97,8 +98,8 @@ func TestShutdownIsBounded(t *testing.T) {
 	})
 }
 
-// One that was admitted before, and upgrades afterwards, is told as well.
-func TestShutdownBeforeHijack(t *testing.T) {
+// A request that was admitted before, and upgrades afterwards, is closed too.
+func TestShutdown_BeforeHijackCloses1001(t *testing.T) {
 	admitted, proceed := make(chan struct{}), make(chan struct{})
 	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		close(admitted)
@@ -110,15 +111,16 @@ func TestShutdownBeforeHijack(t *testing.T) {
 	<-admitted
 	gone := make(chan error)
 	go func() { gone <- app.sockets.Shutdown(context.Background()) }()
-	eventually(t, "the shutdown", func() bool { return app.sockets.Len() == 0 && app.open(t, annsGrant()).status == 503 })
+	eventually(t, "the shutdown", func() bool {
+		return app.sockets.Len() == 0 && app.open(t, annsGrant()).status == 503
+	})
 	close(proceed)
 	require.NoError(t, <-gone)
 	reading.Wait()
 }
 
-// A handler that writes its first bytes when its socket is over opens nothing any
-// more: the last line of a socket is its last.
-func TestNothingOpensAfterTheEnd(t *testing.T) {
+// A handler that writes its first bytes after the end of its socket opens nothing.
+func TestSocket_OpensNothingAfterItsEnd(t *testing.T) {
 	hijacked, goOn, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		defer close(done)
@@ -128,23 +130,19 @@ func TestNothingOpensAfterTheEnd(t *testing.T) {
 			<-goOn
 			_, _ = conn.Write(wire(1, "x"))
 		}
-	}), socketAppOptions{tcp: true, sockets: middleware.SocketsOptions{CloseGrace: 20 * time.Millisecond}})
-	conn, err := app.dial()
-	require.NoError(t, err)
-	defer conn.Close()
-	_, err = io.WriteString(conn, handshake(app.ticketFor(t, annsGrant())))
-	require.NoError(t, err)
+	}), socketAppOptions{tcp: true,
+		sockets: middleware.SocketsOptions{CloseGrace: 20 * time.Millisecond}})
+	app.begin(t, handshake(app.ticketFor(t, annsGrant())))
 	<-hijacked
-	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
-	eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.UpgradeRefused)) == 1 })
+	revokeAnn(t, app)
+	app.await(t, audit.UpgradeRefused, 1)
 	close(goOn)
 	<-done
 	require.Empty(t, app.audit.Events(t, audit.SocketOpened))
 }
 
-// Bytes that a client sends right behind its handshake stay where a library
-// looks for them.
-func TestPipelinedBytes(t *testing.T) {
+// Bytes that a client sends right behind its handshake stay where a library reads them.
+func TestSocket_PipelinedBytesReachTheLibrary(t *testing.T) {
 	early := wire(1, "early")
 	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, rw, err := upgradeByHand(w, 1000)
@@ -163,23 +161,16 @@ func TestPipelinedBytes(t *testing.T) {
 		<-r.Context().Done()
 	}), socketAppOptions{tcp: true})
 	p := app.send(t, handshake(app.ticketFor(t, annsGrant()))+string(early))
-	_, err := io.WriteString(p, "late")
-	require.NoError(t, err)
-	f, err := readWireFrame(p.br)
-	require.NoError(t, err)
-	require.Equal(t, wireFrame{1, "answer"}, f)
+	write(t, p, "late")
+	requireFrame(t, p, wireFrame{1, "answer"})
 	require.EqualValues(t, len(early)+4, onlySocket(t, app.sockets).BytesIn)
 	require.Equal(t, 1, app.sockets.CloseUser("oidc", "ann", ""))
 	requireClosed(t, p, 4401, "session_revoked")
 }
 
-// The connection behaves as the one that it stands for.
-func TestHijackedConnection(t *testing.T) {
-	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, _, err := upgradeByHand(w, 1000)
-		if !assert.NoError(t, err) {
-			return
-		}
+// A hijacked connection behaves as the real one.
+func TestHijack_ConnectionBehavesAsTheRealOne(t *testing.T) {
+	app := newSocketApp(t, byHand(t, func(c net.Conn, _ *http.Request) {
 		raw, ok := c.(interface{ NetConn() net.Conn })
 		if assert.True(t, ok) {
 			assert.IsType(t, &net.TCPConn{}, raw.NetConn())
@@ -187,7 +178,7 @@ func TestHijackedConnection(t *testing.T) {
 		}
 		var timeout net.Error
 		assert.NoError(t, c.SetReadDeadline(time.Now()))
-		_, err = c.Read(make([]byte, 1))
+		_, err := c.Read(make([]byte, 1))
 		assert.ErrorAs(t, err, &timeout)
 		assert.NoError(t, c.SetDeadline(time.Time{}))
 		buffers := net.Buffers{wire(1, "a"), wire(1, "b")}
@@ -208,8 +199,7 @@ func TestHijackedConnection(t *testing.T) {
 		assert.ErrorIs(t, err, net.ErrClosed)
 	}), socketAppOptions{tcp: true})
 	p := app.live(t, annsGrant())
-	_, err := p.Write(wire(1, "c"))
-	require.NoError(t, err)
+	write(t, p, string(wire(1, "c")))
 	got, err := io.ReadAll(p.br)
 	require.NoError(t, err)
 	require.Equal(t, string(wire(1, "a"))+string(wire(1, "b"))+string(wire(1, "c")), string(got))
@@ -218,67 +208,87 @@ func TestHijackedConnection(t *testing.T) {
 }
 
 // A reverse proxy is a handler that upgrades, too.
-func TestReverseProxyBehindGuard(t *testing.T) {
+func TestGuard_ReverseProxyBehindItUpgrades(t *testing.T) {
 	backend := httptest.NewServer(&echoes{})
 	defer backend.Close()
-	target, err := url.Parse(backend.URL)
-	require.NoError(t, err)
+	target := must(url.Parse(backend.URL))
 	app := newSocketApp(t, httputil.NewSingleHostReverseProxy(target), socketAppOptions{tcp: true})
 	p := app.live(t, annsGrant())
-	_, err = p.Write([]byte{0x81, 0x82, 0, 0, 0, 0, 'h', 'i'})
-	require.NoError(t, err)
-	f, err := readWireFrame(p.br)
-	require.NoError(t, err)
-	require.Equal(t, wireFrame{1, "hi"}, f)
-	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+	write(t, p, "\x81\x82\x00\x00\x00\x00hi")
+	requireFrame(t, p, wireFrame{1, "hi"})
+	revokeAnn(t, app)
 	requireClosed(t, p, 4401, "session_revoked")
 }
 
 // Until the hijack the context ends with the request.
-func TestContextBeforeHijack(t *testing.T) {
+func TestContext_BeforeHijackEndsWithRequest(t *testing.T) {
 	waiting, causes := make(chan struct{}), make(chan error, 1)
 	app := newSocketApp(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		close(waiting)
 		<-r.Context().Done()
 		causes <- context.Cause(r.Context())
 	}), socketAppOptions{tcp: true})
-	c, err := app.dial()
-	require.NoError(t, err)
-	_, err = io.WriteString(c, handshake(app.ticketFor(t, annsGrant())))
-	require.NoError(t, err)
+	c := app.begin(t, handshake(app.ticketFor(t, annsGrant())))
 	<-waiting
 	c.Close()
 	require.ErrorIs(t, <-causes, context.Canceled)
 }
 
-// A handler that returns at once, as gobwas is used, does not end its context.
-func TestContextOutlivesHandler(t *testing.T) {
+// net/http ends a request's context when its handler returns, and there are
+// libraries whose handlers return at once, as gobwas is used.
+func TestContext_OutlivesHandler(t *testing.T) {
 	type key struct{}
-	causes := make(chan error, 1)
-	returned := make(chan context.Context, 1)
-	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _, err := upgradeByHand(w, 1000)
-		assert.NoError(t, err)
-		go func() {
-			<-r.Context().Done()
-			causes <- context.Cause(r.Context())
-		}()
-		returned <- r.Context()
+	for _, by := range []string{"handler", "CloseUser"} {
+		out, causes, returned := make(chan held, 1), make(chan error, 1), make(chan struct{})
+		app := newSocketApp(t, nil, socketAppOptions{})
+		guarded := app.guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			assert.NoError(t, err)
+			go func() {
+				<-r.Context().Done()
+				causes <- context.Cause(r.Context())
+			}()
+			out <- held{conn, r.Context()}
+		}))
+		app.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer close(returned)
+			guarded.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, "v")))
+		}), true)
+		conn := app.begin(t, handshake(app.ticketFor(t, annsGrant())))
+		<-returned
+		h := <-out
+		require.NoError(t, h.ctx.Err())
+		require.Equal(t, "v", h.ctx.Value(key{}))
+		write(t, h.conn, switching+"\r\n")
+		p := &page{Conn: conn, br: bufio.NewReader(conn)}
+		res, err := http.ReadResponse(p.br, nil)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode)
+		require.NoError(t, h.ctx.Err())
+		if by == "handler" {
+			require.NoError(t, h.conn.Close())
+		} else {
+			require.Equal(t, 1, app.sockets.CloseUser("oidc", "ann", ""))
+			requireClosed(t, p, 4401, "session_revoked")
+		}
+		var closed *middleware.CloseError
+		require.ErrorAs(t, <-causes, &closed, "closed by %s", by)
+	}
+}
+
+// When Shutdown's context ends, sockets that were closing before are cut too.
+func TestShutdown_CutsSocketsThatAreClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app := newSocketApp(t, &echoes{},
+			socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: time.Minute}})
+		p := app.live(t, annsGrant()) // reads nothing from here on
+		require.Equal(t, 1, app.sockets.CloseSession(annsGrant().SessionID, ""))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.Error(t, app.sockets.Shutdown(ctx))
+		begin := time.Now()
+		_ = p.SetReadDeadline(time.Now().Add(time.Hour))
+		require.NoError(t, app.sockets.Shutdown(context.Background()))
+		require.Less(t, time.Since(begin), time.Second)
 	})
-	app := newSocketApp(t, nil, socketAppOptions{})
-	guarded := app.guard.Wrap(h)
-	done := make(chan struct{})
-	app.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer close(done)
-		guarded.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, "v")))
-	}), true)
-	p := app.live(t, annsGrant())
-	ctx := <-returned
-	<-done
-	require.NoError(t, ctx.Err())
-	require.Equal(t, "v", ctx.Value(key{}))
-	require.Equal(t, 1, app.sockets.CloseUser("oidc", "ann", ""))
-	requireClosed(t, p, 4401, "session_revoked")
-	var closed *middleware.CloseError
-	require.ErrorAs(t, <-causes, &closed)
 }

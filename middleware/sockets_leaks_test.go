@@ -12,9 +12,12 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -23,11 +26,10 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 )
 
-// HOSTILE W34: whatever peer and handler do while a socket is closed, nothing is
-// left of it: no goroutine, and no descriptor for longer than CloseGrace.
+// HOSTILE W34: whatever peer and handler do during a close, no goroutine is left, and
+// no descriptor for longer than CloseGrace.
 
-// times is how often a test with chance in it runs: few times by default, and as
-// often as it takes to be sure with ENDINGS_LONG=1.
+// times is how often a test with chance in it runs: ENDINGS_LONG=1 runs it often.
 func times(short, long int) int {
 	if os.Getenv("ENDINGS_LONG") != "" {
 		return long
@@ -100,8 +102,8 @@ func (d *descriptors) open() int {
 // big is a frame that no buffer on the way can hold.
 var big = sync.OnceValue(func() []byte { return wire(2, strings.Repeat("x", 4<<20)) })
 
-// duplexByHand reads and writes at the same time, frames by hand, and is in the
-// middle of a frame most of the time.
+// duplexByHand reads and writes frames by hand at the same time, mostly in the middle
+// of one.
 func duplexByHand(w http.ResponseWriter, _ *http.Request) {
 	if conn, rw, err := upgradeByHand(w, 1000); err == nil {
 		duplex(conn, rw)
@@ -159,15 +161,13 @@ func duplexOfCoder(w http.ResponseWriter, r *http.Request) {
 func proxyTo(t *testing.T, backend http.HandlerFunc) http.Handler {
 	server := httptest.NewServer(backend)
 	t.Cleanup(server.Close)
-	target, err := url.Parse(server.URL)
-	require.NoError(t, err)
+	target := must(url.Parse(server.URL))
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	proxy.ErrorLog = log.New(io.Discard, "", 0)
 	return proxy
 }
 
-// The peers. Each begins when the socket is open, and goes on until the test
-// closes its connection, or for as long as stop is open.
+// The peers. Each runs until the test closes its connection, or stop.
 var badPeers = []struct {
 	name string
 	be   func(p *page, stop <-chan struct{})
@@ -281,4 +281,52 @@ func endBadly(t *testing.T, h http.Handler, overTLS bool, be func(*page, <-chan 
 	require.NoError(t, app.sockets.Shutdown(t.Context()), "nothing is left to wait for")
 	p.Close()
 	peer.Wait()
+}
+
+// A guarded socket has no goroutine beyond those of its library and its
+// handler, whatever these do with its context.
+func TestGuard_AddsNoGoroutinePerSocket(t *testing.T) {
+	const n = 40
+	for _, tt := range []struct {
+		name string
+		h    http.Handler
+	}{
+		{"a library that reads with the context", &echoes{}},
+		{"a handler that returns at once", byHand(t, func(net.Conn, *http.Request) {})},
+		{"contexts made of its context", byHand(t, func(c net.Conn, r *http.Request) {
+			defer c.Close()
+			ctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
+			defer context.AfterFunc(ctx, func() {})()
+			_, _ = c.Read(make([]byte, 1))
+		})},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			count := func(guarded bool) (more int) {
+				synctest.Test(t, func(t *testing.T) {
+					app := newSocketApp(t, nil,
+						socketAppOptions{sockets: middleware.SocketsOptions{RecheckEvery: time.Hour}})
+					h := tt.h
+					if guarded {
+						h = app.guard.Wrap(h)
+					}
+					app.serve(t, h, false)
+					synctest.Wait()
+					before := runtime.NumGoroutine()
+					for i := range n {
+						g := annsGrant()
+						g.SessionID += strconv.Itoa(i)
+						p := app.open(t, g)
+						require.Equal(t, http.StatusSwitchingProtocols, p.status)
+					}
+					synctest.Wait() // all that are left are waiting
+					more = runtime.NumGoroutine() - before
+				})
+				return more
+			}
+			bare, guarded := count(false), count(true)
+			// Half of one each: what an earlier test has left may end just now.
+			require.Less(t, guarded, bare+n/2, "%d sockets have %d goroutines without the guard", n, bare)
+		})
+	}
 }

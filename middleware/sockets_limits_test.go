@@ -3,10 +3,12 @@ package middleware_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -18,48 +20,52 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-func TestNewSocketsRefusesAll(t *testing.T) {
+func TestNewSockets_RefusesNegativeOptions(t *testing.T) {
 	issuer := newSocketApp(t, nil, socketAppOptions{}).issuer
 	_, err := middleware.NewSockets(issuer, &middleware.SocketsOptions{
 		Max: -1, MaxPerUser: -2, MaxPerSession: -3, CloseGrace: -time.Second, RecheckEvery: -time.Minute,
 	})
-	for _, want := range []string{"Max is -1", "MaxPerUser is -2", "MaxPerSession is -3", "CloseGrace is -1s", "RecheckEvery is -1m0s"} {
+	for _, want := range []string{
+		"Max is -1", "MaxPerUser is -2", "MaxPerSession is -3", "CloseGrace is -1s",
+		"RecheckEvery is -1m0s",
+	} {
 		require.ErrorContains(t, err, want)
 	}
 	_, err = middleware.NewSockets(issuer, nil)
 	require.NoError(t, err)
 }
 
-func TestLimits(t *testing.T) {
+var annAsUser = middleware.User{Provider: "oidc", UserID: "ann"}
+
+func TestLimits_RefuseOrEvict(t *testing.T) {
 	same, otherSession, otherUser, nobody := annsGrant(), annsGrant(), annsGrant(), annsGrant()
 	otherSession.SessionID = "session-2"
 	otherUser.SessionID, otherUser.UserID = "session-3", "bob"
 	nobody.SessionID, nobody.UserID = "", ""
+	type limits = middleware.SocketsOptions
 	for _, tt := range []struct {
-		name    string
-		opts    middleware.SocketsOptions
-		first   tickets.Grant
-		second  tickets.Grant
-		refused bool
-		evicted bool
+		name          string
+		opts          limits
+		first, second tickets.Grant
+		want          string
 	}{
-		{"no limit", middleware.SocketsOptions{}, same, same, false, false},
-		{"all", middleware.SocketsOptions{Max: 1}, same, otherUser, true, false},
-		{"all, never the oldest", middleware.SocketsOptions{Max: 1, EvictOldest: true}, same, same, true, false},
-		{"user", middleware.SocketsOptions{MaxPerUser: 1}, same, otherSession, true, false},
-		{"user, the oldest", middleware.SocketsOptions{MaxPerUser: 1, EvictOldest: true}, same, otherSession, false, true},
-		{"user, another's", middleware.SocketsOptions{MaxPerUser: 1}, same, otherUser, false, false},
-		{"user, nobody in particular", middleware.SocketsOptions{MaxPerUser: 1, MaxPerSession: 1}, nobody, nobody, false, false},
-		{"session", middleware.SocketsOptions{MaxPerSession: 1}, same, same, true, false},
-		{"session, the oldest", middleware.SocketsOptions{MaxPerSession: 1, EvictOldest: true}, same, same, false, true},
-		{"session, another of the same user", middleware.SocketsOptions{MaxPerSession: 1}, same, otherSession, false, false},
+		{"no limit", limits{}, same, same, "both"},
+		{"all", limits{Max: 1}, same, otherUser, "refused"},
+		{"all, never the oldest", limits{Max: 1, EvictOldest: true}, same, same, "refused"},
+		{"user", limits{MaxPerUser: 1}, same, otherSession, "refused"},
+		{"user, the oldest", limits{MaxPerUser: 1, EvictOldest: true}, same, otherSession, "evicted"},
+		{"user, another's", limits{MaxPerUser: 1}, same, otherUser, "both"},
+		{"user, nobody in particular", limits{MaxPerUser: 1, MaxPerSession: 1}, nobody, nobody, "both"},
+		{"session", limits{MaxPerSession: 1}, same, same, "refused"},
+		{"session, the oldest", limits{MaxPerSession: 1, EvictOldest: true}, same, same, "evicted"},
+		{"session, another of the same user", limits{MaxPerSession: 1}, same, otherSession, "both"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := &echoes{}
 			app := newSocketApp(t, h, socketAppOptions{tcp: true, sockets: tt.opts})
 			first := app.live(t, tt.first)
 			second := app.open(t, tt.second)
-			if tt.refused {
+			if tt.want == "refused" {
 				require.Equal(t, http.StatusTooManyRequests, second.status)
 				require.Equal(t, 1, app.sockets.Len())
 				require.Equal(t, "too_many", app.audit.Events(t, audit.UpgradeRefused)[0]["reason"])
@@ -69,8 +75,8 @@ func TestLimits(t *testing.T) {
 				return
 			}
 			require.Equal(t, http.StatusSwitchingProtocols, second.status)
-			eventually(t, "the second", func() bool { return len(app.audit.Events(t, audit.SocketOpened)) == 2 })
-			if tt.evicted {
+			app.await(t, audit.SocketOpened, 2)
+			if tt.want == "evicted" {
 				requireClosed(t, first, 4429, "evicted")
 				require.ErrorIs(t, h.ended(t, 1)[0], middleware.ErrEvicted)
 				require.Equal(t, 1, app.sockets.Len())
@@ -81,10 +87,9 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// The oldest goes when the newest has come, not when it is about to: a handler
-// that fails to upgrade pushes nobody out. And those who are about to are not
-// more than the limit themselves.
-func TestEvictionIsAtTheHijack(t *testing.T) {
+// The oldest socket is evicted at the hijack of the newest: an upgrade that fails
+// evicts none. Pending upgrades count too.
+func TestEviction_IsAtTheHijack(t *testing.T) {
 	var failing atomic.Bool
 	held, proceed := make(chan struct{}), make(chan struct{})
 	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -95,7 +100,8 @@ func TestEvictionIsAtTheHijack(t *testing.T) {
 			return
 		}
 		(&echoes{}).ServeHTTP(w, r)
-	}), socketAppOptions{tcp: true, sockets: middleware.SocketsOptions{MaxPerUser: 2, EvictOldest: true}})
+	}), socketAppOptions{tcp: true,
+		sockets: middleware.SocketsOptions{MaxPerUser: 2, EvictOldest: true}})
 	oldest := app.live(t, annsGrant())
 	app.live(t, annsGrant())
 	failing.Store(true)
@@ -113,8 +119,8 @@ func TestEvictionIsAtTheHijack(t *testing.T) {
 	requireClosed(t, oldest, 4429, "evicted")
 }
 
-// However many come at the same time.
-func TestLimitIsAtomic(t *testing.T) {
+// A limit holds for concurrent upgrades.
+func TestLimits_HoldForConcurrentUpgrades(t *testing.T) {
 	for _, evict := range []bool{false, true} {
 		app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true,
 			sockets: middleware.SocketsOptions{MaxPerUser: 5, EvictOldest: evict}})
@@ -135,11 +141,11 @@ func TestLimitIsAtomic(t *testing.T) {
 			return len(app.audit.Events(t, audit.SocketOpened)) == int(in.Load())
 		})
 		eventually(t, "the last eviction", func() bool { return app.sockets.Len() == 5 })
-		require.Equal(t, map[middleware.User]int{{Provider: "oidc", UserID: "ann"}: 5}, app.sockets.Users())
+		require.Equal(t, map[middleware.User]int{annAsUser: 5}, app.sockets.Users())
 	}
 }
 
-func TestSocketFacts(t *testing.T) {
+func TestSocketInfo_HasFactsAndNoSecret(t *testing.T) {
 	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true,
 		guard: middleware.GuardOptions{ClientIP: func(*http.Request) string { return "203.0.113.9" }}})
 	begin := time.Now()
@@ -147,14 +153,17 @@ func TestSocketFacts(t *testing.T) {
 	ann, bob := annsGrant(), annsGrant()
 	ann.SessionExpiresAt = ends
 	bob.UserID, bob.SessionID = "bob", ""
-	c, _, err := websocket.Dial(t.Context(), "http://x"+app.ticketFor(t, ann), &websocket.DialOptions{HTTPClient: app.client()})
+	opts := &websocket.DialOptions{HTTPClient: app.client()}
+	c, _, err := websocket.Dial(t.Context(), "http://x"+app.ticketFor(t, ann), opts)
 	require.NoError(t, err)
 	defer c.CloseNow()
 	require.NoError(t, c.Write(t.Context(), websocket.MessageText, []byte("hello")))
 	_, _, err = c.Read(t.Context())
 	require.NoError(t, err)
 
-	eventually(t, "the count", func() bool { return onlySocket(t, app.sockets).BytesOut == 2+5 }) // net/http wrote the 101
+	eventually(t, "the count", func() bool { // net/http wrote the 101
+		return onlySocket(t, app.sockets).BytesOut == 2+5
+	})
 	info := onlySocket(t, app.sockets)
 	require.Equal(t, "oidc", info.Provider)
 	require.Equal(t, "ann", info.UserID)
@@ -165,7 +174,8 @@ func TestSocketFacts(t *testing.T) {
 	require.True(t, ends.Equal(info.EndsAt))
 	require.EqualValues(t, 2+4+5, info.BytesIn) // header, masking key, payload
 	app.live(t, bob)
-	require.Equal(t, map[middleware.User]int{{Provider: "oidc", UserID: "ann"}: 1, {Provider: "oidc", UserID: "bob"}: 1}, app.sockets.Users())
+	bobAsUser := middleware.User{Provider: "oidc", UserID: "bob"}
+	require.Equal(t, map[middleware.User]int{annAsUser: 1, bobAsUser: 1}, app.sockets.Users())
 	n := 0
 	for info := range app.sockets.All() { // oldest first
 		if n++; n == 1 {
@@ -184,8 +194,8 @@ func TestSocketFacts(t *testing.T) {
 	requireNoSecret(t, "SocketInfo", fmt.Sprint(info))
 }
 
-// What the handler or the peer ends is recorded as such.
-func TestEndedByItself(t *testing.T) {
+// An end by the handler or the peer is recorded with its code.
+func TestSocket_EndByHandlerIsRecorded(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		act    func(c *websocket.Conn)
@@ -193,7 +203,7 @@ func TestEndedByItself(t *testing.T) {
 		code   float64
 	}{
 		{"closed with a code", func(c *websocket.Conn) { _ = c.Close(3007, "done") }, "closed", 3007},
-		{"closed without a code", func(c *websocket.Conn) { _ = c.Close(websocket.StatusNoStatusRcvd, "") }, "closed", 1005},
+		{"closed without a code", func(c *websocket.Conn) { _ = c.Close(1005, "") }, "closed", 1005},
 		{"dropped", func(c *websocket.Conn) { _ = c.CloseNow() }, "dropped", 1006},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -212,8 +222,7 @@ func TestEndedByItself(t *testing.T) {
 			require.ErrorAs(t, <-causes, &closed)
 			require.Equal(t, tt.reason, closed.Reason)
 			require.EqualValues(t, tt.code, closed.Code)
-			eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == 1 })
-			line := app.audit.Events(t, audit.SocketClosed)[0]
+			line := app.await(t, audit.SocketClosed, 1)[0]
 			require.Equal(t, tt.reason, line["reason"])
 			require.Equal(t, tt.code, line["close_code"])
 			require.Zero(t, app.sockets.Len())
@@ -221,52 +230,106 @@ func TestEndedByItself(t *testing.T) {
 	}
 }
 
-// A handler that returns without closing, when the peer has gone, leaves
-// nothing behind.
-func TestHandlerForgetsToClose(t *testing.T) {
-	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, _, err := upgradeByHand(w, 1000)
-		if assert.NoError(t, err) {
-			_, err = c.Read(make([]byte, 1))
-			assert.Error(t, err)
-		}
+// A handler that returns without closing, when the peer has gone, leaves nothing behind.
+func TestSocket_HandlerThatForgetsToCloseLeavesNothing(t *testing.T) {
+	app := newSocketApp(t, byHand(t, func(c net.Conn, _ *http.Request) {
+		_, err := c.Read(make([]byte, 1))
+		assert.Error(t, err)
 	}), socketAppOptions{tcp: true})
 	app.live(t, annsGrant()).Close()
-	eventually(t, "the end", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == 1 })
+	app.await(t, audit.SocketClosed, 1)
 	require.Zero(t, app.sockets.Len())
 }
 
 // Admitted, but never a WebSocket: the ticket stays spent, and the place is free.
-func TestUpgradeFailed(t *testing.T) {
+func TestUpgrade_FailedFreesPlaceAndSpendsTicket(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		handler http.HandlerFunc
 		status  int
 	}{
-		{"the handler answers", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusTeapot) }, 418},
+		{"the handler answers", func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "no", http.StatusTeapot)
+		}, 418},
 		{"the handler panics after it has answered", func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusTeapot)
 			_ = http.NewResponseController(w).Flush()
 			panic(http.ErrAbortHandler)
 		}, 418},
-		{"the library answers on the connection that it has taken", func(w http.ResponseWriter, _ *http.Request) {
-			c, _, err := http.NewResponseController(w).Hijack()
-			if assert.NoError(t, err) {
-				_, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"))
-				_ = c.Close()
-			}
-		}, 400},
+		{"the library answers on the connection that it has taken",
+			func(w http.ResponseWriter, _ *http.Request) {
+				c, _, err := http.NewResponseController(w).Hijack()
+				if assert.NoError(t, err) {
+					_, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"))
+					_ = c.Close()
+				}
+			}, 400},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			app := newSocketApp(t, tt.handler, socketAppOptions{tcp: true})
 			request := handshake(app.ticketFor(t, annsGrant()), "Origin: http://app.example")
 			require.Equal(t, tt.status, app.send(t, request).status)
 			eventually(t, "the line", func() bool { return app.audit.Text() != "" })
-			require.Equal(t, `{"event":"ws_upgrade_refused","reason":"upgrade_failed","ip":"127.0.0.1","path":"/ws","origin":"http://app.example"}`+"\n",
-				app.audit.Take())
+			failed := refusal{reason: "upgrade_failed", more: `,"origin":"http://app.example"`}
+			require.Equal(t, auditLine(failed, nil), app.audit.Take())
 			require.Zero(t, app.sockets.Len())
 			require.Equal(t, http.StatusUnauthorized, app.send(t, request).status)
 			require.NoError(t, app.sockets.Shutdown(t.Context()), "nothing is left of it")
 		})
 	}
+}
+
+func TestNewGuard_RefusesSocketsThatDoNotFit(t *testing.T) {
+	app := newSocketApp(t, nil, socketAppOptions{})
+	other := newSocketApp(t, nil, socketAppOptions{})
+	log, _ := newAudit()
+	for name, tt := range map[string]struct {
+		opts middleware.GuardOptions
+		want string
+	}{
+		"of another issuer": {middleware.GuardOptions{Sockets: other.sockets}, "another issuer"},
+		"a zero value":      {middleware.GuardOptions{Sockets: &middleware.Sockets{}}, "NewSockets"},
+		"beside an Audit":   {middleware.GuardOptions{Sockets: app.sockets, Audit: log}, "another Audit"},
+	} {
+		_, err := middleware.NewGuard(app.issuer, &tt.opts)
+		require.ErrorContains(t, err, "NewGuard: ", name)
+		require.ErrorContains(t, err, tt.want, name)
+	}
+}
+
+func TestNewSockets_RefusesNoIssuer(t *testing.T) {
+	_, err := middleware.NewSockets(nil, &middleware.SocketsOptions{Max: -1})
+	require.ErrorContains(t, err, "issuer is nil")
+	require.ErrorContains(t, err, "Max is -1", "all that is wrong, at once")
+}
+
+// What a guard refuses goes to the Sockets' audit too, unless it has its own.
+func TestNewGuard_TakesTheAuditOfItsSockets(t *testing.T) {
+	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
+	app.send(t, handshake("/ws?ticket=x"))
+	require.Len(t, app.audit.Events(t, audit.TicketRejected), 1)
+}
+
+// After Shutdown nothing of a Sockets is left in its issuer.
+func TestShutdown_StopsListeningToTheIssuer(t *testing.T) {
+	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
+	require.NoError(t, app.sockets.Shutdown(t.Context()))
+	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: "x"}))
+	require.Empty(t, app.audit.Events(t, audit.Revoke))
+}
+
+// A socket that is evicted for its session makes room for its user too.
+func TestEviction_CountsASocketOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app := newSocketApp(t, &echoes{}, socketAppOptions{
+			sockets: middleware.SocketsOptions{MaxPerSession: 1, MaxPerUser: 2, EvictOldest: true},
+		})
+		a, b := annsGrant(), annsGrant()
+		b.SessionID += "b"
+		app.live(t, b)
+		app.live(t, a)
+		app.live(t, a) // evicts a's first, and there is room for b
+		synctest.Wait()
+		require.Equal(t, 2, app.sockets.Len())
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,33 +15,13 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ticketgate/ticketgate/audit"
 	"github.com/ticketgate/ticketgate/middleware"
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
 // What happens first when a socket is closed from outside: the close frame, then
 // the end of the context, then the end of the handler's blocked calls.
-
-// held is what a handler by hand gives to the test that runs it.
-type held struct {
-	conn net.Conn
-	ctx  context.Context
-}
-
-// holder gives its connection and its context away, and returns.
-func holder(t *testing.T, out chan<- held) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, _, err := upgradeByHand(w, 1000)
-		assert.NoError(t, err)
-		out <- held{conn, r.Context()}
-	})
-}
-
-func revokeAnn(t testing.TB, app *socketApp) {
-	t.Helper()
-	ann := tickets.Revocation{SessionID: annsGrant().SessionID}
-	require.NoError(t, app.issuer.Revoke(t.Context(), ann))
-}
 
 // HOSTILE W35: a handler that acts on its context must find the close frame out.
 func TestClose_ContextEndsAfterCloseFrame(t *testing.T) {
@@ -97,27 +78,25 @@ func TestClose_ContextEndsWithCloseGrace(t *testing.T) {
 			_, _ = c.Write(wire(2, strings.Repeat("x", 256<<10)))
 		}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				out := make(chan held, 1)
-				app := newSocketApp(t, holder(t, out), socketAppOptions{
-					sockets: middleware.SocketsOptions{CloseGrace: grace}})
-				p := app.live(t, annsGrant())
-				h := <-out
-				go tt.begin(h.conn)
-				_, err := io.ReadFull(p.br, make([]byte, 3))
-				require.NoError(t, err)
-				synctest.Wait()
-				begin := time.Now()
-				revokeAnn(t, app)
-				<-h.ctx.Done()
-				require.Equal(t, grace, time.Since(begin))
-				require.ErrorIs(t, context.Cause(h.ctx), tickets.ErrRevoked)
-				_, err = h.conn.Read(make([]byte, 1))
-				require.ErrorIs(t, err, tickets.ErrRevoked)
-				require.NoError(t, app.sockets.Shutdown(t.Context()))
-				require.Equal(t, grace, time.Since(begin))
-			})
+		runInBubble(t, tt.name, func(t *testing.T) {
+			out := make(chan held, 1)
+			app := newSocketApp(t, holder(t, out), socketAppOptions{
+				sockets: middleware.SocketsOptions{CloseGrace: grace}})
+			p := app.live(t, annsGrant())
+			h := <-out
+			go tt.begin(h.conn)
+			_, err := io.ReadFull(p.br, make([]byte, 3))
+			require.NoError(t, err)
+			synctest.Wait()
+			begin := time.Now()
+			revokeAnn(t, app)
+			<-h.ctx.Done()
+			require.Equal(t, grace, time.Since(begin))
+			require.ErrorIs(t, context.Cause(h.ctx), tickets.ErrRevoked)
+			_, err = h.conn.Read(make([]byte, 1))
+			require.ErrorIs(t, err, tickets.ErrRevoked)
+			require.NoError(t, app.sockets.Shutdown(t.Context()))
+			require.Equal(t, grace, time.Since(begin))
 		})
 	}
 }
@@ -144,38 +123,122 @@ func TestClose_ContextEndsAtOnceBeforeHijack(t *testing.T) {
 // A stream has no close frame either, not even one that takes its connection.
 func TestClose_StreamsContextEndsAtOnce(t *testing.T) {
 	for _, hijacks := range []bool{false, true} {
-		t.Run(fmt.Sprint("hijacks_", hijacks), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				out := make(chan held, 1)
-				stream := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					h := held{ctx: r.Context()}
-					if hijacks {
-						var err error
-						h.conn, _, err = http.NewResponseController(w).Hijack()
-						if !assert.NoError(t, err) {
-							return
-						}
-						defer h.conn.Close()
-						go func() { _, _ = h.conn.Write([]byte("HTTP/1.1 200 OK\r\n\r\n")) }()
+		runInBubble(t, fmt.Sprint("hijacks_", hijacks), func(t *testing.T) {
+			out := make(chan held, 1)
+			stream := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				h := held{ctx: r.Context()}
+				if hijacks {
+					var err error
+					h.conn, _, err = http.NewResponseController(w).Hijack()
+					if !assert.NoError(t, err) {
+						return
 					}
-					out <- h
-					<-r.Context().Done()
-				})
-				app := newSocketApp(t, stream, socketAppOptions{
-					guard: middleware.GuardOptions{AdmitRequests: true}})
-				c, err := app.dial()
-				require.NoError(t, err)
-				defer c.Close()
-				_, err = io.WriteString(c, get(app.ticketFor(t, annsGrant())))
-				require.NoError(t, err)
-				h := <-out
-				synctest.Wait() // the page reads nothing: what the handler writes blocks
-				begin := time.Now()
-				revokeAnn(t, app)
-				<-h.ctx.Done()
-				require.Zero(t, time.Since(begin))
-				require.ErrorIs(t, context.Cause(h.ctx), tickets.ErrRevoked)
+					defer h.conn.Close()
+					go func() { _, _ = h.conn.Write([]byte("HTTP/1.1 200 OK\r\n\r\n")) }()
+				}
+				out <- h
+				<-r.Context().Done()
 			})
+			app := newSocketApp(t, stream, socketAppOptions{
+				guard: middleware.GuardOptions{AdmitRequests: true}})
+			app.begin(t, get(app.ticketFor(t, annsGrant())))
+			h := <-out
+			synctest.Wait() // the page reads nothing: what the handler writes blocks
+			begin := time.Now()
+			revokeAnn(t, app)
+			<-h.ctx.Done()
+			require.Zero(t, time.Since(begin))
+			require.ErrorIs(t, context.Cause(h.ctx), tickets.ErrRevoked)
 		})
 	}
+}
+
+// What a handler or a peer may do to be in the way. Each socket ends within CloseGrace.
+func TestClose_EndsWithinCloseGrace(t *testing.T) {
+	ignores := func(_ net.Conn, done <-chan struct{}) { <-done }
+	for _, tt := range []struct {
+		name    string
+		handler func(c net.Conn, done <-chan struct{})
+		silent  bool // the peer reads nothing more
+		want    time.Duration
+		told    bool
+	}{
+		{"handler ignores everything", ignores, false, 0, true},
+		{"handler ignores everything, peer reads nothing", ignores, true, time.Second, false},
+		{"handler writes, peer reads nothing", func(c net.Conn, _ <-chan struct{}) {
+			for {
+				if _, err := c.Write(wire(2, strings.Repeat("x", 5000))); err != nil {
+					return
+				}
+			}
+		}, true, time.Second, false},
+		{"handler never ends its frame", func(c net.Conn, done <-chan struct{}) {
+			_, _ = c.Write([]byte{0x82, 5, 'a'})
+			<-done
+		}, false, time.Second, false},
+		{"handler reads with a deadline in the way", func(c net.Conn, _ <-chan struct{}) {
+			for {
+				_ = c.SetDeadline(time.Now().Add(time.Hour))
+				if _, err := c.Read(make([]byte, 1)); err != nil {
+					assert.ErrorIs(t, err, tickets.ErrRevoked)
+					_ = c.SetReadDeadline(time.Now())
+					_ = c.SetWriteDeadline(time.Now())
+					_ = c.Close()
+					return
+				}
+			}
+		}, false, 0, true},
+		{"handler's deadline is over", func(c net.Conn, done <-chan struct{}) {
+			_ = c.SetDeadline(time.Now().Add(-time.Hour))
+			<-done
+		}, false, 0, true},
+	} {
+		runInBubble(t, tt.name, func(t *testing.T) {
+			done := make(chan struct{})
+			h := byHand(t, func(c net.Conn, _ *http.Request) { tt.handler(c, done) })
+			app := newSocketApp(t, h, socketAppOptions{})
+			p := app.live(t, annsGrant())
+			var got []wireFrame
+			var err error
+			var reading sync.WaitGroup
+			if !tt.silent {
+				reading.Go(func() { got, err = p.frames() })
+			}
+			synctest.Wait()
+			begin := time.Now()
+			revokeAnn(t, app)
+			require.NoError(t, app.sockets.Shutdown(t.Context())) // waits until it is gone
+			require.Equal(t, tt.want, time.Since(begin))
+			reading.Wait()
+			line := app.audit.Events(t, audit.SocketClosed)
+			require.Len(t, line, 1)
+			require.Equal(t, "session_revoked", line[0]["reason"])
+			if tt.told {
+				require.NoError(t, err)
+				requireCloseFrame(t, got, 4401, "session_revoked")
+				require.Equal(t, 4401.0, line[0]["close_code"])
+			} else {
+				require.Equal(t, 1006.0, line[0]["close_code"])
+			}
+			close(done)
+		})
+	}
+}
+
+// A peer that never closes its side is cut after CloseGrace.
+func TestClose_PeerThatStaysIsCutAfterCloseGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app := newSocketApp(t, &echoes{},
+			socketAppOptions{sockets: middleware.SocketsOptions{CloseGrace: 3 * time.Second}})
+		p := app.live(t, annsGrant())
+		go func() { _, _ = io.Copy(io.Discard, p.br) }()
+		synctest.Wait()
+		begin := time.Now()
+		require.Equal(t, 1, app.sockets.CloseUser("oidc", "ann", "bye"))
+		require.NoError(t, app.sockets.Shutdown(t.Context()))
+		require.Equal(t, 3*time.Second, time.Since(begin))
+		line := app.audit.Events(t, audit.SocketClosed)[0]
+		require.Equal(t, "bye", line["reason"])
+		require.Equal(t, 4401.0, line["close_code"], "it was told, all the same")
+	})
 }

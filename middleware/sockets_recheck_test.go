@@ -7,7 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"sync"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -20,42 +20,6 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// restores is a Restore whose answer a test can change.
-type restores struct {
-	mu     sync.Mutex
-	answer func(ctx context.Context, s *middleware.Session) (*middleware.Session, error)
-	calls  int
-}
-
-func (r *restores) set(answer func(ctx context.Context, s *middleware.Session) (*middleware.Session, error)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.answer, r.calls = answer, 0
-}
-
-func (r *restores) restore(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
-	r.mu.Lock()
-	r.calls++
-	answer := r.answer
-	r.mu.Unlock()
-	if answer == nil {
-		return s, nil
-	}
-	return answer(ctx, s)
-}
-
-func until(end time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
-	return func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
-		c := *s
-		c.ExpiresAt = end
-		return &c, nil
-	}
-}
-
-func says(err error) func(context.Context, *middleware.Session) (*middleware.Session, error) {
-	return func(context.Context, *middleware.Session) (*middleware.Session, error) { return nil, err }
-}
-
 // lifetime waits until the page's socket ends with session_expired, and returns
 // how long that was.
 func lifetime(t *testing.T, p *page) time.Duration {
@@ -65,7 +29,7 @@ func lifetime(t *testing.T, p *page) time.Duration {
 	return time.Since(begin)
 }
 
-func TestSocketEndsWithItsSession(t *testing.T) {
+func TestSocket_EndsWithItsSession(t *testing.T) {
 	const hour = time.Hour
 	for _, tt := range []struct {
 		name string
@@ -91,35 +55,34 @@ func TestSocketEndsWithItsSession(t *testing.T) {
 		}, 6 * hour},
 		{"extended to no known end, then revoked", func(app *socketApp, begin time.Time) {
 			require.Equal(t, 1, app.sockets.Extend(annsGrant().SessionID, time.Time{}))
-			time.AfterFunc(time.Until(begin.Add(100*hour)), func() { app.sockets.CloseSession(annsGrant().SessionID, "session_expired") })
+			time.AfterFunc(time.Until(begin.Add(100*hour)), func() {
+				app.sockets.CloseSession(annsGrant().SessionID, "session_expired")
+			})
 		}, 100 * hour},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				h := &echoes{}
-				app := newSocketApp(t, h, socketAppOptions{})
-				g := annsGrant()
-				begin := time.Now()
-				g.SessionExpiresAt = begin.Add(hour)
-				p := app.live(t, g)
-				skew := time.Since(begin)
-				tt.act(app, begin)
-				require.Equal(t, tt.want, lifetime(t, p)+skew)
-				if cause := h.ended(t, 1)[0]; tt.want < 100*hour {
-					require.ErrorIs(t, cause, middleware.ErrSessionExpired)
-				}
-				synctest.Wait()
-				line := app.audit.Events(t, audit.SocketClosed)[0]
-				require.Equal(t, "session_expired", line["reason"])
-				require.InDelta(t, tt.want.Seconds(), line["seconds"], 0.01)
-			})
+		runInBubble(t, tt.name, func(t *testing.T) {
+			h := &echoes{}
+			app := newSocketApp(t, h, socketAppOptions{})
+			g := annsGrant()
+			begin := time.Now()
+			g.SessionExpiresAt = begin.Add(hour)
+			p := app.live(t, g)
+			skew := time.Since(begin)
+			tt.act(app, begin)
+			require.Equal(t, tt.want, lifetime(t, p)+skew)
+			if cause := h.ended(t, 1)[0]; tt.want < 100*hour {
+				require.ErrorIs(t, cause, middleware.ErrSessionExpired)
+			}
+			synctest.Wait()
+			line := app.audit.Events(t, audit.SocketClosed)[0]
+			require.Equal(t, "session_expired", line["reason"])
+			require.InDelta(t, tt.want.Seconds(), line["seconds"], 0.01)
 		})
 	}
 }
 
-// Each socket has the end that was known when it was admitted; the session has
-// one timer for them.
-func TestSocketsOfOneSessionEndEachAtItsTime(t *testing.T) {
+// Each socket has the end that was known at its admission. The session has one timer.
+func TestSocket_OfOneSessionEndsAtItsOwnTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := newSocketApp(t, &echoes{}, socketAppOptions{})
 		begin := time.Now()
@@ -139,15 +102,18 @@ func TestSocketsOfOneSessionEndEachAtItsTime(t *testing.T) {
 	})
 }
 
-func TestRestoreAtTheEnd(t *testing.T) {
+func TestRestore_AtTheEndMayMoveIt(t *testing.T) {
 	const hour = time.Hour
+	asEver := func(answer restoreFunc) func(time.Time) restoreFunc {
+		return func(time.Time) restoreFunc { return answer }
+	}
 	for _, tt := range []struct {
 		name     string
-		answer   func(begin time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error)
+		answer   func(begin time.Time) restoreFunc
 		want     time.Duration
 		failures int
 	}{
-		{"a later end", func(begin time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+		{"a later end", func(begin time.Time) restoreFunc {
 			return func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
 				if time.Since(begin) < 3*hour-time.Minute {
 					return until(time.Now().Add(hour))(ctx, s) // slides
@@ -155,50 +121,38 @@ func TestRestoreAtTheEnd(t *testing.T) {
 				return s, nil
 			}
 		}, 3 * hour, 0},
-		{"no known end is no later one", func(time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
-			return until(time.Time{})
-		}, hour, 0},
-		{"gone", func(time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
-			return says(middleware.ErrNoSession)
-		}, hour, 0},
-		{"undecided: the end that is known stands", func(time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
-			return says(errDown)
-		}, hour, 1},
-		{"hangs", func(time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
-			return func(ctx context.Context, _ *middleware.Session) (*middleware.Session, error) {
-				<-ctx.Done()
-				return nil, ctx.Err()
-			}
-		}, hour + 5*time.Second, 1},
-		{"hangs, whatever its context says", func(time.Time) func(context.Context, *middleware.Session) (*middleware.Session, error) {
+		{"no known end is no later one", asEver(until(time.Time{})), hour, 0},
+		{"gone", asEver(says(middleware.ErrNoSession)), hour, 0},
+		{"undecided: the end that is known stands", asEver(says(errDown)), hour, 1},
+		{"hangs", asEver(hangs), hour + 5*time.Second, 1},
+		{"hangs, whatever its context says", func(time.Time) restoreFunc {
 			return func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
 				time.Sleep(3 * hour)
 				return until(time.Now().Add(hour))(nil, s)
 			}
 		}, hour + 5*time.Second, 1},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				r := &restores{}
-				app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{Restore: r.restore}})
-				g := annsGrant()
-				begin := time.Now()
-				g.SessionExpiresAt = begin.Add(hour)
-				p := app.live(t, g)
-				q := app.live(t, g)
-				skew := time.Since(begin)
-				r.set(tt.answer(begin))
-				require.Equal(t, tt.want, lifetime(t, p)+skew)
-				requireClosed(t, q, 4401, "session_expired")
-				synctest.Wait()
-				require.Len(t, app.audit.Events(t, audit.SessionVerifyFailure), tt.failures)
-				time.Sleep(3 * hour) // for a Restore that hangs
-			})
+		runInBubble(t, tt.name, func(t *testing.T) {
+			r := &restores{}
+			app := newSocketApp(t, &echoes{},
+				socketAppOptions{sockets: middleware.SocketsOptions{Restore: r.restore}})
+			g := annsGrant()
+			begin := time.Now()
+			g.SessionExpiresAt = begin.Add(hour)
+			p := app.live(t, g)
+			q := app.live(t, g)
+			skew := time.Since(begin)
+			r.set(tt.answer(begin))
+			require.Equal(t, tt.want, lifetime(t, p)+skew)
+			requireClosed(t, q, 4401, "session_expired")
+			synctest.Wait()
+			require.Len(t, app.audit.Events(t, audit.SessionVerifyFailure), tt.failures)
+			time.Sleep(3 * hour) // for a Restore that hangs
 		})
 	}
 }
 
-func TestRecheck(t *testing.T) {
+func TestRecheck_EndsSocketsOfGoneSessions(t *testing.T) {
 	const every = time.Minute
 	for _, tt := range []struct {
 		name   string
@@ -212,57 +166,55 @@ func TestRecheck(t *testing.T) {
 		{"nothing at all", says(nil), true, false},
 		{"over", until(time.Unix(1, 0)), true, false},
 		{"undecided", says(errDown), false, true},
-		{"panics", func(context.Context, *middleware.Session) (*middleware.Session, error) { panic("no") }, false, true},
-		{"hangs", func(ctx context.Context, _ *middleware.Session) (*middleware.Session, error) {
-			<-ctx.Done()
-			return nil, ctx.Err()
+		{"panics", func(context.Context, *middleware.Session) (*middleware.Session, error) {
+			panic("no")
 		}, false, true},
-		{"somebody else's session", func(context.Context, *middleware.Session) (*middleware.Session, error) {
-			return &middleware.Session{ID: "x"}, nil
-		}, false, true},
+		{"hangs", hangs, false, true},
+		{"somebody else's session",
+			func(context.Context, *middleware.Session) (*middleware.Session, error) {
+				return &middleware.Session{ID: "x"}, nil
+			}, false, true},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				r := &restores{}
-				app := newSocketApp(t, &echoes{}, socketAppOptions{
-					sockets: middleware.SocketsOptions{Restore: r.restore,
-						RecheckEvery: every},
-				})
-				pages := []*page{app.live(t, annsGrant()), app.live(t, annsGrant()), app.live(t, annsGrant())}
-				r.set(tt.answer)
-				if tt.ends {
-					begin := time.Now()
-					for _, p := range pages {
-						requireClosed(t, p, 4401, "session_expired")
-					}
-					require.LessOrEqual(t, time.Since(begin), every)
-					require.Empty(t, app.audit.Events(t, audit.SessionVerifyFailure))
-					return
-				}
-				time.Sleep(10*every + 5*time.Second)
-				require.Equal(t, 3, app.sockets.Len())
-				r.mu.Lock()
-				calls := r.calls
-				r.mu.Unlock()
-				require.GreaterOrEqual(t, calls, 9, "at least once in a minute")
-				require.LessOrEqual(t, calls, 21, "once for the session, not for each socket")
-				failures := app.audit.Events(t, audit.SessionVerifyFailure)
-				if !tt.fails {
-					require.Empty(t, failures)
-					return
-				}
-				require.InDelta(t, calls, len(failures), 1)
-				require.Equal(t, map[string]any{"event": "session_verify_failure", "provider": "oidc",
-					"reason": "recheck", "ip": "pipe", "path": "/ws"}, failures[0])
-				requireNoSecret(t, "the audit", app.audit.Text())
+		runInBubble(t, tt.name, func(t *testing.T) {
+			r := &restores{}
+			app := newSocketApp(t, &echoes{}, socketAppOptions{
+				sockets: middleware.SocketsOptions{Restore: r.restore,
+					RecheckEvery: every},
 			})
+			pages := []*page{app.live(t, annsGrant()), app.live(t, annsGrant()), app.live(t, annsGrant())}
+			r.set(tt.answer)
+			if tt.ends {
+				begin := time.Now()
+				for _, p := range pages {
+					requireClosed(t, p, 4401, "session_expired")
+				}
+				require.LessOrEqual(t, time.Since(begin), every)
+				require.Empty(t, app.audit.Events(t, audit.SessionVerifyFailure))
+				return
+			}
+			time.Sleep(10*every + 5*time.Second)
+			require.Equal(t, 3, app.sockets.Len())
+			r.mu.Lock()
+			calls := r.calls
+			r.mu.Unlock()
+			require.GreaterOrEqual(t, calls, 9, "at least once in a minute")
+			require.LessOrEqual(t, calls, 21, "once for the session, not for each socket")
+			failures := app.audit.Events(t, audit.SessionVerifyFailure)
+			if !tt.fails {
+				require.Empty(t, failures)
+				return
+			}
+			require.InDelta(t, calls, len(failures), 1)
+			require.Equal(t, map[string]any{"event": "session_verify_failure", "provider": "oidc",
+				"reason": "recheck", "ip": "pipe", "path": "/ws"}, failures[0])
+			requireNoSecret(t, "the audit", app.audit.Text())
 		})
 	}
 }
 
-// Rechecks of sessions that came in together are spread over the time, and at
-// most 16 of them run at once.
-func TestRechecksAreSpreadAndBounded(t *testing.T) {
+// Rechecks of sessions that came together are spread over the interval. At most 16 run
+// at once.
+func TestRecheck_IsSpreadAndBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &restores{}
 		app := newSocketApp(t, &echoes{}, socketAppOptions{
@@ -311,7 +263,7 @@ func TestRechecksAreSpreadAndBounded(t *testing.T) {
 }
 
 // A session without a known end has none.
-func TestSocketWithoutAnEnd(t *testing.T) {
+func TestSocket_WithoutSessionEndStaysOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := newSocketApp(t, &echoes{}, socketAppOptions{})
 		app.live(t, annsGrant())
@@ -321,7 +273,7 @@ func TestSocketWithoutAnEnd(t *testing.T) {
 }
 
 // A stream ends with its session as a socket does.
-func TestStreamEndsAtExpiry(t *testing.T) {
+func TestStream_EndsWithItsSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		causes := make(chan error, 1)
 		app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -341,8 +293,8 @@ func TestStreamEndsAtExpiry(t *testing.T) {
 	})
 }
 
-// What Restore does to its own session's sockets is in nobody's way.
-func TestRevokeDuringRecheck(t *testing.T) {
+// Restore may revoke the session that it is asked about.
+func TestRevoke_DuringRecheckCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &restores{}
 		app := newSocketApp(t, &echoes{}, socketAppOptions{
@@ -357,5 +309,113 @@ func TestRevokeDuringRecheck(t *testing.T) {
 			return s, nil
 		})
 		requireClosed(t, p, 4401, "session_revoked")
+	})
+}
+
+// A session backend that hangs does not hold the request of a client that has gone.
+func TestRestore_AtAdmissionEndsWithTheRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quit := make(chan struct{})
+		app := newSocketApp(t, nil, socketAppOptions{sockets: middleware.SocketsOptions{
+			Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+				select {
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				case <-quit:
+					return nil, nil
+				}
+			}}})
+		r := readRequest(handshake(app.ticketFor(t, annsGrant())))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var rej atomic.Pointer[middleware.Rejection]
+		go func() { _, x := app.guard.Admit(r.WithContext(ctx)); rej.Store(x) }()
+		time.Sleep(time.Hour)
+		got := rej.Load()
+		close(quit)
+		synctest.Wait()
+		require.NotNil(t, got, "still in Restore an hour after the client has gone")
+	})
+}
+
+// Restore is asked about the current end. Returning its argument changes nothing.
+func TestRecheck_KeepsTheEndThatExtendMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app := newSocketApp(t, &echoes{}, socketAppOptions{
+			sockets: middleware.SocketsOptions{Restore: (&restores{}).restore, // returns s, nil: it stands
+				RecheckEvery: 10 * time.Minute}})
+		g := annsGrant()
+		begin := time.Now()
+		g.SessionExpiresAt = begin.Add(time.Hour)
+		p := app.live(t, g)
+		require.Equal(t, 1, app.sockets.Extend(g.SessionID, begin.Add(5*time.Hour)))
+		require.Equal(t, 5*time.Hour, lifetime(t, p).Round(time.Second))
+	})
+}
+
+// A socket that ends during a call of Restore says nothing about its session.
+func TestRestore_HangingEndsNoOtherSocket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rs := &restores{}
+		app := newSocketApp(t, &echoes{},
+			socketAppOptions{sockets: middleware.SocketsOptions{Restore: rs.restore}})
+		begin := time.Now()
+		for i := range 16 { // they keep the 16 workers from 0:59 to 1:04
+			g := annsGrant()
+			g.SessionID += strings.Repeat("x", i+1)
+			g.SessionExpiresAt = begin.Add(59 * time.Second)
+			app.live(t, g)
+		}
+		g := annsGrant()
+		g.SessionExpiresAt = begin.Add(time.Minute)
+		app.live(t, g) // asked about from 1:04, ended at 1:06
+		g.SessionExpiresAt = begin.Add(time.Hour)
+		p := app.live(t, g) // the same session, known to live for an hour
+		rs.set(hangs)
+		require.Equal(t, time.Hour, lifetime(t, p).Round(time.Minute))
+	})
+}
+
+// A Restore that only fills in Value does not make a session immortal.
+func TestRestore_WithoutAnEndKeepsTheTicketsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{
+			Restore: func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
+				return &middleware.Session{ID: s.ID, Provider: s.Provider, UserID: s.UserID, Value: 1}, nil
+			}}})
+		g := annsGrant()
+		g.SessionExpiresAt = time.Now().Add(time.Hour)
+		app.live(t, g)
+		time.Sleep(100 * time.Hour)
+		require.Zero(t, app.sockets.Len(), "the ticket said that the session ends in an hour")
+	})
+}
+
+// A Restore that ignores its context counts until it returns.
+func TestRestore_HangingCallsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var running atomic.Int64
+		quit := make(chan struct{})
+		rs := &restores{}
+		app := newSocketApp(t, &echoes{}, socketAppOptions{
+			sockets: middleware.SocketsOptions{Restore: rs.restore,
+				RecheckEvery: time.Second}})
+		for range 4 {
+			g := annsGrant()
+			g.SessionID += strings.Repeat("x", int(running.Add(1)))
+			app.live(t, g)
+		}
+		running.Store(0)
+		rs.set(func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+			running.Add(1)
+			<-quit // a driver that does not look at its context
+			running.Add(-1)
+			return s, nil
+		})
+		time.Sleep(10 * time.Minute)
+		n := running.Load()
+		close(quit)
+		synctest.Wait()
+		require.LessOrEqual(t, n, int64(16))
 	})
 }

@@ -40,11 +40,10 @@ func ticks(causes chan<- error) http.Handler {
 	})
 }
 
-// A stream that AdmitRequests let in ends with its session, though its peer
-// reads nothing and its handler is blocked in Write. In HTTP/1.1 over TLS net/http
-// closes the connection in the Write that fails, and crypto/tls gives itself 5 s
-// to say goodbye to a peer that does not read: that is cut short as well.
-func TestRevokeEndsStreams(t *testing.T) {
+// A stream ends with its session, though its peer reads nothing and its handler blocks
+// in Write. In HTTP/1.1 over TLS, crypto/tls would wait 5 s for a peer that does not
+// read: that is cut short as well.
+func TestRevoke_EndsStreams(t *testing.T) {
 	for _, protocol := range []string{"h1", "h1 over TLS", "h2"} {
 		causes := make(chan error, 1)
 		app := newSocketApp(t, nil, socketAppOptions{guard: middleware.GuardOptions{AdmitRequests: true}})
@@ -70,15 +69,14 @@ func TestRevokeEndsStreams(t *testing.T) {
 		info := onlySocket(t, app.sockets)
 		require.True(t, info.Stream)
 		require.Positive(t, info.BytesOut)
-		require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
+		revokeAnn(t, app)
 		eventually(t, "the end of the handler", func() bool { return len(causes) == 1 })
 		require.ErrorIs(t, <-causes, tickets.ErrRevoked)
 		_, err = io.Copy(io.Discard, res.Body)
 		require.Error(t, err, "a stream that is cut must not look whole")
 		res.Body.Close()
 		client.CloseIdleConnections()
-		eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == 1 })
-		line := app.audit.Events(t, audit.SocketClosed)[0]
+		line := app.await(t, audit.SocketClosed, 1)[0]
 		require.Equal(t, "session_revoked", line["reason"])
 		require.Equal(t, 0.0, line["close_code"], "there are no close codes in HTTP")
 		require.Len(t, app.audit.Events(t, audit.SocketOpened), 1)
@@ -88,8 +86,8 @@ func TestRevokeEndsStreams(t *testing.T) {
 	}
 }
 
-// A patienceListener's connections tell when a Write that failed for its deadline
-// had one that lay ahead when it was set.
+// A patienceListener records a Write that failed at a deadline that was ahead when it
+// was set.
 type patienceListener struct {
 	net.Listener
 	ranOut *atomic.Bool
@@ -119,14 +117,14 @@ func (c *patienceConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// standstill waits until the handler of the only stream waits in a Write for its
-// peer to read.
+// standstill waits until the handler of the only stream blocks in a Write.
 func standstill(t testing.TB, app *socketApp) {
 	t.Helper()
 	blocked := func() bool {
 		for stack := range strings.SplitSeq(allStacks(), "\n\n") {
 			state, calls, _ := strings.Cut(stack, "\n")
-			if strings.Contains(calls, "middleware.(*socketWriter).") && (strings.Contains(state, "[IO wait") || strings.Contains(state, "[select")) {
+			waits := strings.Contains(state, "[IO wait") || strings.Contains(state, "[select")
+			if waits && strings.Contains(calls, "middleware.(*socketWriter).") {
 				return true
 			}
 		}
@@ -145,9 +143,10 @@ func standstill(t testing.TB, app *socketApp) {
 
 // RFC 9113 section 5.4.2: one RST_STREAM is enough, however long the handler of a
 // revoked stream goes on.
-func TestRevokedStreamIsResetOnce(t *testing.T) {
+func TestRevoke_ResetsAStreamOnce(t *testing.T) {
 	app := newSocketApp(t, nil, socketAppOptions{
-		guard: middleware.GuardOptions{AdmitRequests: true}, sockets: middleware.SocketsOptions{CloseGrace: 40 * time.Millisecond},
+		guard:   middleware.GuardOptions{AdmitRequests: true},
+		sockets: middleware.SocketsOptions{CloseGrace: 40 * time.Millisecond},
 	})
 	in, quit := make(chan struct{}), make(chan struct{})
 	srv := serveTLS(t, app.guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -155,21 +154,15 @@ func TestRevokedStreamIsResetOnce(t *testing.T) {
 		close(in)
 		<-quit
 	})))
-	conn, err := tls.Dial("tcp", srv.Listener.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}
+	conn, err := tls.Dial("tcp", srv.Listener.Addr().String(), config)
 	require.NoError(t, err)
 	defer conn.Close()
-	_, err = io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-	require.NoError(t, err)
-	for _, f := range []h2Frame{{kind: h2Settings}, {
-		kind: h2Headers, flags: h2EndStream | h2EndHeaders, stream: 1,
-		payload: h2Fields(":method", "GET", ":scheme", "https", ":authority", "app.example", ":path", app.ticketFor(t, annsGrant())),
-	}} {
-		_, err = conn.Write(f.bytes())
-		require.NoError(t, err)
-	}
+	target := app.ticketFor(t, annsGrant())
+	require.NoError(t, exchangeH2(conn, h2EndStream|h2EndHeaders, getH2(target)...))
 	<-in
-	require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: annsGrant().SessionID}))
-	time.AfterFunc(200*time.Millisecond, func() { close(quit) }) // many times what it would take for the next
+	revokeAnn(t, app)
+	time.AfterFunc(200*time.Millisecond, func() { close(quit) }) // time for many more
 	resets := 0
 	for ended := false; !ended; {
 		require.NoError(t, conn.SetReadDeadline(time.Now().Add(400*time.Millisecond)))
@@ -182,9 +175,8 @@ func TestRevokedStreamIsResetOnce(t *testing.T) {
 	<-quit
 }
 
-// A stream whose handler takes the connection over, and closes it, has both of its
-// lines.
-func TestStreamThatHijacks(t *testing.T) {
+// A stream whose handler hijacks the connection and closes it has both of its lines.
+func TestStream_ThatHijacksHasBothLines(t *testing.T) {
 	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if assert.NoError(t, err) {
@@ -192,25 +184,21 @@ func TestStreamThatHijacks(t *testing.T) {
 			_ = conn.Close()
 		}
 	}), socketAppOptions{tcp: true, guard: middleware.GuardOptions{AdmitRequests: true}})
-	conn, err := app.dial()
-	require.NoError(t, err)
-	defer conn.Close()
-	_, err = io.WriteString(conn, "GET "+app.ticketFor(t, annsGrant())+" HTTP/1.1\r\nHost: app.example\r\n\r\n")
-	require.NoError(t, err)
+	conn := app.begin(t, get(app.ticketFor(t, annsGrant())))
 	_, _ = io.ReadAll(conn)
-	eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == 1 })
-	line := app.audit.Events(t, audit.SocketClosed)[0]
+	line := app.await(t, audit.SocketClosed, 1)[0]
 	require.Equal(t, 0.0, line["close_code"])
 	require.Len(t, app.audit.Events(t, audit.SocketOpened), 1)
 	require.Empty(t, app.audit.Events(t, audit.UpgradeRefused))
 }
 
-// A stream's end by itself, and the next request on the same connection.
-func TestStreamEndsByItself(t *testing.T) {
+// A stream ends by itself, and the next request uses the same connection.
+func TestStream_EndIsRecordedAndTheConnectionStays(t *testing.T) {
 	app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.Copy(w, &io.LimitedReader{R: zeros{}, N: 100_000})
-	}), socketAppOptions{tcp: true, guard: middleware.GuardOptions{AdmitRequests: true}, sockets: middleware.SocketsOptions{MaxPerUser: 1}})
-	client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return app.dial() }}}
+	}), socketAppOptions{tcp: true, guard: middleware.GuardOptions{AdmitRequests: true},
+		sockets: middleware.SocketsOptions{MaxPerUser: 1}})
+	client := app.client()
 	defer client.CloseIdleConnections()
 	for i := range 3 {
 		res, err := client.Get("http://app.example" + app.ticketFor(t, annsGrant()))
@@ -220,7 +208,7 @@ func TestStreamEndsByItself(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, body, 100_000)
 		res.Body.Close()
-		eventually(t, "the last line", func() bool { return len(app.audit.Events(t, audit.SocketClosed)) == i+1 })
+		app.await(t, audit.SocketClosed, i+1)
 		require.Equal(t, "closed", app.audit.Events(t, audit.SocketClosed)[i]["reason"])
 	}
 }
