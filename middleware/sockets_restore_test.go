@@ -17,8 +17,6 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 )
 
-type restoreFunc = func(context.Context, *middleware.Session) (*middleware.Session, error)
-
 // blocksOn is a log's file that takes no line that contains text, until release is closed.
 type blocksOn struct {
 	io.Writer
