@@ -116,7 +116,7 @@ func lookupSessions(
 // withoutCredential keeps a credential out of the audit: the error of an HTTP
 // client contains the URL of its request.
 func withoutCredential(err error, value string) error {
-	if err == nil || len(value) < 8 { // so short, it is no secret, and part of any word
+	if err == nil || len(value) < 8 { // too short to be a secret, and part of any word
 		return err
 	}
 	text := err.Error()
@@ -186,9 +186,8 @@ func misconfigured(a Authenticator) error {
 	return nil
 }
 
-// authenticate calls a, and holds it to its contract: a session, or an error. An
-// expired session is returned with ErrSessionExpired, so that the audit can name
-// its provider.
+// authenticate calls a, and checks that it returns a session or an error. An expired
+// session is returned with ErrSessionExpired, so that the audit can name its provider.
 func authenticate(a Authenticator, w http.ResponseWriter, r *http.Request) (*Session, error) {
 	s, err := a.Authenticate(w, r)
 	switch {

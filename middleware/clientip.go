@@ -13,9 +13,8 @@ import (
 // ForwardedFor returns a ClientIP function for servers behind proxies: the
 // client's address is the rightmost one in X-Forwarded-For that none of the
 // trusted networks contains, provided that the peer itself is trusted. Name the
-// addresses of your own proxies only: every address that is trusted may say
-// what it likes about those before it, so a prefix of 0.0.0.0/0 lets anybody
-// choose the address that is logged.
+// addresses of your own proxies only: a trusted address can put any addresses before
+// its own, so a prefix of 0.0.0.0/0 lets anybody choose the address that is logged.
 //
 // With no trusted network the peer's address is all that is believed. Where a
 // trusted proxy passed on something that is not an address, the result is "":

@@ -20,9 +20,6 @@ import (
 // URL.RawQuery, RequestURI and every URL in Referer; a query that does not parse,
 // and may hide one, goes whole. A ticket that travels in Sec-WebSocket-Protocol, a
 // header that nobody logs, stays where it is for the Guard.
-//
-// A ticket that a log has caught is worth little: it is valid once, and for
-// seconds. But it is a credential until it is used.
 func ConcealTicket(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		query, ctx := r.URL.RawQuery, r.Context()
@@ -36,21 +33,6 @@ func ConcealTicket(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// forHandler returns the request as the handler behind a Guard gets it: with ctx, and
-// without the ticket, also in Sec-WebSocket-Protocol.
-func (in *incoming) forHandler(ctx context.Context) *http.Request {
-	r := in.WithContext(ctx)
-	stripTickets(r, true)
-	if len(in.inProtocol) == 0 {
-		return r
-	}
-	r.Header = r.Header.Clone() // others may hold on to the original
-	if r.Header.Del(protocolHeader); len(in.protocols) > 0 {
-		r.Header.Set(protocolHeader, strings.Join(in.protocols, ", "))
-	}
-	return r
 }
 
 // stripTickets takes the tickets out of the URLs of r, and reports whether there were any. What r

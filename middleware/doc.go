@@ -15,8 +15,8 @@
 // A refusal is one line in the audit, written before the client gets its answer:
 // a JSON object whose error says what the client can act on. Over
 // [RejectByClosing], and when a live socket is closed, a page reads the close code
-// instead, with the error as its reason. Having no credential at all is everyday
-// life, and not recorded ("-"). The audit alone learns the [Rejection]'s Reason;
+// instead, with the error as its reason. A request without a credential is
+// normal, and not recorded ("-"). The audit alone learns the [Rejection]'s Reason;
 // it shows ticket and session ids only hashed. This is all that is refused:
 //
 //	event                   status error                      close reasons
@@ -58,16 +58,10 @@
 // that Restore refused, or (403) that is not the one in the request's context.
 //
 // A live socket is closed with 4401 (session_revoked, session_expired, or the
-// application's own reason), 4429 (evicted), 1013 (unavailable), 1001
-// (going_away) or 1011 (panic). Its ws_closed has the same reason, or closed
-// (by the handler) or dropped. ws_upgrade_refused with upgrade_failed is a socket
-// that was admitted, and whose handler never took the connection.
-// session_verify_failure with recheck is a Restore that could not decide.
+// application's own reason), 4429 (evicted), 1013 (unavailable), 1001 (going_away)
+// or 1011 (panic); ws_closed has the reason: see [CloseError]. ws_upgrade_refused
+// with upgrade_failed is a socket whose handler never took the connection, and
+// session_verify_failure with recheck a Restore that could not decide.
 //
-// # What is promised
-//
-// What cannot be decided is refused, and signs nobody out. A request that is
-// malformed, comes from another site's page or finds no room leaves its ticket
-// valid; the ticket is consumed last. A socket ends when its session does: see
-// [Sockets].
+// What cannot be decided is refused, and signs nobody out.
 package middleware

@@ -103,7 +103,7 @@ func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *
 		}
 		rej = g.reject(r, err)
 	}
-	rej.closing = mentionsUpgrade(r) && r.ProtoMajor == 1
+	rej.closing = mayBeUpgrade(r) && r.ProtoMajor == 1
 	rej.record(g.opts.Audit, r, clientIP(g.opts.ClientIP, r), "", s)
 	return nil, rej
 }
@@ -119,8 +119,8 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 		if s == nil {
 			r = g.public.canonical(r)
 		}
-		// Where it is the same, the context of a live socket keeps it up to date. An
-		// outer gate's that is not recognised here goes.
+		// Keep a context that has this session already: a live socket's stays current.
+		// Hide an outer gate's session that this gate does not accept.
 		if outer, _ := SessionFrom(r.Context()); s != outer {
 			r = r.WithContext(WithSession(r.Context(), s))
 		}

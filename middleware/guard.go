@@ -34,8 +34,8 @@ type GuardOptions struct {
 	// Origins are all the origins whose pages may open a socket, such as
 	// "https://app.example", in the form in which browsers send them.
 	// Default: the request's own. Behind a proxy that ends TLS, name the public
-	// origin; and let the WebSocket library allow the same ones, for it checks
-	// again when the ticket is consumed.
+	// origin. Allow the same ones in the WebSocket library: it checks Origin too,
+	// after the ticket is consumed.
 	Origins []string
 	// RequireOrigin refuses requests without an Origin. Browsers always send one.
 	// Default: they are allowed, the ticket being the proof.
@@ -52,8 +52,8 @@ type GuardOptions struct {
 	// for applications that must have no credential in a URL (OWASP ASVS 5.0,
 	// 14.2.1). The ticket stays valid. Not with AdmitRequests.
 	RequireProtocol bool
-	// PassOthers passes on what is no upgrade and resembles none, without a
-	// session, for a Guard around a whole router. A "Connection: upgrade" alone
+	// PassOthers calls next, without a session, for a request that does not resemble
+	// an upgrade: for a Guard around a whole router. "Connection: upgrade" alone
 	// resembles one: an nginx in front must send it with upgrades only
 	// (map $http_upgrade). Default: 426.
 	PassOthers bool
@@ -128,11 +128,11 @@ func (g *Guard) Sockets() *Sockets { return g.sockets }
 func (g *Guard) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		in := readIncoming(r)
-		if g.opts.PassOthers && !mentionsUpgrade(r) && !g.isStream(in) {
+		if g.opts.PassOthers && !mayBeUpgrade(r) && !g.isStream(in) {
 			next.ServeHTTP(w, r)
 			return
 		}
-		k, rej := g.admit(in, w)
+		k, rej := g.decideAndRecord(in, w)
 		if rej != nil {
 			rej.answer(w, r, g.opts.OnReject)
 			return
@@ -151,7 +151,7 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 // [Admission.ResponseWriter]. Admit ignores PassOthers.
 func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
 	in := readIncoming(r)
-	k, rej := g.admit(in, nil)
+	k, rej := g.decideAndRecord(in, nil)
 	if rej != nil {
 		return nil, rej
 	}
@@ -162,20 +162,20 @@ func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
 	}, nil
 }
 
-// admit decides, and records a Rejection. w is nil for Admit.
-func (g *Guard) admit(in *incoming, w http.ResponseWriter) (*socket, *Rejection) {
+// decideAndRecord decides, and records a Rejection. w is nil for Admit.
+func (g *Guard) decideAndRecord(in *incoming, w http.ResponseWriter) (*socket, *Rejection) {
 	in.ip = clientIP(g.opts.ClientIP, in.Request)
 	k, rej := g.decide(in, w)
 	if rej != nil {
-		// A proxy may forward what comes behind an upgrade without waiting for the 101, and
-		// nothing of that may be served.
+		// A proxy may send the next bytes before it reads the 101: close, so that they are
+		// not served as a request.
 		rej.closing = in.ProtoMajor == 1
 		rej.record(g.opts.Audit, in.Request, in.ip, in.ticketID, in.session)
 	}
 	return k, rej
 }
 
-// decide applies the seven steps. The ticket is valid until step 6 consumes it.
+// decide applies the seven steps.
 func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection) {
 	// 1. A WebSocket upgrade, or a stream? 2. Well-formed?
 	stream := g.isStream(in)
@@ -196,8 +196,9 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 	}
 	key := ticket.Key()
 	in.ticketID = ticketID(key)
-	// 5. Room? Nothing is reserved yet.
-	gaps, rej := g.sockets.hasRoom()
+	// 5. Room? Nothing is reserved yet. A gap in the revocation log between here and
+	// admit schedules a recheck.
+	gapsSeen, rej := g.sockets.hasRoom()
 	if rej != nil {
 		return nil, rej
 	}
@@ -211,7 +212,7 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 	if rej != nil {
 		return nil, rej
 	}
-	return g.sockets.admit(in, session, stream, gaps)
+	return g.sockets.admit(in, session, stream, gapsSeen)
 }
 
 // isStream reports whether in is a plain request with a ticket, which

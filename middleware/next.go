@@ -14,8 +14,8 @@ const maxNext = 2 << 10
 // Next returns where to go after sign-in: the form's next, or else the query's,
 // if it is a path on this server, and "/" if it is missing, there twice, longer
 // than 2 KiB, the sign-in page itself, or anything that a browser could take
-// elsewhere. Redirect to nothing but what Next returns: an open redirect behind
-// a sign-in is what phishing is made of.
+// elsewhere. Redirect only to what Next returns: attackers use open redirects for
+// phishing.
 //
 // It calls [http.Request.ParseForm]; bound the body first with
 // [http.MaxBytesReader].

@@ -11,7 +11,7 @@ import (
 )
 
 // hasRoom returns a Rejection if nobody can be admitted now. It reserves nothing.
-// gaps is for admit.
+// admit takes the gaps.
 func (s *Sockets) hasRoom() (gaps uint64, rej *Rejection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -54,8 +54,8 @@ type refusal struct {
 	reason    string
 }
 
-// The table of all that a Gate, a Mint, and a Guard with its Sockets refuse. Having
-// no session is everyday life: every page's first request.
+// The table of all that a Gate, a Mint, and a Guard with its Sockets refuse. A request
+// without a session is normal, and not recorded: every page's first one is.
 var (
 	refusedNoSession     = &refusal{401, codeUnauthenticated, 4401, "", reasonNoSession}
 	refusedSession       = &refusal{401, codeSessionExpired, 4401, audit.SessionVerifyFailure, reasonInvalid}

@@ -1,6 +1,7 @@
 package middleware
 
 import (
+	"context"
 	"encoding/base64"
 	"iter"
 	"net/http"
@@ -37,8 +38,7 @@ type incoming struct {
 
 	longProtocols bool // more subprotocols than are read
 
-	// What the guard knows, for the audit; in ticketID and session, "" and nil until
-	// then.
+	// For the audit. ticketID is "" and session nil until they are known.
 	ip       string
 	ticketID string
 	session  *Session
@@ -54,7 +54,7 @@ func readIncoming(r *http.Request) *incoming {
 	in.inQuery = values[ticketParam]
 	offered := r.Header[protocolHeader]
 	if in.longProtocols = len(strings.Join(offered, "")) > maxQuery; in.longProtocols {
-		offered = nil // a stranger's list of a megabyte costs a hundred to split
+		offered = nil // to split a megabyte of commas allocates a hundred
 	}
 	for p := range elements(offered) {
 		if value, ok := strings.CutPrefix(p, protocolPrefix); ok {
@@ -123,6 +123,21 @@ func (in *incoming) ticket() (tickets.Ticket, *Rejection) {
 	return tickets.Ticket(found[0]), nil
 }
 
+// forHandler returns the request as the handler behind a Guard gets it: with ctx, and
+// without the ticket, also in Sec-WebSocket-Protocol.
+func (in *incoming) forHandler(ctx context.Context) *http.Request {
+	r := in.WithContext(ctx)
+	stripTickets(r, true)
+	if len(in.inProtocol) == 0 {
+		return r
+	}
+	r.Header = r.Header.Clone() // others may hold on to the original
+	if r.Header.Del(protocolHeader); len(in.protocols) > 0 {
+		r.Header.Set(protocolHeader, strings.Join(in.protocols, ", "))
+	}
+	return r
+}
+
 // resemblesUpgrade reports whether anything about r could make a WebSocket
 // library or a proxy take it for an upgrade. Two of the libraries in use answer
 // 101 to "Connection: not-upgrade": what resembles an upgrade must never get
@@ -139,9 +154,9 @@ func resemblesUpgrade(r *http.Request) bool {
 	return false
 }
 
-// mentionsUpgrade reports whether r resembles an upgrade, or has "upgrade" alone
+// mayBeUpgrade reports whether r resembles an upgrade, or has "upgrade" alone
 // in Connection, as some proxies send it with every request.
-func mentionsUpgrade(r *http.Request) bool {
+func mayBeUpgrade(r *http.Request) bool {
 	return resemblesUpgrade(r) || hasToken(r.Header["Connection"], "upgrade")
 }
 
@@ -184,8 +199,8 @@ func elements(lines []string) iter.Seq[string] {
 	}
 }
 
-// sentQueryKey finds the query as it was before ConcealTicket; a pointer, for a context
-// prints the strings that it carries.
+// sentQueryKey finds the query as it was before ConcealTicket. It is a pointer, because
+// printing a context prints its strings.
 type sentQueryKey struct{}
 
 // sentPath returns the path that the client asked for, whatever the handlers in

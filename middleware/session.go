@@ -46,6 +46,7 @@ func shortSessionID(id string) string {
 	return shortHex(h[:])
 }
 
+// expired reports whether the session has ended.
 func (s *Session) expired() bool { return passed(s.ExpiresAt, time.Now()) }
 
 // same reports whether both are the same sign-in of the same person.
