@@ -57,7 +57,7 @@ func TestGuard_LongListOfProtocolsIs400(t *testing.T) {
 	require.Less(t, allocated(func() { b.guard.Admit(r) }), uint64(8<<20))
 }
 
-// CWE-405: nobody reads the header of a peer that is not trusted.
+// CWE-405: the header of a peer that is not trusted is not read.
 func TestForwardedFor_ReadsOnlyWhatItTrusts(t *testing.T) {
 	client := middleware.ForwardedFor(netip.MustParsePrefix("10.0.0.0/8"))
 	r := httptest.NewRequest("GET", "/", nil)
@@ -113,7 +113,7 @@ func TestRefusalLine_PathAndOriginAreCut(t *testing.T) {
 	}
 }
 
-// BenchmarkRefuseLong is what a refusal costs whose path is the audit's worst.
+// BenchmarkRefuseLong is the cost of a refusal with a path that the audit reads slowly.
 func BenchmarkRefuseLong(b *testing.B) {
 	log := must(audit.OpenFile(filepath.Join(b.TempDir(), "auth.log"), &audit.FileOptions{
 		RepeatsPerMinute: 1 << 30, RefusalsPerMinute: 1 << 30,

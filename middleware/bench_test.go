@@ -24,8 +24,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// opaque hides a handler from the compiler. Else it puts the copy of the request on
-// the stack, as in no program that chains handlers.
+// opaque hides a handler from the compiler, which would put the copy of the request on the
+// stack. It cannot in a program that chains handlers.
 var opaque http.Handler
 
 // BenchmarkGatePass measures a request that a Gate lets through, over CookieSessions and a
@@ -263,7 +263,7 @@ func (*deadConn) SetWriteDeadline(time.Time) error { return nil }
 
 var bareSwitching = []byte("HTTP/1.1 101 Switching Protocols\r\n\r\n")
 
-// opensAndCloses does of a WebSocket library only what it does to the connection.
+// opensAndCloses does to a connection what a WebSocket library does, and no more.
 var opensAndCloses = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 	conn, _, err := w.(http.Hijacker).Hijack()
 	if err != nil {
@@ -284,8 +284,8 @@ func upgrades(tb testing.TB, issuer *tickets.Issuer, n int) []*http.Request {
 	return rs
 }
 
-// BenchmarkAdmit is what a guard adds to an upgrade that comes in, from the
-// request to the closed connection.
+// BenchmarkAdmit measures an admitted upgrade, bare and guarded, from the request to the
+// closed connection.
 func BenchmarkAdmit(b *testing.B) {
 	guard, issuer := benchGuard(b, middleware.GuardOptions{})
 	for _, c := range []struct {
@@ -338,7 +338,7 @@ func idleBytes(b *testing.B, n int, guarded bool) float64 {
 	return float64(int64(after)-int64(before)) / float64(n)
 }
 
-// idle holds a socket and waits for what never comes.
+// idle holds a socket until its read fails.
 func idle(handlers *sync.WaitGroup) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handlers.Add(1)
@@ -478,8 +478,8 @@ func (p *pages) await(want string) error {
 	return err
 }
 
-// TestPagesProcess is the other process of BenchmarkRevokeTenThousand, and
-// nothing by itself.
+// TestPagesProcess is the other process of BenchmarkRevokeTenThousand. It is skipped
+// otherwise.
 func TestPagesProcess(t *testing.T) {
 	addr := os.Getenv(pagesEnv)
 	if addr == "" {

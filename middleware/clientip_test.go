@@ -115,7 +115,7 @@ func TestForwardedFor_ReturnsTheAddressBeforeTrustedProxies(t *testing.T) {
 	}
 }
 
-// The same rows over the wire, where the peer is this machine: trusted where the row's is.
+// The same rows over the wire. The peer is this machine, trusted if the row's peer is.
 func TestForwardedFor_IsTheSameOverTheWire(t *testing.T) {
 	for _, c := range forwardedFor {
 		if c.peer != "10.0.0.1:1" && c.peer != "192.0.2.7:1" {
@@ -141,7 +141,7 @@ func TestForwardedFor_IsTheSameOverTheWire(t *testing.T) {
 	}
 }
 
-// Without a named proxy none is trusted: no door believes a header by default.
+// No header is trusted by default.
 func TestClientIP_NoProxyIsTrustedByDefault(t *testing.T) {
 	gate, gateRec := newGate(t, middleware.GateOptions{})
 	b := newBed(t, middleware.GuardOptions{})
@@ -164,7 +164,7 @@ func TestClientIP_NoProxyIsTrustedByDefault(t *testing.T) {
 	}
 }
 
-// Other headers are anybody's to set.
+// Headers other than X-Forwarded-For are ignored.
 func TestForwardedFor_ReadsNoOtherHeader(t *testing.T) {
 	clientIP := middleware.ForwardedFor(prefixes("127.0.0.1/32")...)
 	gate, rec := newGate(t, middleware.GateOptions{ClientIP: clientIP})

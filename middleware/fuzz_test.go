@@ -23,8 +23,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// FuzzGatePaths: what http.ServeMux would not serve as written is never public,
-// what is written plainly and served always is, and no way back leads away.
+// FuzzGatePaths: a path that http.ServeMux does not serve as written is never public. A
+// plain path that it serves always is. No way back leads away.
 func FuzzGatePaths(f *testing.F) {
 	for _, c := range hostilePaths {
 		f.Add("GET", c.target)
@@ -90,8 +90,8 @@ func FuzzGatePaths(f *testing.F) {
 	})
 }
 
-// readsAsOne reports whether a path names the same thing to those who decode it, to those
-// who do not, to those who take \ for / and to those who drop what follows a ; in a segment.
+// readsAsOne reports whether all readers of a path agree: those that decode it, that do not,
+// that take \ for /, and that drop what follows a ; in a segment.
 func readsAsOne(u *url.URL) bool {
 	drop := regexp.MustCompile(`;[^/]*`)
 	for _, reading := range []string{
@@ -108,8 +108,8 @@ func readsAsOne(u *url.URL) bool {
 		!strings.Contains(escaped, "%2f") && !strings.Contains(escaped, "%2e")
 }
 
-// FuzzNext: what is returned is local to every browser, and not the page that
-// asks; what is returned was given.
+// FuzzNext: Next returns its value, or "/". It is local to every browser, and not the page
+// that asks.
 func FuzzNext(f *testing.F) {
 	for _, c := range nextValues {
 		if len(c.value) < 100 { // the fuzzer would spend its time on shortening the others
@@ -148,8 +148,8 @@ func FuzzNext(f *testing.F) {
 	})
 }
 
-// FuzzCookies: against http.Request.CookiesNamed. What it does not see is never
-// looked up, and where there is no doubt about what it sees, that is.
+// FuzzCookies compares with http.Request.CookiesNamed: nothing else is looked up, and a
+// value without doubt always is.
 func FuzzCookies(f *testing.F) {
 	for _, seed := range []string{
 		"sid=a", "a=b; sid=c", `sid="a"`, "sid=a; sid=b", "sid=a\nsid=a", "sid=;sid=a", `sid=a; sid="a"`,
@@ -229,8 +229,7 @@ func FuzzBearer(f *testing.F) {
 	})
 }
 
-// FuzzForwardedFor: against one that joins the lines and walks back; and what is
-// returned is an address, of the peer's or the proxies' own writing.
+// FuzzForwardedFor compares with a function that joins the lines and walks back.
 func FuzzForwardedFor(f *testing.F) {
 	for _, c := range forwardedFor {
 		f.Add(c.peer, strings.Join(c.lines, "\n"))
@@ -320,8 +319,7 @@ func FuzzOrigin(f *testing.F) {
 	})
 }
 
-// grantsAll is a store to which every ticket is good, and which remembers the
-// last one that it was given.
+// grantsAll is a store that grants every ticket, with the last grant that was put.
 type grantsAll struct {
 	last  tickets.Grant
 	takes int
@@ -345,9 +343,9 @@ func fuzzGuard(f *testing.F, opts middleware.GuardOptions) (*middleware.Guard, *
 	return must(middleware.NewGuard(issuer, &opts)), store
 }
 
-// Invariants: two tickets are never one, wherever they are; a guard that lets somebody in
-// has asked the store once, about one ticket of the right form, and one that refuses for two
-// has not asked; and behind ConcealTicket the verdict is the same, to the letter.
+// Invariants: two tickets are always refused, without asking the store. An admitted request
+// has asked the store once, about one well-formed ticket. Behind ConcealTicket the verdict
+// is the same.
 func FuzzTicketCarriers(f *testing.F) {
 	for _, tc := range refusals {
 		fill := strings.NewReplacer("{T}", minted, "{T2}", minted, "{U}", minted)
@@ -416,8 +414,8 @@ func looksMinted(s string) bool {
 	return len(s) == 43 && strings.Trim(s, base64url) == ""
 }
 
-// Invariants: what a guard with PassOthers passes on has nothing of an upgrade;
-// what it lets in is an upgrade by the letter of RFC 6455 section 4.2.1.
+// Invariants: a request that PassOthers passes on has nothing of an upgrade. An admitted
+// upgrade is one by RFC 6455 section 4.2.1.
 func FuzzUpgradeHeaders(f *testing.F) {
 	for _, tc := range refusals {
 		if r := readRequest(tc.request); r != nil && len(tc.request) < 4096 {
@@ -467,9 +465,9 @@ func FuzzUpgradeHeaders(f *testing.F) {
 	})
 }
 
-// Invariants: nothing that looks like a ticket is left under the name, nor anything at all
-// of an upgrade's; what is left is the other parameters, byte for byte and in order, or
-// nothing where the query does not parse; and URL, RequestURI and Referer tell the same.
+// Invariants: no value that looks like a ticket is left under its name, and no ticket
+// parameter of an upgrade. The other parameters are left byte for byte and in order, or
+// nothing of a query that does not parse. URL, RequestURI and Referer agree.
 func FuzzConcealTicket(f *testing.F) {
 	for _, row := range concealRows[:len(concealRows)-1] {
 		f.Add(row.query, true)
@@ -516,8 +514,8 @@ func FuzzConcealTicket(f *testing.F) {
 			}
 			return
 		}
-		// Whatever is left stands in query in the same order, byte for byte; and what
-		// went is named like a ticket.
+		// What is left stands in query in the same order, and nothing that looks like a ticket is
+		// left.
 		rest := query
 		separates := func(c rune) bool { return strings.ContainsRune("&?#", c) }
 		for part := range strings.FieldsFuncSeq(left, separates) {
@@ -535,9 +533,9 @@ func FuzzConcealTicket(f *testing.F) {
 
 var ticketValue = regexp.MustCompile(`(?i)ticket[^=&?#%]*=(.*[^\w%-])?[\w-]{43}([&?#]|$)`)
 
-// Invariants: whatever the body, the answer is a ticket, 400, 413 or 415; a
-// ticket's endpoint is a clean path, the one that Authorize was asked about and
-// that the body names; and a body that names one never makes a ticket for all.
+// Invariants: the answer is a ticket, 400, 413 or 415. A ticket's endpoint is a clean path
+// that Authorize was asked about. A body that names an endpoint never mints a ticket for
+// all.
 func FuzzMintBody(f *testing.F) {
 	for _, body := range []string{
 		"", "{}", "null", `{"endpoint":"/ws"}`, `{"endpoint":"/ws/../a"}`, `{"endpoint":"//a"}`,
@@ -592,7 +590,7 @@ func FuzzMintBody(f *testing.F) {
 	})
 }
 
-// answers is a store that returns what it is told to.
+// answers is a store that returns a given answer.
 type answers struct {
 	g   tickets.Grant
 	err error
@@ -603,10 +601,9 @@ func (s *answers) Take(context.Context, tickets.Key) (tickets.Grant, error) {
 	return s.g, s.err
 }
 
-// Invariants: whatever a store returns, somebody is let in only with a grant and
-// no error, for this path, of a session that has not ended, and as whom the grant
-// names; what is no answer is 503 and what is a no is 401, each the same to the
-// last byte; and each leaves one line.
+// Invariants: a request is admitted only with a grant and no error, for this path, of a
+// session that has not ended, and as the grant's user. A failure is 503 and an invalid
+// ticket 401, always the same bytes. Each refusal leaves one line.
 func FuzzStoreAnswer(f *testing.F) {
 	for kind := range uint8(10) {
 		f.Add(kind, "session", "oidc", "ann", "", "", int64(30), int64(0))

@@ -41,8 +41,8 @@ func withNext(body, next string) string {
 	return strings.Replace(body, `"/login"`, `"/login?next=`+url.QueryEscape(next)+`"`, 1)
 }
 
-// line is the audit line of a session that the gate could not accept. Its path
-// is quoted as JSON does it.
+// line is the audit line of a session that the gate does not accept. path is quoted as in
+// JSON.
 func line(reason, path, more string) string {
 	return `{"event":"session_verify_failure","reason":"` + reason +
 		`","ip":"127.0.0.1","path":"` + path + `"` + more + "}\n"
@@ -263,8 +263,7 @@ func TestGate_LoginURLGetsNextParameter(t *testing.T) {
 	}
 }
 
-// A ticket is a credential: a page load that carries one must not lead to a
-// sign-in page, and its logs and Referer, with the ticket in the way back.
+// A ticket in a page's URL is a credential: the redirect to the sign-in page leaves it out.
 func TestGate_RedirectHasNoTicket(t *testing.T) {
 	ticket := secretMark + strings.Repeat("x", 43-len(secretMark))
 	gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login"})
@@ -732,7 +731,7 @@ func TestNewGate_RefusesBadOptions(t *testing.T) {
 	}
 }
 
-// Options are copied: what is done to them afterwards changes no gate.
+// Options are copied: later changes have no effect.
 func TestNewGate_CopiesOptions(t *testing.T) {
 	opts := middleware.GateOptions{LoginURL: "/login", API: []string{"/rpc/"},
 		Public: []string{"/public/"}}

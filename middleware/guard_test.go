@@ -295,12 +295,7 @@ func TestGuard_LibraryBehindItOpensSockets(t *testing.T) {
 			return alice.New(middleware.ConcealTicket, b.guard.Wrap).Then(guardedEcho)
 		}),
 		"Admit": sockets(func(b *bed) http.Handler {
-			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				a, rej := b.guard.Admit(r)
-				if rej != nil {
-					rej.ServeHTTP(w, r)
-					return
-				}
+			return admitting(b.guard, func(a *middleware.Admission, w http.ResponseWriter) {
 				defer a.Release()
 				assert.Equal(t, "ann", a.Session.UserID)
 				guardedEcho(a.ResponseWriter(w), a.Request)
@@ -447,8 +442,8 @@ func TestGuard_NotHijackableIs501(t *testing.T) {
 	}
 }
 
-// What Restore returns is the session that the handler sees; who it is, and
-// what the ticket was minted for, stay the ticket's.
+// The handler sees the session that Restore returns. Who it is, and the ticket's data, stay
+// the ticket's.
 func TestGuard_RestoreFillsInTheSession(t *testing.T) {
 	type cart struct{ items int }
 	end := time.Now().Add(time.Hour).Round(0)

@@ -541,6 +541,21 @@ func byHand(t testing.TB, do func(c net.Conn, r *http.Request)) http.Handler {
 	})
 }
 
+// admitting is a handler that calls Admit itself, as an application with a router of its
+// own does.
+func admitting(
+	g *middleware.Guard, do func(*middleware.Admission, http.ResponseWriter),
+) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a, rej := g.Admit(r)
+		if rej != nil {
+			rej.ServeHTTP(w, r)
+			return
+		}
+		do(a, w)
+	})
+}
+
 // runInBubble is t.Run with synctest.Test.
 func runInBubble(t *testing.T, name string, f func(t *testing.T)) {
 	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
@@ -565,13 +580,13 @@ func h1Client(srv *httptest.Server) *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-// held is what a handler by hand gives to the test that runs it.
+// held is a handler's connection and context, for the test.
 type held struct {
 	conn net.Conn
 	ctx  context.Context
 }
 
-// holder gives its connection and its context away, and returns.
+// holder sends its connection and context to out, and returns.
 func holder(t *testing.T, out chan<- held) http.Handler {
 	return byHand(t, func(c net.Conn, r *http.Request) { out <- held{c, r.Context()} })
 }

@@ -236,7 +236,7 @@ func readRequest(raw string) *http.Request {
 func sendH2(t testing.TB, srv *httptest.Server, method, target string, lines ...string) answer {
 	t.Helper()
 	const name = "app.example"
-	// What stands in Opaque is sent as it is, once scheme and name are taken off.
+	// The server gets Opaque as it is, without scheme and host.
 	u := &url.URL{Scheme: "https", Host: srv.Listener.Addr().String(), Opaque: "//" + name + target}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

@@ -469,7 +469,7 @@ func TestNewMint_RefusesTTLUnderOneSecond(t *testing.T) {
 	}
 }
 
-// A store is shown the SHA-256 of a ticket, and every ticket is another.
+// A store sees only the SHA-256 of a ticket. All tickets differ.
 func TestMint_TicketsDifferAndAreStoredHashed(t *testing.T) {
 	b := newMintBed(t, middleware.MintOptions{}, ann())
 	srv := serveTLS(t, b.handler)

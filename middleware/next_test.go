@@ -172,7 +172,7 @@ func TestNext_FormIsBeforeQuery(t *testing.T) {
 	}
 }
 
-// Behind StripPrefix the sign-in page is still where the browser went.
+// Behind StripPrefix the sign-in page is the path that the browser asked for.
 func TestNext_InsideStripPrefixIsNotTheSignInPage(t *testing.T) {
 	srv := serve(t, http.StripPrefix("/app", answersNext))
 	assert.Equal(t, "/", send(t, srv, get("/app/login?next=/app/login")).Body)

@@ -40,9 +40,9 @@ var (
 	listedOrHTTP = allowed(true, true, false)
 )
 
-// originRows are what a page's browser says of it, and whether the page may mint
-// and open: with the list https://app.example and http://dev.example:8080, and
-// with none, which is the same origin. The fuzz target starts from them too.
+// originRows are Origin lines, and whether they may mint and open: with the list
+// https://app.example and http://dev.example:8080, and without a list, for the same origin
+// only. The fuzz target starts from them too.
 var originRows = []originRow{
 	always("absent: not a browser", "", ""),
 	always("the page's own", "", "", "https://app.example"),

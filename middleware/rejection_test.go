@@ -84,7 +84,7 @@ func TestGuard_RefusalClosesConnection(t *testing.T) {
 	}
 }
 
-// The same of a gate, where the request resembles an upgrade.
+// A gate closes the connection behind a refused request that resembles an upgrade.
 func TestGate_RefusedUpgradeClosesConnection(t *testing.T) {
 	for name, onReject := range map[string]onReject{
 		"default": nil,

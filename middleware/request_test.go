@@ -47,7 +47,7 @@ func foreign(name, source string, origins ...string) refusal {
 	return row
 }
 
-// malformed is an upgrade whose ticket has not the form of one.
+// malformed is an upgrade with a malformed ticket.
 func malformed(escaped, value, name string) refusal {
 	row := notMinted(name, "RFC 4648 5", upgrade("GET", "/ws?ticket="+escaped))
 	row.more = `,"ticket_id":"{ID:` + value + `}"`
@@ -231,7 +231,7 @@ func TestGuard_RefusalLeavesTicketValid(t *testing.T) {
 	}
 }
 
-// Every way to say it that RFC 9110 and RFC 6455 allow.
+// Every spelling of a handshake that RFC 9110 and RFC 6455 allow is admitted.
 func TestGuard_AdmitsEverySpelling(t *testing.T) {
 	b := newBed(t, middleware.GuardOptions{})
 	h := b.guard.Wrap(accepts)
@@ -285,8 +285,8 @@ func TestGuard_AdmitsEverySpelling(t *testing.T) {
 	}
 }
 
-// What a client sends behind its handshake, without waiting for the answer, is
-// the WebSocket library's (RFC 6455 section 4.1 forbids it; some do it).
+// Bytes behind a handshake are left for the WebSocket library. RFC 6455 section 4.1 forbids
+// them, and some clients send them.
 func TestGuard_LeavesPipelinedBytes(t *testing.T) {
 	b := newBed(t, middleware.GuardOptions{})
 	const frame = "\x81\x85\x01\x02\x03\x04igoh{" // masked text

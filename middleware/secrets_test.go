@@ -78,8 +78,7 @@ func (o *outlets) search(t *testing.T, sent string, secrets ...string) {
 	clear(o.out)
 }
 
-// searchLogs is search of all that the logs have from the first request to the
-// end of the last handler.
+// searchLogs searches the logs of all requests, when the last handler has ended.
 func (o *outlets) searchLogs(t *testing.T, secrets []string) {
 	t.Helper()
 	o.handlers.Wait()
@@ -94,12 +93,11 @@ func (o *outlets) searchLogs(t *testing.T, secrets []string) {
 	o.search(t, "GET /any", secrets...)
 }
 
-// secretApp is every handler of this package in the order in which a request meets them,
-// over HTTP/1.1 and over HTTP/2, and all that they say goes to outlets.
+// secretApp has every handler of this package, in the order in which a request meets them,
+// over HTTP/1.1 and HTTP/2. All their output goes to outlets.
 func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *tickets.Issuer) {
 	show := func(name string, v any) { o.add(name, fmt.Sprintf("%v\n%+v\n%#v\n%s", v, v, v, v)) }
-	// All that a request shows of itself, but for the credentials that are the
-	// application's own to read.
+	// The request without the credentials that an application may read.
 	view := func(r *http.Request) *http.Request {
 		c := r.Clone(r.Context())
 		for _, name := range []string{
@@ -213,8 +211,7 @@ func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *ticke
 
 var errQuotes = errors.New("dial tcp: connection refused")
 
-// quotes is a session store that is away, and whose client's errors name what
-// was asked for, as those of net/http's do.
+// quotes is a session store that is away. Its errors quote the key, as those of net/http do.
 func quotes(_ context.Context, value string) (*middleware.Session, error) {
 	u := "https://sessions.internal/v1/sessions/" + value + "?token=" + value
 	return nil, &url.Error{Op: "Get", URL: u, Err: errQuotes}
@@ -228,7 +225,7 @@ func TestSecrets_AppearNowhere(t *testing.T) {
 	t.Cleanup(func() { slog.SetDefault(before) })
 	h1, h2, issuer := secretApp(t, o)
 
-	// {T}: a ticket, minted for the one who asks. Everything else that is secret is marked.
+	// {T} is a ticket of the client's. Every other secret is marked.
 	type door struct {
 		name, suffix string // of the path
 		lines        []string
@@ -329,8 +326,7 @@ func TestSecrets_AppearNowhere(t *testing.T) {
 	o.searchLogs(t, secrets)
 }
 
-// answerOverH2 is all of the answer, or why there is none: a handler that panics
-// resets its stream.
+// answerOverH2 is the whole answer, or "" if the stream was reset, as by a panic.
 func answerOverH2(t *testing.T, srv *httptest.Server, method, target, body string, lines []string,
 	fill func(string) string) string {
 	r := must(http.NewRequestWithContext(t.Context(), method, srv.URL, strings.NewReader(body)))
@@ -348,7 +344,7 @@ func answerOverH2(t *testing.T, srv *httptest.Server, method, target, body strin
 	return answer{res.Proto, res.StatusCode, res.Header, string(got)}.String()
 }
 
-// A session id may be the very cookie: printing who is there must not show it.
+// A session id may be the cookie's value: a printed session does not show it.
 func TestSession_PrintsNoID(t *testing.T) {
 	s := ann()
 	requireNoSecret(t, "a printed *Session", s)

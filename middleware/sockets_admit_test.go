@@ -22,12 +22,7 @@ import (
 // with a router of its own does. Upgrades go to h, and what is no upgrade is a
 // stream that lives until its context ends; /refuse takes no connection.
 func framework(t *testing.T, app *socketApp, h http.Handler, streams chan<- error) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a, rej := app.guard.Admit(r)
-		if rej != nil {
-			rej.ServeHTTP(w, r)
-			return
-		}
+	return admitting(app.guard, func(a *middleware.Admission, w http.ResponseWriter) {
 		defer a.Release()
 		defer a.Release() // idempotent
 		s, ok := middleware.SessionFrom(a.Request.Context())
@@ -35,9 +30,9 @@ func framework(t *testing.T, app *socketApp, h http.Handler, streams chan<- erro
 		assert.Equal(t, a.Session, s)
 		w = a.ResponseWriter(w)
 		switch {
-		case r.URL.Path == "/refuse":
+		case a.Request.URL.Path == "/refuse":
 			http.Error(w, "no", http.StatusTeapot)
-		case r.Header.Get("Upgrade") == "":
+		case a.Request.Header.Get("Upgrade") == "":
 			w.WriteHeader(http.StatusOK)
 			assert.NoError(t, http.NewResponseController(w).Flush())
 			<-a.Request.Context().Done()
@@ -153,7 +148,7 @@ func TestWrap_PanicAfterHijackCloses1011(t *testing.T) {
 	}
 }
 
-// The cause is in the context, for what the handler has started.
+// The context of a handler that panics has the cause.
 func TestWrap_PanicEndsContext(t *testing.T) {
 	out := make(chan held, 1)
 	h := holder(t, out)
@@ -192,7 +187,7 @@ func TestWrap_PanicBeforeHijackFreesPlace(t *testing.T) {
 	require.Empty(t, app.audit.Events(t, audit.SocketOpened))
 }
 
-// A handler that closed its connection, and panics then, has closed it.
+// A panic after the handler's own close keeps that close.
 func TestWrap_PanicAfterCloseKeepsItsEnd(t *testing.T) {
 	app := newSocketApp(t, byHand(t, func(c net.Conn, _ *http.Request) {
 		_, _ = c.Write(wire(8, "\x03\xe8bye"))
@@ -352,15 +347,10 @@ func TestAdmission_SecondConnectionIsRefused(t *testing.T) {
 	requireExact(t, app)
 }
 
-// Admit and a deferred Release are what Wrap is.
+// Admit with a deferred Release does as Wrap does.
 func TestAdmission_PanicWithDeferredReleaseCloses1011(t *testing.T) {
 	app := newSocketApp(t, nil, socketAppOptions{sockets: middleware.SocketsOptions{Max: 1}})
-	app.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a, rej := app.guard.Admit(r)
-		if rej != nil {
-			rej.ServeHTTP(w, r)
-			return
-		}
+	app.serve(t, admitting(app.guard, func(a *middleware.Admission, w http.ResponseWriter) {
 		defer a.Release()
 		_, _, err := upgradeByHand(a.ResponseWriter(w), 1000)
 		assert.NoError(t, err)
@@ -378,12 +368,7 @@ func TestAdmission_PanicWithDeferredReleaseCloses1011(t *testing.T) {
 func TestAdmission_HijackAfterReleaseFails(t *testing.T) {
 	app := newSocketApp(t, nil, socketAppOptions{})
 	hijacked := make(chan error, 1)
-	app.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a, rej := app.guard.Admit(r)
-		if rej != nil {
-			rej.ServeHTTP(w, r)
-			return
-		}
+	app.serve(t, admitting(app.guard, func(a *middleware.Admission, w http.ResponseWriter) {
 		w = a.ResponseWriter(w)
 		a.Release()
 		_, _, err := http.NewResponseController(w).Hijack()

@@ -325,7 +325,7 @@ func TestGuard_AddsNoGoroutinePerSocket(t *testing.T) {
 				return more
 			}
 			bare, guarded := count(false), count(true)
-			// Half of one each: what an earlier test has left may end just now.
+			// Goroutines of an earlier test may end just now: half of one each is tolerated.
 			require.Less(t, guarded, bare+n/2, "%d sockets have %d goroutines without the guard", n, bare)
 		})
 	}

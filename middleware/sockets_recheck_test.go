@@ -262,7 +262,7 @@ func TestRecheck_IsSpreadAndBounded(t *testing.T) {
 	})
 }
 
-// A session without a known end has none.
+// A socket of a session without an end stays open.
 func TestSocket_WithoutSessionEndStaysOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := newSocketApp(t, &echoes{}, socketAppOptions{})

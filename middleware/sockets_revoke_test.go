@@ -106,8 +106,8 @@ func TestSocket_LinesShareItsID(t *testing.T) {
 	require.Equal(t, auditID(annsGrant().SessionID), info.Session)
 }
 
-// However many guards share a Sockets, a revocation is one line, with the sockets
-// of all of them; another Sockets writes its own.
+// A revocation is one line for a Sockets, with the sockets of all its guards. Another
+// Sockets writes its own.
 func TestRevoke_IsOneLinePerSockets(t *testing.T) {
 	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
 	for range 2 {
@@ -130,7 +130,7 @@ func TestRevoke_IsOneLinePerSockets(t *testing.T) {
 	}
 }
 
-// A person who signs in again after "sign out everywhere" is let in, and stays.
+// A session that began after the revocation of its user stays.
 func TestRevoke_OfAUserSparesLaterSessions(t *testing.T) {
 	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true})
 	old, later := annsGrant(), annsGrant()
