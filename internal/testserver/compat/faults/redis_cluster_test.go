@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -33,7 +34,9 @@ func openCluster(t *testing.T, c *servers.RedisCluster, prefix string) tickets.S
 	t.Helper()
 	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: c.Addrs()})
 	t.Cleanup(func() { client.Close() })
-	store, err := redisstore.New(context.Background(), client, &redisstore.Options{Prefix: prefix})
+	// Long, as a busy machine is slow, and no fault is being waited for.
+	opts := &redisstore.Options{Prefix: prefix, Timeout: 10 * time.Second}
+	store, err := redisstore.New(context.Background(), client, opts)
 	require.NoError(t, err)
 	return store
 }
