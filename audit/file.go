@@ -110,7 +110,7 @@ func OpenFile(path string, opts *FileOptions) (*Log, error) {
 		return nil, fmt.Errorf("audit.OpenFile: %q: %w", path, err)
 	}
 	l := &Log{}
-	l.floods = newFloods(o, l.summary)
+	l.floods = newFloods(l, o)
 	l.file, err = logfile.Open(path, logfile.Options{
 		MaxSize: o.MaxSize, MaxAge: o.MaxAge, KeepFiles: o.KeepFiles,
 		Compress: o.Compress, Sync: o.Sync,

@@ -26,8 +26,8 @@ type Log struct {
 	written, failed, suppressed atomic.Uint64
 
 	inside  atomic.Int32 // calls of the handler that have not returned
-	warning atomic.Bool  // a warning is under way
-	warned  atomic.Int64 // when the last one was, in Unix nanoseconds
+	warning sync.Mutex   // held while a warning is under way
+	warned  time.Time    // when the last one began
 }
 
 // byDefault is what a nil *Log stands for.
@@ -48,7 +48,7 @@ var byDefault = New(nil)
 func New(h slog.Handler) *Log {
 	l := &Log{handler: h}
 	o, _ := (*FileOptions)(nil).withDefaults()
-	l.floods = newFloods(o, l.summary)
+	l.floods = newFloods(l, o)
 	return l
 }
 
@@ -68,7 +68,7 @@ func (l *Log) Record(ctx context.Context, e Event, attrs ...slog.Attr) {
 		return
 	}
 	now := time.Now()
-	if e.refusal() && l.floods.suppress(now, e, attrs) {
+	if e.refusal() && l.floods.suppress(e, attrs) {
 		l.suppressed.Add(1)
 		return
 	}
@@ -85,14 +85,17 @@ func (l *Log) write(
 	if l.file != nil {
 		return l.file.Write(now, r.buf)
 	}
-	return l.handle(ctx, now, e, r)
+	rec := slog.NewRecord(now, e.level(), r.event, 0)
+	rec.AddAttrs(slog.String("event", r.event))
+	rec.AddAttrs(r.attrs...)
+	return l.handle(ctx, rec)
 }
 
 // maxInside ends a handler that records events through this log without end,
 // before the stack does.
 const maxInside = 10_000
 
-func (l *Log) handle(ctx context.Context, now time.Time, e Event, r *record) (err error) {
+func (l *Log) handle(ctx context.Context, rec slog.Record) (err error) {
 	defer l.inside.Add(-1)
 	if l.inside.Add(1) > maxInside {
 		return fmt.Errorf("%d calls of the handler have not returned", maxInside)
@@ -109,15 +112,7 @@ func (l *Log) handle(ctx context.Context, now time.Time, e Event, r *record) (er
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	rec := slog.NewRecord(now, e.level(), r.event, 0)
-	rec.AddAttrs(slog.String("event", r.event))
-	rec.AddAttrs(r.attrs...)
 	return h.Handle(ctx, rec)
-}
-
-// summary records an event of the log's own.
-func (l *Log) summary(e Event, attrs ...slog.Attr) error {
-	return l.write(context.Background(), time.Now(), e, attrs, false)
 }
 
 // Handler returns a slog.Handler that writes to l what another Log hands to
@@ -143,12 +138,7 @@ type sink func(ctx context.Context, e Event, attrs []slog.Attr) error
 func (s sink) Enabled(context.Context, slog.Level) bool { return true }
 
 func (s sink) Handle(ctx context.Context, rec slog.Record) error {
-	attrs := make([]slog.Attr, 0, rec.NumAttrs())
-	rec.Attrs(func(a slog.Attr) bool {
-		attrs = append(attrs, a)
-		return true
-	})
-	return s(ctx, Event(rec.Message), attrs)
+	return s(ctx, Event(rec.Message), slices.Collect(rec.Attrs))
 }
 
 func (s sink) WithAttrs(first []slog.Attr) slog.Handler {
@@ -209,30 +199,29 @@ func (l *Log) count(err error) {
 }
 
 // warn reports to slog.Default() what went wrong, if nothing was reported
-// within the minute. That may lead back here, may panic and may hang: the mark
-// is set before, and it is waited for no longer than a moment.
+// within the minute. That may lead back here, may panic and may hang: warn
+// waits for no more than a moment.
 func (l *Log) warn(what string, err error) {
-	now := time.Now().UnixNano()
-	last := l.warned.Load()
-	recent := last != 0 && now >= last && now-last < int64(time.Minute)
-	if recent || !l.warned.CompareAndSwap(last, now) || !l.warning.CompareAndSwap(false, true) {
+	if !l.warning.TryLock() {
 		return
 	}
+	now := time.Now()
+	if now.Sub(l.warned) < time.Minute {
+		l.warning.Unlock()
+		return
+	}
+	l.warned = now
 	done := make(chan struct{})
 	go func() {
-		defer func() {
-			_ = recover()
-			l.warning.Store(false)
-			close(done)
-		}()
+		defer close(done)
+		defer l.warning.Unlock()
+		defer func() { _ = recover() }()
 		slog.Default().LogAttrs(context.Background(), slog.LevelWarn, "audit: "+what,
 			slog.String("error", redactText(err.Error())),
 			slog.Uint64("failed", l.failed.Load()))
 	}()
-	moment := time.NewTimer(100 * time.Millisecond)
-	defer moment.Stop()
 	select {
 	case <-done:
-	case <-moment.C:
+	case <-time.After(100 * time.Millisecond):
 	}
 }

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -8,32 +9,29 @@ import (
 	"time"
 )
 
-// floods counts refusals, and decides which of them are not written.
+// floods counts the refusals of each minute, and decides which of them are not
+// written. A minute begins with its first refusal.
 type floods struct {
-	each, all float64 // per minute
-	report    func(e Event, attrs ...slog.Attr) error
+	log       *Log
+	each, all int // refusals that are written in a minute
 
 	reporting sync.Mutex // held during a report, for which Close waits
 
-	mu     sync.Mutex
-	total  bucket
-	kinds  map[kind]*bucket
-	swept  time.Time
-	timer  *time.Timer
-	closed bool
+	mu      sync.Mutex
+	kinds   map[kind]*tally
+	written int         // of all kinds
+	minute  *time.Timer // nil: none has begun
+	closed  bool
 }
 
-// A kind is all refusals of one event, reason and address. Without an address
-// it is those of the kinds that there is no room for.
+// A kind is all refusals of one event, reason and address.
 type kind struct {
 	event        Event
 	reason, addr string
 }
 
-// A bucket fills with the refusals that are written, and empties in a minute.
-type bucket struct {
-	used       float64
-	at         time.Time
+type tally struct {
+	written    int
 	suppressed uint64
 }
 
@@ -41,31 +39,16 @@ type bucket struct {
 // Those without either are as many as there are events that are refusals.
 const maxKinds = 256
 
-func newFloods(o FileOptions, report func(Event, ...slog.Attr) error) *floods {
+func newFloods(l *Log, o FileOptions) *floods {
 	return &floods{
-		each: float64(o.RepeatsPerMinute), all: float64(o.RefusalsPerMinute),
-		report: report, kinds: map[kind]*bucket{},
+		log: l, each: o.RepeatsPerMinute, all: o.RefusalsPerMinute,
+		kinds: map[kind]*tally{},
 	}
 }
 
-func (b *bucket) level(now time.Time, perMinute float64) float64 {
-	if since := now.Sub(b.at); since > 0 {
-		b.used = max(0, b.used-perMinute*since.Minutes())
-		b.at = now
-	}
-	return b.used
-}
-
-func (b *bucket) take(now time.Time, perMinute float64) bool {
-	if b.level(now, perMinute) > perMinute-1 {
-		return false
-	}
-	b.used++
-	return true
-}
-
-// suppress reports whether a refusal is one too many, and counts it if so.
-func (f *floods) suppress(now time.Time, e Event, attrs []slog.Attr) bool {
+// suppress reports whether a refusal is one too many, and counts it. A log that
+// is closed suppresses nothing: no report would tell of it.
+func (f *floods) suppress(e Event, attrs []slog.Attr) bool {
 	k := kind{event: e}
 	for _, a := range attrs {
 		switch {
@@ -73,110 +56,84 @@ func (f *floods) suppress(now time.Time, e Event, attrs []slog.Attr) bool {
 		case a.Key == "reason":
 			k.reason = short(a.Value.String())
 		case a.Key == "ip":
-			k.addr = neighbourhood(short(a.Value.String()))
+			k.addr = network(short(a.Value.String()))
 		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	b := f.kinds[k]
-	if b == nil && f.hasRoom(now) {
-		b = f.add(k)
-	}
-	if (b == nil || b.take(now, f.each)) && f.total.take(now, f.all) {
+	if f.closed {
 		return false
 	}
-	if b == nil {
-		k.addr = ""
-		if f.kinds[k] == nil && len(f.kinds) >= 2*maxKinds {
-			k.reason = ""
-		}
-		b = f.add(k)
+	t, shared := f.tally(k)
+	if (shared || t.written < f.each) && f.written < f.all {
+		t.written++
+		f.written++
+		return false
 	}
-	b.suppressed++
-	f.arm()
+	t.suppressed++
 	return true
 }
 
 // short returns what a kind keeps of s.
 func short(s string) string { return s[:min(len(s), 128)] }
 
-// neighbourhood returns the address that addr counts as: one customer has a
-// whole /64 of IPv6 (RFC 6177).
-func neighbourhood(addr string) string {
+// network returns the address that addr counts as: one customer has a whole /64
+// of IPv6 (RFC 6177).
+func network(addr string) string {
 	ip, err := netip.ParseAddr(addr)
 	if err != nil {
 		return addr
 	}
-	ip = ip.Unmap().WithZone("")
-	if ip.Is4() {
+	if ip = ip.Unmap(); ip.Is4() {
 		return ip.String()
 	}
-	network, _ := ip.Prefix(64)
-	return network.String()
+	prefix, _ := ip.Prefix(64)
+	return prefix.String()
 }
 
-// add returns the bucket of a kind. A kind's strings are kept, so they are copied.
-func (f *floods) add(k kind) *bucket {
+// tally returns the tally of a kind. Kinds that there is no room for share one
+// without their address, then without their reason.
+func (f *floods) tally(k kind) (t *tally, shared bool) {
+	if f.minute == nil && !f.closed {
+		f.minute = time.AfterFunc(time.Minute, f.endMinute)
+	}
+	if f.kinds[k] == nil && len(f.kinds) >= maxKinds {
+		k.addr, shared = "", true
+	}
+	if f.kinds[k] == nil && len(f.kinds) >= 2*maxKinds {
+		k.reason = ""
+	}
 	if f.kinds[k] == nil {
-		k.reason, k.addr = strings.Clone(k.reason), strings.Clone(k.addr)
-		f.kinds[k] = &bucket{}
+		k.reason, k.addr = strings.Clone(k.reason), strings.Clone(k.addr) // of longer texts
+		f.kinds[k] = &tally{}
 	}
-	return f.kinds[k]
+	return f.kinds[k], shared
 }
 
-// hasRoom reports whether there is room for one more kind. Kinds that were
-// quiet make room, but they are looked for only once a second.
-func (f *floods) hasRoom(now time.Time) bool {
-	if len(f.kinds) < maxKinds {
-		return true
-	}
-	if since := now.Sub(f.swept); since >= 0 && since < time.Second {
-		return false
-	}
-	f.swept = now
-	for k, b := range f.kinds {
-		if b.suppressed == 0 && b.level(now, f.each) == 0 {
-			delete(f.kinds, k)
-		}
-	}
-	return len(f.kinds) < maxKinds
-}
-
-// reportAll reports what was suppressed since the last time. What can't be
-// reported is reported with the rest the next time.
-func (f *floods) reportAll() {
+// endMinute reports what was suppressed in the minute. What can't be reported
+// counts as suppressed in the next one.
+func (f *floods) endMinute() {
 	f.reporting.Lock()
 	defer f.reporting.Unlock()
 	f.mu.Lock()
-	suppressed := map[kind]uint64{}
-	for k, b := range f.kinds {
-		if b.suppressed > 0 {
-			suppressed[k] = b.suppressed
-		}
-	}
-	f.timer = nil
+	kinds := f.kinds
+	f.kinds, f.written, f.minute = map[kind]*tally{}, 0, nil
 	f.mu.Unlock()
-
-	for k, n := range suppressed {
+	for k, t := range kinds {
+		if t.suppressed == 0 {
+			continue
+		}
 		attrs := []slog.Attr{slog.String("reason", k.reason)}
 		if k.addr != "" {
 			attrs = append(attrs, slog.String("ip", k.addr))
 		}
-		err := f.report(k.event, append(attrs, slog.Uint64("suppressed", n))...)
-		f.mu.Lock()
-		if err == nil {
-			f.kinds[k].suppressed -= n
-		} else {
-			f.arm()
+		attrs = append(attrs, slog.Uint64("suppressed", t.suppressed))
+		if f.log.write(context.Background(), time.Now(), k.event, attrs, false) != nil {
+			f.mu.Lock()
+			again, _ := f.tally(k)
+			again.suppressed += t.suppressed
+			f.mu.Unlock()
 		}
-		f.mu.Unlock()
-	}
-}
-
-// arm makes a report come within a minute.
-func (f *floods) arm() {
-	if f.timer == nil && !f.closed {
-		f.timer = time.AfterFunc(time.Minute, f.reportAll)
 	}
 }
 
@@ -184,9 +141,9 @@ func (f *floods) arm() {
 func (f *floods) close() {
 	f.mu.Lock()
 	f.closed = true
-	if f.timer != nil {
-		f.timer.Stop()
+	if f.minute != nil {
+		f.minute.Stop()
 	}
 	f.mu.Unlock()
-	f.reportAll()
+	f.endMinute()
 }
