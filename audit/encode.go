@@ -3,7 +3,6 @@ package audit
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -23,10 +22,8 @@ const (
 	minValue = 16        // bytes that every value may have in a record that is cut
 	maxDepth = 128       // steps into a value: one or two for an object, a list, a LogValuer
 	maxAsked = 10_000    // LogValuers that one record may ask
-	badValue = "!ERROR"
+	badValue = "!ERROR"  // for what can't be encoded; add recovers from it as a panic
 )
-
-var errValue = errors.New("audit: value can't be encoded")
 
 // A record is what becomes of one call of Record: plain values, redacted, no
 // more than a line has room for. It is built before any lock is taken: the
@@ -37,8 +34,7 @@ type record struct {
 	truncated bool
 	raw       bool // redacted before
 	asked     int  // LogValuers
-	inText    bool // the value at hand is a JSON text
-	hidden    bool // a secret was found in it
+	inText    bool // what is decoded is a JSON text in a value
 	buf       []byte
 }
 
@@ -166,7 +162,7 @@ func appendTime(b []byte, t time.Time) []byte {
 	b = append(b, '"')
 	b = t.UTC().Truncate(time.Microsecond).Add(1).AppendFormat(b, time.RFC3339Nano)
 	if b[start+len(`"2006`)] != '-' { // a year beyond RFC 3339
-		panic(errValue)
+		panic(badValue)
 	}
 	return append(b[:start+len(`"2006-01-02T15:04:05.000000`)], `+00:00"`...)
 }
@@ -209,7 +205,7 @@ func appendValue(b []byte, v slog.Value) []byte {
 func appendJSON(b []byte, x any) []byte {
 	text, err := json.Marshal(x)
 	if err != nil {
-		panic(errValue)
+		panic(badValue)
 	}
 	return append(b, text...)
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -109,8 +110,7 @@ func OpenFile(path string, opts *FileOptions) (*Log, error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return nil, fmt.Errorf("audit.OpenFile: %q: %w", path, err)
 	}
-	l := &Log{}
-	l.floods = newFloods(l, o)
+	l := &Log{floods: newFloods(o)}
 	l.file, err = logfile.Open(path, logfile.Options{
 		MaxSize: o.MaxSize, MaxAge: o.MaxAge, KeepFiles: o.KeepFiles,
 		Compress: o.Compress, Sync: o.Sync,
@@ -162,12 +162,8 @@ func HomePath(app, file string) (string, error) {
 	if err := errors.Join(singleName("app", app), singleName("file", file)); err != nil {
 		return "", err
 	}
-	variable := strings.Map(func(r rune) rune {
-		if r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
-			return r
-		}
-		return '_'
-	}, strings.ToUpper(app)) + "_HOME"
+	others := regexp.MustCompile(`[^A-Z0-9]`)
+	variable := others.ReplaceAllString(strings.ToUpper(app), "_") + "_HOME"
 	home := os.Getenv(variable)
 	if home == "" {
 		user, err := os.UserHomeDir()

@@ -18,7 +18,7 @@ import (
 type Log struct {
 	handler slog.Handler // of a log without a file; nil: slog.Default()'s
 	file    *logfile.File
-	floods  *floods
+	floods
 
 	closing  sync.Once
 	closeErr error
@@ -46,10 +46,8 @@ var byDefault = New(nil)
 // Record waits for h. To record without waiting, pass a handler that does not
 // wait: the example shows one, and what is lost with it.
 func New(h slog.Handler) *Log {
-	l := &Log{handler: h}
 	o, _ := (*FileOptions)(nil).withDefaults()
-	l.floods = newFloods(l, o)
-	return l
+	return &Log{handler: h, floods: newFloods(o)}
 }
 
 // Record records one event with attrs as its fields. It never fails its
@@ -67,25 +65,27 @@ func (l *Log) Record(ctx context.Context, e Event, attrs ...slog.Attr) {
 		l.written.Add(1)
 		return
 	}
-	now := time.Now()
-	if e.refusal() && l.floods.suppress(e, attrs) {
+	if e.refusal() && l.suppress(e, attrs) {
 		l.suppressed.Add(1)
 		return
 	}
-	l.count(l.write(ctx, now, e, attrs, false))
+	l.count(l.write(ctx, e, attrs, false))
 }
 
 // write redacts and encodes an event, unless that was done before, and writes
 // it to the file or hands it to the handler.
-func (l *Log) write(
-	ctx context.Context, now time.Time, e Event, attrs []slog.Attr, raw bool,
-) error {
+func (l *Log) write(ctx context.Context, e Event, attrs []slog.Attr, raw bool) error {
+	now := time.Now()
 	r := newRecord(now, e, attrs, raw)
 	defer r.free()
 	if l.file != nil {
 		return l.file.Write(now, r.buf)
 	}
-	rec := slog.NewRecord(now, e.level(), r.event, 0)
+	level := slog.LevelInfo
+	if e.refusal() {
+		level = slog.LevelWarn
+	}
+	rec := slog.NewRecord(now, level, r.event, 0)
 	rec.AddAttrs(slog.String("event", r.event))
 	rec.AddAttrs(r.attrs...)
 	return l.handle(ctx, rec)
@@ -126,7 +126,7 @@ func (l *Log) Handler() slog.Handler {
 		l = byDefault
 	}
 	return sink(func(ctx context.Context, e Event, attrs []slog.Attr) error {
-		err := l.write(ctx, time.Now(), e, attrs, true)
+		err := l.write(ctx, e, attrs, true)
 		l.count(err)
 		return err
 	})
@@ -177,7 +177,7 @@ func (l *Log) Close() error {
 		return nil
 	}
 	l.closing.Do(func() {
-		l.floods.close()
+		l.endFloods()
 		if l.file == nil {
 			return
 		}

@@ -86,18 +86,14 @@ func (r *record) text(s string) string {
 	if r.raw || isToken(s) { // as most are
 		return s
 	}
-	var clean string
 	switch {
 	case clipped:
 		const ends = "..@" // of a secret that reaches beyond
-		clean = strings.TrimSuffix(redactText(s+ends), ends)
+		return strings.TrimSuffix(redactText(s+ends), ends)
 	case len(s) <= maxJSON && strings.IndexByte("{[ \t\r\n", s[0]) >= 0 && json.Valid([]byte(s)):
-		clean = redactJSON(s)
-	default:
-		clean = redactText(s)
+		return redactJSON(s)
 	}
-	r.hidden = r.hidden || clean != s
-	return clean
+	return redactText(s)
 }
 
 func isToken(s string) bool {
@@ -117,11 +113,12 @@ func redactJSON(s string) (clean string) {
 			clean = badValue
 		}
 	}()
-	r := record{inText: true}
-	if v := r.decode([]byte(s)); r.hidden {
-		return string(appendValue(nil, slog.AnyValue(v)))
+	all, redacted := record{raw: true}, record{inText: true}
+	clean = string(appendValue(nil, slog.AnyValue(redacted.decode([]byte(s)))))
+	if clean == string(appendValue(nil, slog.AnyValue(all.decode([]byte(s))))) {
+		return s
 	}
-	return s
+	return clean
 }
 
 // decode returns the value of a JSON text, which is valid, redacted: attributes
@@ -134,7 +131,7 @@ func (r *record) decode(text []byte) any {
 
 func (r *record) decodeNext(d *json.Decoder, depth int, inList bool) any {
 	if depth++; depth > maxDepth {
-		panic(errValue)
+		panic(badValue)
 	}
 	t, _ := d.Token()
 	switch t := t.(type) {
@@ -173,7 +170,7 @@ func (r *record) decodeObject(d *json.Decoder, depth int, inList bool) any {
 			if !r.inText {
 				continue
 			}
-			r.hidden, v = true, masked
+			v = masked
 		}
 		name = r.text(name)
 		if _, twice := object[name]; !twice {

@@ -12,16 +12,15 @@ import (
 // floods counts the refusals of each minute, and decides which of them are not
 // written. A minute begins with its first refusal.
 type floods struct {
-	log       *Log
 	each, all int // refusals that are written in a minute
 
 	reporting sync.Mutex // held during a report, for which Close waits
 
-	mu      sync.Mutex
-	kinds   map[kind]*tally
-	written int         // of all kinds
-	minute  *time.Timer // nil: none has begun
-	closed  bool
+	mu     sync.Mutex
+	kinds  map[kind]*tally
+	passed int         // of all kinds
+	minute *time.Timer // nil: none has begun
+	closed bool
 }
 
 // A kind is all refusals of one event, reason and address.
@@ -31,7 +30,7 @@ type kind struct {
 }
 
 type tally struct {
-	written    int
+	passed     int
 	suppressed uint64
 }
 
@@ -39,16 +38,13 @@ type tally struct {
 // Those without either are as many as there are events that are refusals.
 const maxKinds = 256
 
-func newFloods(l *Log, o FileOptions) *floods {
-	return &floods{
-		log: l, each: o.RepeatsPerMinute, all: o.RefusalsPerMinute,
-		kinds: map[kind]*tally{},
-	}
+func newFloods(o FileOptions) floods {
+	return floods{each: o.RepeatsPerMinute, all: o.RefusalsPerMinute, kinds: map[kind]*tally{}}
 }
 
 // suppress reports whether a refusal is one too many, and counts it. A log that
 // is closed suppresses nothing: no report would tell of it.
-func (f *floods) suppress(e Event, attrs []slog.Attr) bool {
+func (l *Log) suppress(e Event, attrs []slog.Attr) bool {
 	k := kind{event: e}
 	for _, a := range attrs {
 		switch {
@@ -59,15 +55,15 @@ func (f *floods) suppress(e Event, attrs []slog.Attr) bool {
 			k.addr = network(short(a.Value.String()))
 		}
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
 		return false
 	}
-	t, shared := f.tally(k)
-	if (shared || t.written < f.each) && f.written < f.all {
-		t.written++
-		f.written++
+	t, shared := l.tally(k)
+	if (shared || t.passed < l.each) && l.passed < l.all {
+		t.passed++
+		l.passed++
 		return false
 	}
 	t.suppressed++
@@ -93,32 +89,32 @@ func network(addr string) string {
 
 // tally returns the tally of a kind. Kinds that there is no room for share one
 // without their address, then without their reason.
-func (f *floods) tally(k kind) (t *tally, shared bool) {
-	if f.minute == nil && !f.closed {
-		f.minute = time.AfterFunc(time.Minute, f.endMinute)
+func (l *Log) tally(k kind) (t *tally, shared bool) {
+	if l.minute == nil && !l.closed {
+		l.minute = time.AfterFunc(time.Minute, l.endMinute)
 	}
-	if f.kinds[k] == nil && len(f.kinds) >= maxKinds {
+	if l.kinds[k] == nil && len(l.kinds) >= maxKinds {
 		k.addr, shared = "", true
 	}
-	if f.kinds[k] == nil && len(f.kinds) >= 2*maxKinds {
+	if l.kinds[k] == nil && len(l.kinds) >= 2*maxKinds {
 		k.reason = ""
 	}
-	if f.kinds[k] == nil {
+	if l.kinds[k] == nil {
 		k.reason, k.addr = strings.Clone(k.reason), strings.Clone(k.addr) // of longer texts
-		f.kinds[k] = &tally{}
+		l.kinds[k] = &tally{}
 	}
-	return f.kinds[k], shared
+	return l.kinds[k], shared
 }
 
 // endMinute reports what was suppressed in the minute. What can't be reported
 // counts as suppressed in the next one.
-func (f *floods) endMinute() {
-	f.reporting.Lock()
-	defer f.reporting.Unlock()
-	f.mu.Lock()
-	kinds := f.kinds
-	f.kinds, f.written, f.minute = map[kind]*tally{}, 0, nil
-	f.mu.Unlock()
+func (l *Log) endMinute() {
+	l.reporting.Lock()
+	defer l.reporting.Unlock()
+	l.mu.Lock()
+	kinds := l.kinds
+	l.kinds, l.passed, l.minute = map[kind]*tally{}, 0, nil
+	l.mu.Unlock()
 	for k, t := range kinds {
 		if t.suppressed == 0 {
 			continue
@@ -128,22 +124,22 @@ func (f *floods) endMinute() {
 			attrs = append(attrs, slog.String("ip", k.addr))
 		}
 		attrs = append(attrs, slog.Uint64("suppressed", t.suppressed))
-		if f.log.write(context.Background(), time.Now(), k.event, attrs, false) != nil {
-			f.mu.Lock()
-			again, _ := f.tally(k)
+		if l.write(context.Background(), k.event, attrs, false) != nil {
+			l.mu.Lock()
+			again, _ := l.tally(k)
 			again.suppressed += t.suppressed
-			f.mu.Unlock()
+			l.mu.Unlock()
 		}
 	}
 }
 
-// close reports once more, and never again.
-func (f *floods) close() {
-	f.mu.Lock()
-	f.closed = true
-	if f.minute != nil {
-		f.minute.Stop()
+// endFloods reports once more, and never again.
+func (l *Log) endFloods() {
+	l.mu.Lock()
+	l.closed = true
+	if l.minute != nil {
+		l.minute.Stop()
 	}
-	f.mu.Unlock()
-	f.endMinute()
+	l.mu.Unlock()
+	l.endMinute()
 }

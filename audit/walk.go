@@ -21,9 +21,8 @@ func (r *record) walk(b []byte, x any, depth int) []byte {
 		return append(b, "null"...)
 	}
 	if depth++; depth > maxDepth { // a cycle, or as good as one
-		panic(errValue)
+		panic(badValue)
 	}
-	_, marshals := x.(json.Marshaler)
 	switch x := x.(type) {
 	case slog.Value:
 		if x.Kind() == slog.KindGroup {
@@ -32,7 +31,7 @@ func (r *record) walk(b []byte, x any, depth int) []byte {
 		return r.walk(b, x.Any(), depth)
 	case slog.LogValuer:
 		if r.asked++; r.asked > maxAsked {
-			panic(errValue)
+			panic(badValue)
 		}
 		return r.walk(b, x.LogValue(), depth)
 	case slog.Attr:
@@ -51,13 +50,9 @@ func (r *record) walk(b []byte, x any, depth int) []byte {
 		if len(x) > maxText || utf8.Valid(x) {
 			return r.walk(b, string(x), depth)
 		}
-		return appendJSON(b, x)
-	case json.Number:
-		return appendJSON(b, x)
+	case json.Marshaler: // even if it is an error
 	case error:
-		if !marshals {
-			return r.walk(b, x.Error(), depth)
-		}
+		return r.walk(b, x.Error(), depth)
 	}
 	if t := reflect.Indirect(v).Type(); t.PkgPath() != "" && r.secret(t.Name(), secretName) {
 		return appendString(b, masked) // a Password, an oauth2.Token, an http.Cookie
@@ -67,7 +62,7 @@ func (r *record) walk(b []byte, x any, depth int) []byte {
 
 func (r *record) walkKind(b []byte, v reflect.Value, depth int) []byte {
 	switch x := v.Interface().(type) {
-	case json.Marshaler, encoding.TextMarshaler:
+	case json.Marshaler, encoding.TextMarshaler, json.Number, []byte:
 		return appendJSON(b, x)
 	}
 	switch v.Kind() {
@@ -100,7 +95,7 @@ func (r *record) walkKind(b []byte, v reflect.Value, depth int) []byte {
 // names, the first stays.
 func (r *record) fields(b []byte, v reflect.Value, depth int) []byte {
 	if depth > maxDepth { // it embeds itself
-		panic(errValue)
+		panic(badValue)
 	}
 	var embedded []reflect.Value
 	for i := range v.NumField() {
