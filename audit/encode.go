@@ -35,6 +35,7 @@ type record struct {
 	raw       bool // redacted before
 	asked     int  // LogValuers
 	inText    bool // what is decoded is a JSON text in a value
+	hidden    bool // a secret was found
 	buf       []byte
 }
 
@@ -113,30 +114,23 @@ func (r *record) put(name string, v slog.Value) {
 	}
 }
 
-// group appends attributes as slog does: those of a group without a name beside
-// the others, and no empty group.
-func (r *record) group(b []byte, attrs []slog.Attr, depth int) []byte {
-	b = append(b, '{')
+// members appends attributes as slog does: those of a group without a name stand
+// beside the others.
+func (r *record) members(b []byte, attrs []slog.Attr, depth int) []byte {
+	if depth > maxDepth {
+		panic(badValue)
+	}
 	for _, a := range attrs {
-		if a.Equal(slog.Attr{}) || r.secret(a.Key, weakName) || !r.hasRoom(b) {
-			continue
-		}
-		start := len(b)
-		b = append(appendString(b, a.Key), ':')
-		value := len(b)
-		b = append(r.walk(b, a.Value, depth), ',')
-		if a.Value.Kind() == slog.KindAny {
-			continue
-		}
-		switch members, inner := bytes.CutPrefix(b[value:], []byte("{")); {
-		case string(members) == "},":
-			b = b[:start]
-		case inner && a.Key == "":
-			b = append(b[:start], members[:len(members)-len("},")]...)
-			b = append(b, ',')
+		switch {
+		case a.Equal(slog.Attr{}) || r.secret(a.Key, weakName) || !r.hasRoom(b):
+		case a.Key == "" && a.Value.Kind() == slog.KindGroup:
+			b = r.members(b, a.Value.Group(), depth+1)
+		default:
+			b = append(appendString(b, a.Key), ':')
+			b = append(r.walk(b, a.Value, depth), ',')
 		}
 	}
-	return closeJSON(b, '}')
+	return b
 }
 
 func (r *record) hasRoom(b []byte) bool {
@@ -148,11 +142,16 @@ func (r *record) hasRoom(b []byte) bool {
 func (r *record) encode(now time.Time) {
 	b := appendTime(append(r.buf[:0], `{"ts":`...), now)
 	b = appendString(append(b, `,"event":`...), r.event)
-	for _, a := range r.attrs {
-		b = appendString(append(b, ','), a.Key)
-		b = appendValue(append(b, ':'), a.Value)
+	r.buf = append(appendMembers(append(b, ','), r.attrs), '\n')
+}
+
+// appendMembers appends the members of an object, and its end.
+func appendMembers(b []byte, attrs []slog.Attr) []byte {
+	for _, a := range attrs {
+		b = append(appendString(b, a.Key), ':')
+		b = append(appendValue(b, a.Value), ',')
 	}
-	r.buf = append(b, '}', '\n')
+	return closeJSON(b, '}')
 }
 
 // appendTime appends t in UTC, with microseconds. Package time is quick for
@@ -173,12 +172,7 @@ func appendValue(b []byte, v slog.Value) []byte {
 	case slog.KindString:
 		return appendString(b, v.String())
 	case slog.KindGroup:
-		b = append(b, '{')
-		for _, a := range v.Group() {
-			b = append(appendString(b, a.Key), ':')
-			b = append(appendValue(b, a.Value), ',')
-		}
-		return closeJSON(b, '}')
+		return appendMembers(append(b, '{'), v.Group())
 	case slog.KindDuration:
 		return appendString(b, v.Duration().String())
 	case slog.KindTime:
@@ -196,7 +190,7 @@ func appendValue(b []byte, v slog.Value) []byte {
 		for _, name := range slices.Sorted(maps.Keys(x)) {
 			members = append(members, slog.Any(name, x[name]))
 		}
-		return appendValue(b, slog.GroupValue(members...))
+		return appendMembers(append(b, '{'), members)
 	default: // a number, true, false or null
 		return appendJSON(b, x)
 	}

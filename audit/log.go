@@ -12,10 +12,10 @@ import (
 	"github.com/ticketgate/ticketgate/audit/internal/logfile"
 )
 
-// A Log records events. New makes one of a slog.Handler, OpenFile one of a
-// file. A nil *Log records to slog.Default(). The methods may be called
-// concurrently.
+// A Log records events. New makes one of a slog.Handler, OpenFile one of a file.
+// A nil *Log records to slog.Default(). The methods may be called concurrently.
 type Log struct {
+	opts    FileOptions
 	handler slog.Handler // of a log without a file; nil: slog.Default()'s
 	file    *logfile.File
 	floods
@@ -40,23 +40,19 @@ var byDefault = New(nil)
 // []any for lists. Refusals have slog.LevelWarn, all others slog.LevelInfo.
 //
 // h.Enabled is not called: a level that is set against chatter must not make
-// sign-ins vanish. A handler can choose in Handle, as slog.NewMultiHandler's
-// does for its parts. A nil h stands for slog.Default().
-//
-// Record waits for h. To record without waiting, pass a handler that does not
-// wait: the example shows one, and what is lost with it.
+// sign-ins vanish. A nil h stands for slog.Default(). Record waits for h: the
+// example shows a handler that does not wait, and what is lost with it.
 func New(h slog.Handler) *Log {
 	o, _ := (*FileOptions)(nil).withDefaults()
-	return &Log{handler: h, floods: newFloods(o)}
+	return &Log{opts: o, handler: h}
 }
 
 // Record records one event with attrs as its fields. It never fails its
 // caller: what goes wrong in a handler, on a disk or in a value's methods is
 // counted, and reported to slog.Default() as a warning, at most once a minute.
 //
-// Attributes that are secrets by their name, and further ones with a name that
-// is there already, are left out; ts and event are the log's own. A value that
-// can't be encoded, or has a method that panics, becomes "!ERROR".
+// Of attributes with equal names, the first stays; ts and event are the log's
+// own. The package comment says what becomes of values and secrets.
 func (l *Log) Record(ctx context.Context, e Event, attrs ...slog.Attr) {
 	if l == nil {
 		l = byDefault
@@ -69,11 +65,11 @@ func (l *Log) Record(ctx context.Context, e Event, attrs ...slog.Attr) {
 		l.suppressed.Add(1)
 		return
 	}
-	l.count(l.write(ctx, e, attrs, false))
+	_ = l.count(l.write(ctx, e, attrs, false))
 }
 
-// write redacts and encodes an event, unless that was done before, and writes
-// it to the file or hands it to the handler.
+// write writes an event to the file, or hands it to the handler. It is raw if
+// another Log has redacted it.
 func (l *Log) write(ctx context.Context, e Event, attrs []slog.Attr, raw bool) error {
 	now := time.Now()
 	r := newRecord(now, e, attrs, raw)
@@ -126,9 +122,7 @@ func (l *Log) Handler() slog.Handler {
 		l = byDefault
 	}
 	return sink(func(ctx context.Context, e Event, attrs []slog.Attr) error {
-		err := l.write(ctx, e, attrs, true)
-		l.count(err)
-		return err
+		return l.count(l.write(ctx, e, attrs, true))
 	})
 }
 
@@ -170,14 +164,18 @@ func (l *Log) Stats() Stats {
 	return Stats{l.written.Load(), l.failed.Load(), l.suppressed.Load()}
 }
 
-// Close reports what was suppressed, and closes the file. What is recorded to
-// a file later is lost, and counted as failed. Later calls return the same.
+// Close reports what was suppressed, and closes the file. Events that are
+// recorded to a file later fail; for a handler, no refusal is suppressed any
+// more. Later calls return the same.
 func (l *Log) Close() error {
 	if l == nil {
 		return nil
 	}
 	l.closing.Do(func() {
-		l.endFloods()
+		l.mu.Lock()
+		l.closed = true
+		l.mu.Unlock()
+		l.endMinute()
 		if l.file == nil {
 			return
 		}
@@ -189,13 +187,14 @@ func (l *Log) Close() error {
 }
 
 // count counts an event that was written or, with an error, was not.
-func (l *Log) count(err error) {
+func (l *Log) count(err error) error {
 	if err == nil {
 		l.written.Add(1)
-		return
+	} else {
+		l.failed.Add(1)
+		l.warn("an event was not recorded", err)
 	}
-	l.failed.Add(1)
-	l.warn("an event was not recorded", err)
+	return err
 }
 
 // warn reports to slog.Default() what went wrong, if nothing was reported

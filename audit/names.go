@@ -3,8 +3,10 @@ package audit
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -86,14 +88,18 @@ func (r *record) text(s string) string {
 	if r.raw || isToken(s) { // as most are
 		return s
 	}
+	clean := ""
 	switch {
 	case clipped:
 		const ends = "..@" // of a secret that reaches beyond
-		return strings.TrimSuffix(redactText(s+ends), ends)
+		clean = strings.TrimSuffix(redactText(s+ends), ends)
 	case len(s) <= maxJSON && strings.IndexByte("{[ \t\r\n", s[0]) >= 0 && json.Valid([]byte(s)):
-		return redactJSON(s)
+		clean = redactJSON(s)
+	default:
+		clean = redactText(s)
 	}
-	return redactText(s)
+	r.hidden = r.hidden || clean != s
+	return clean
 }
 
 func isToken(s string) bool {
@@ -105,6 +111,38 @@ func isToken(s string) bool {
 	return true
 }
 
+// redactText returns s with *** for the secrets in it. One whose form is
+// percent-encoded or escaped as in JSON is found once that is undone, and s is
+// returned like that.
+func redactText(s string) string {
+	s = mask(s, false)
+	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '\\') < 0 {
+		return s
+	}
+	plain := undo().Replace(s)
+	if clean := mask(plain, true); clean != plain {
+		return clean
+	}
+	return s
+}
+
+// undo undoes one level of percent-encoding and of JSON's escapes. What would
+// end a value, but did not in the text, becomes a plus.
+var undo = sync.OnceValue(func() *strings.Replacer {
+	pairs := []string{`\\`, `\\`, `\"`, `"`, `\/`, `/`, `\n`, "\n", `\r`, "\n"}
+	for c := range 256 {
+		char := string([]byte{byte(c)})
+		if c <= ' ' || c == '&' {
+			char = "+"
+		}
+		for _, digits := range []string{"%x%x", "%x%X", "%X%x", "%X%X"} {
+			code := fmt.Sprintf(digits, c>>4, c&15)
+			pairs = append(pairs, "%"+code, char, `\u00`+code, char)
+		}
+	}
+	return strings.NewReplacer(pairs...)
+})
+
 // redactJSON returns a JSON text with *** for its secrets. A text without any
 // stays as it is.
 func redactJSON(s string) (clean string) {
@@ -113,12 +151,11 @@ func redactJSON(s string) (clean string) {
 			clean = badValue
 		}
 	}()
-	all, redacted := record{raw: true}, record{inText: true}
-	clean = string(appendValue(nil, slog.AnyValue(redacted.decode([]byte(s)))))
-	if clean == string(appendValue(nil, slog.AnyValue(all.decode([]byte(s))))) {
-		return s
+	r := record{inText: true}
+	if v := r.decode([]byte(s)); r.hidden {
+		return string(appendValue(nil, slog.AnyValue(v)))
 	}
-	return clean
+	return s
 }
 
 // decode returns the value of a JSON text, which is valid, redacted: attributes
@@ -170,7 +207,7 @@ func (r *record) decodeObject(d *json.Decoder, depth int, inList bool) any {
 			if !r.inText {
 				continue
 			}
-			v = masked
+			r.hidden, v = true, masked
 		}
 		name = r.text(name)
 		if _, twice := object[name]; !twice {

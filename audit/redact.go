@@ -1,46 +1,12 @@
 package audit
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
-	"sync"
 	"unicode/utf8"
 )
 
 const masked = "***"
-
-// redactText returns s with *** for the secrets in it. One whose form is
-// percent-encoded or escaped as in JSON is found once that is undone, and s is
-// returned like that.
-func redactText(s string) string {
-	s = mask(s, false)
-	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '\\') < 0 {
-		return s
-	}
-	plain := undo().Replace(s)
-	if clean := mask(plain, true); clean != plain {
-		return clean
-	}
-	return s
-}
-
-// undo undoes one level of percent-encoding and of JSON's escapes. What would
-// end a value, but did not in the text, becomes a plus.
-var undo = sync.OnceValue(func() *strings.Replacer {
-	pairs := []string{`\\`, `\\`, `\"`, `"`, `\/`, `/`, `\n`, "\n", `\r`, "\n"}
-	for c := range 256 {
-		char := string([]byte{byte(c)})
-		if c <= ' ' || c == '&' {
-			char = "+"
-		}
-		for _, digits := range []string{"%x%x", "%x%X", "%X%x", "%X%X"} {
-			code := fmt.Sprintf(digits, c>>4, c&15)
-			pairs = append(pairs, "%"+code, char, `\u00`+code, char)
-		}
-	}
-	return strings.NewReplacer(pairs...)
-})
 
 // A masker looks for secrets in v, from left to right. A secret may begin
 // inside another and end after it. The masker looks at each byte a bounded
@@ -188,15 +154,13 @@ func (m *masker) isHeader(start, i int) bool {
 
 // inQuotes masks what the quote at i and the next one like it enclose.
 func (m *masker) inQuotes(i int) {
-	escapes := i - len(strings.TrimRight(m.v[:i], `\`))
-	to, run := i+1, 0
-	for ; to < len(m.v) && (m.v[to] != m.v[i] || run > escapes); to++ {
-		if run++; m.v[to] != '\\' {
-			run = 0
-		}
+	escapes := func(at int) int { return at - len(strings.TrimRight(m.v[:at], `\`)) }
+	to := i + 1
+	for to < len(m.v) && (m.v[to] != m.v[i] || escapes(to) > escapes(i)) {
+		to++
 	}
 	m.skip = to
-	m.hide(i+1, to-run)
+	m.hide(i+1, to-escapes(to))
 }
 
 // afterDot masks a ticket in a list of subprotocols, and a JWT (RFC 7519): parts

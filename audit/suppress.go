@@ -9,11 +9,8 @@ import (
 	"time"
 )
 
-// floods counts the refusals of each minute, and decides which of them are not
-// written. A minute begins with its first refusal.
+// floods counts the refusals of each minute, which begins with its first one.
 type floods struct {
-	each, all int // refusals that are written in a minute
-
 	reporting sync.Mutex // held during a report, for which Close waits
 
 	mu     sync.Mutex
@@ -34,25 +31,24 @@ type tally struct {
 	suppressed uint64
 }
 
-// maxKinds bounds the kinds with an address, and then those with a reason.
-// Those without either are as many as there are events that are refusals.
+// maxKinds bounds the kinds with an address, and those with a reason beside them.
 const maxKinds = 256
 
-func newFloods(o FileOptions) floods {
-	return floods{each: o.RepeatsPerMinute, all: o.RefusalsPerMinute, kinds: map[kind]*tally{}}
-}
-
-// suppress reports whether a refusal is one too many, and counts it. A log that
-// is closed suppresses nothing: no report would tell of it.
+// suppress reports whether a refusal is one too many, and counts it. After Close
+// there are no reports, so nothing is suppressed.
 func (l *Log) suppress(e Event, attrs []slog.Attr) bool {
 	k := kind{event: e}
 	for _, a := range attrs {
-		switch {
-		case a.Value.Kind() != slog.KindString:
-		case a.Key == "reason":
-			k.reason = short(a.Value.String())
-		case a.Key == "ip":
-			k.addr = network(short(a.Value.String()))
+		if a.Value.Kind() != slog.KindString {
+			continue
+		}
+		text := a.Value.String()
+		text = text[:min(len(text), 128)]
+		switch a.Key {
+		case "reason":
+			k.reason = text
+		case "ip":
+			k.addr = network(text)
 		}
 	}
 	l.mu.Lock()
@@ -61,7 +57,7 @@ func (l *Log) suppress(e Event, attrs []slog.Attr) bool {
 		return false
 	}
 	t, shared := l.tally(k)
-	if (shared || t.passed < l.each) && l.passed < l.all {
+	if (shared || t.passed < l.opts.RepeatsPerMinute) && l.passed < l.opts.RefusalsPerMinute {
 		t.passed++
 		l.passed++
 		return false
@@ -69,9 +65,6 @@ func (l *Log) suppress(e Event, attrs []slog.Attr) bool {
 	t.suppressed++
 	return true
 }
-
-// short returns what a kind keeps of s.
-func short(s string) string { return s[:min(len(s), 128)] }
 
 // network returns the address that addr counts as: one customer has a whole /64
 // of IPv6 (RFC 6177).
@@ -90,8 +83,9 @@ func network(addr string) string {
 // tally returns the tally of a kind. Kinds that there is no room for share one
 // without their address, then without their reason.
 func (l *Log) tally(k kind) (t *tally, shared bool) {
-	if l.minute == nil && !l.closed {
+	if l.minute == nil {
 		l.minute = time.AfterFunc(time.Minute, l.endMinute)
+		l.kinds, l.passed = map[kind]*tally{}, 0
 	}
 	if l.kinds[k] == nil && len(l.kinds) >= maxKinds {
 		k.addr, shared = "", true
@@ -113,7 +107,7 @@ func (l *Log) endMinute() {
 	defer l.reporting.Unlock()
 	l.mu.Lock()
 	kinds := l.kinds
-	l.kinds, l.passed, l.minute = map[kind]*tally{}, 0, nil
+	l.kinds, l.minute = nil, nil
 	l.mu.Unlock()
 	for k, t := range kinds {
 		if t.suppressed == 0 {
@@ -124,22 +118,12 @@ func (l *Log) endMinute() {
 			attrs = append(attrs, slog.String("ip", k.addr))
 		}
 		attrs = append(attrs, slog.Uint64("suppressed", t.suppressed))
-		if l.write(context.Background(), k.event, attrs, false) != nil {
-			l.mu.Lock()
+		err := l.write(context.Background(), k.event, attrs, false)
+		l.mu.Lock()
+		if err != nil && !l.closed {
 			again, _ := l.tally(k)
 			again.suppressed += t.suppressed
-			l.mu.Unlock()
 		}
+		l.mu.Unlock()
 	}
-}
-
-// endFloods reports once more, and never again.
-func (l *Log) endFloods() {
-	l.mu.Lock()
-	l.closed = true
-	if l.minute != nil {
-		l.minute.Stop()
-	}
-	l.mu.Unlock()
-	l.endMinute()
 }

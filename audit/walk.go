@@ -26,7 +26,7 @@ func (r *record) walk(b []byte, x any, depth int) []byte {
 	switch x := x.(type) {
 	case slog.Value:
 		if x.Kind() == slog.KindGroup {
-			return r.group(b, x.Group(), depth)
+			return closeJSON(r.members(append(b, '{'), x.Group(), depth), '}')
 		}
 		return r.walk(b, x.Any(), depth)
 	case slog.LogValuer:
