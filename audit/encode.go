@@ -168,17 +168,16 @@ func appendTime(b []byte, t time.Time) []byte {
 
 // appendValue appends v as JSON. It panics for what JSON does not have.
 func appendValue(b []byte, v slog.Value) []byte {
-	switch v.Kind() {
-	case slog.KindString:
+	if v.Kind() == slog.KindString {
 		return appendString(b, v.String())
-	case slog.KindGroup:
-		return appendMembers(append(b, '{'), v.Group())
-	case slog.KindDuration:
-		return appendString(b, v.Duration().String())
-	case slog.KindTime:
-		return appendTime(b, v.Time())
 	}
 	switch x := v.Any().(type) {
+	case []slog.Attr:
+		return appendMembers(append(b, '{'), x)
+	case time.Duration:
+		return appendString(b, x.String())
+	case time.Time:
+		return appendTime(b, x)
 	case []any:
 		b = append(b, '[')
 		for _, x := range x {
@@ -242,15 +241,15 @@ func (r *record) cut() {
 	}
 	room := max(minValue, (softLine-names)/max(len(r.attrs), 1))
 	r.event = cutText(r.event, maxName)
-	for i, a := range r.attrs {
-		text, isText := a.Value.String(), a.Value.Kind() == slog.KindString
-		if !isText {
-			text = string(appendValue(nil, a.Value))
-		}
-		if isText || len(text) > room {
+	for i := range r.attrs {
+		a := &r.attrs[i]
+		a.Key = cutText(a.Key, maxName)
+		if text := string(appendValue(nil, a.Value)); len(text) > room {
+			if a.Value.Kind() == slog.KindString {
+				text = a.Value.String()
+			}
 			a.Value = slog.StringValue(cutText(text, room))
 		}
-		r.attrs[i] = slog.Attr{Key: cutText(a.Key, maxName), Value: a.Value}
 	}
 }
 

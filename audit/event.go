@@ -40,10 +40,6 @@ const (
 
 // refusal reports whether strangers can cause e as often as they like.
 func (e Event) refusal() bool {
-	switch e {
-	case LoginFailure, RefreshFailure, SessionVerifyFailure,
-		MintRefused, TicketRejected, UpgradeRefused:
-		return true
-	}
-	return false
+	return e == LoginFailure || e == RefreshFailure || e == SessionVerifyFailure ||
+		e == MintRefused || e == TicketRejected || e == UpgradeRefused
 }

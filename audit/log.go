@@ -20,9 +20,6 @@ type Log struct {
 	file    *logfile.File
 	floods
 
-	closing  sync.Once
-	closeErr error
-
 	written, failed, suppressed atomic.Uint64
 
 	inside  atomic.Int32 // calls of the handler that have not returned
@@ -171,19 +168,17 @@ func (l *Log) Close() error {
 	if l == nil {
 		return nil
 	}
-	l.closing.Do(func() {
-		l.mu.Lock()
-		l.closed = true
-		l.mu.Unlock()
-		l.endMinute()
-		if l.file == nil {
-			return
-		}
-		if err := l.file.Close(); err != nil {
-			l.closeErr = fmt.Errorf("audit: close log: %w", err)
-		}
-	})
-	return l.closeErr
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.endMinute()
+	if l.file == nil {
+		return nil
+	}
+	if err := l.file.Close(); err != nil {
+		return fmt.Errorf("audit: close log: %w", err)
+	}
+	return nil
 }
 
 // count counts an event that was written or, with an error, was not.

@@ -30,10 +30,13 @@ var endings = map[string]string{
 
 // nameKind returns what a field's name says. Of password[0] and user[password]
 // each part counts.
-func nameKind(name string) int {
+func nameKind(name string) (kind int) {
 	if strings.IndexByte(name, '[') >= 0 {
-		last := strings.LastIndexAny(name, "[]")
-		return max(nameKind(name[:last]), nameKind(name[last+1:]))
+		bracket := func(c rune) bool { return c == '[' || c == ']' }
+		for part := range strings.FieldsFuncSeq(name, bracket) {
+			kind = max(kind, nameKind(part))
+		}
+		return kind
 	}
 	var three [3]byte
 	var all [len("^authorization")]byte
@@ -60,12 +63,9 @@ func lastLetters(room []byte, name string) []byte {
 		case c >= utf8.RuneSelf:
 			c = unicode.ToLower(unicode.ToUpper(c)) // ſ is an s
 		}
-		if c|0x20 >= 'a' && c|0x20 <= 'z' {
+		if c |= 0x20; c >= 'a' && c <= 'z' {
 			at--
-			room[at] = byte(c | 0x20)
-		} else if unicode.IsLetter(c) {
-			at--
-			room[at] = '?'
+			room[at] = byte(c)
 		}
 	}
 	if at > 0 {

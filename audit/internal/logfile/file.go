@@ -73,6 +73,9 @@ type File struct {
 	untidy     atomic.Bool    // tidying is due
 	tidying    sync.Mutex
 	stopped    atomic.Bool // tidying ends
+
+	closing  sync.Once
+	closeErr error
 }
 
 // A batch is lines that share one fsync.
@@ -309,22 +312,21 @@ func (f *File) Reopen() error {
 	return f.open()
 }
 
-// Close closes the file. Later calls do nothing.
+// Close closes the file. Later calls return the same.
 func (f *File) Close() error {
-	f.mu.Lock()
-	if f.closed {
+	f.closing.Do(func() {
+		f.mu.Lock()
+		f.closed = true
+		if f.f != nil && !f.suspect {
+			_ = f.tellGaps()
+		}
+		err := f.closeFile()
+		f.stopped.Store(true)
 		f.mu.Unlock()
-		return nil
-	}
-	f.closed = true
-	if f.f != nil && !f.suspect {
-		_ = f.tellGaps()
-	}
-	err := f.closeFile()
-	f.stopped.Store(true)
-	f.mu.Unlock()
-	f.background.Wait()
-	return errors.Join(err, f.lock.Close())
+		f.background.Wait()
+		f.closeErr = errors.Join(err, f.lock.Close())
+	})
+	return f.closeErr
 }
 
 // closeFile flushes and closes the open file, if there is one.
