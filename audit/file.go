@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -50,10 +51,7 @@ type FileOptions struct {
 }
 
 func (o *FileOptions) withDefaults() (FileOptions, error) {
-	var v FileOptions
-	if o != nil {
-		v = *o
-	}
+	v := *cmp.Or(o, &FileOptions{})
 	return v, errors.Join(
 		atLeast("MaxSize", &v.MaxSize, 64<<20, 4<<10),
 		atLeast("MaxAge", &v.MaxAge, 0, time.Second),
@@ -63,16 +61,13 @@ func (o *FileOptions) withDefaults() (FileOptions, error) {
 	)
 }
 
-// atLeast sets *v to byDefault if it is zero, and refuses what is below minimum.
+// atLeast sets *v to byDefault if it is zero, and refuses less than minimum.
 func atLeast[T int | int64 | time.Duration](name string, v *T, byDefault, minimum T) error {
-	if *v == 0 {
-		*v = byDefault
-		return nil
-	}
-	if *v < minimum {
+	if *v != 0 && *v < minimum {
 		return fmt.Errorf("FileOptions.%s is %v: want 0, for %v, or at least %v",
 			name, *v, byDefault, minimum)
 	}
+	*v = cmp.Or(*v, byDefault)
 	return nil
 }
 

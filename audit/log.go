@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -51,9 +52,7 @@ func New(h slog.Handler) *Log {
 // Of attributes with equal names, the first stays; ts and event are the log's
 // own. The package comment says what becomes of values and secrets.
 func (l *Log) Record(ctx context.Context, e Event, attrs ...slog.Attr) {
-	if l == nil {
-		l = byDefault
-	}
+	l = cmp.Or(l, byDefault)
 	if l.handler == slog.DiscardHandler {
 		l.written.Add(1)
 		return
@@ -98,14 +97,8 @@ func (l *Log) handle(ctx context.Context, rec slog.Record) (err error) {
 			err = fmt.Errorf("the handler panicked: %v", p)
 		}
 	}()
-	h := l.handler
-	if h == nil {
-		h = slog.Default().Handler()
-	}
-	if ctx == nil {
-		ctx = context.Background()
-	}
-	return h.Handle(ctx, rec)
+	h := cmp.Or(l.handler, slog.Default().Handler())
+	return h.Handle(cmp.Or(ctx, context.Background()), rec)
 }
 
 // Handler returns a slog.Handler that writes to l what another Log hands to
@@ -115,9 +108,7 @@ func (l *Log) handle(ctx context.Context, rec slog.Record) (err error) {
 //
 //	log := audit.New(slog.NewMultiHandler(file.Handler(), metrics))
 func (l *Log) Handler() slog.Handler {
-	if l == nil {
-		l = byDefault
-	}
+	l = cmp.Or(l, byDefault)
 	return sink(func(ctx context.Context, e Event, attrs []slog.Attr) error {
 		return l.count(l.write(ctx, e, attrs, true))
 	})
@@ -155,9 +146,7 @@ type Stats struct {
 
 // Stats returns the log's counts. They are exact once no Record is under way.
 func (l *Log) Stats() Stats {
-	if l == nil {
-		l = byDefault
-	}
+	l = cmp.Or(l, byDefault)
 	return Stats{l.written.Load(), l.failed.Load(), l.suppressed.Load()}
 }
 

@@ -102,6 +102,11 @@ func (r *record) text(s string) string {
 	return clean
 }
 
+// inToken reports whether c is one of base64url's characters (RFC 4648, 5).
+func inToken(c byte) bool {
+	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_' || c == '-'
+}
+
 func isToken(s string) bool {
 	for i := range len(s) {
 		if !inToken(s[i]) {
@@ -110,6 +115,8 @@ func isToken(s string) bool {
 	}
 	return true
 }
+
+const masked = "***"
 
 // redactText returns s with *** for the secrets in it. One whose form is
 // percent-encoded or escaped as in JSON is found once that is undone, and s is

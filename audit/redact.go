@@ -6,8 +6,6 @@ import (
 	"unicode/utf8"
 )
 
-const masked = "***"
-
 // A masker looks for secrets in v, from left to right. A secret may begin
 // inside another and end after it. The masker looks at each byte a bounded
 // number of times: strangers choose what v is.
@@ -66,8 +64,7 @@ func (m *masker) hideAll(from int, chars string) {
 	m.hide(from, m.skip)
 }
 
-// hideWord masks a word. Of what was encoded, chars may be part of the word, and
-// so they may of a word that begins inside what is masked.
+// hideWord masks a word. Of what was encoded or is masked, chars may be a part.
 func (m *masker) hideWord(from int, chars string) {
 	if m.decoded {
 		chars = ""
@@ -85,11 +82,6 @@ func (m *masker) end(i int, chars string) int {
 		}
 	}
 	return i
-}
-
-// inToken reports whether c is one of base64url's characters (RFC 4648, 5).
-func inToken(c byte) bool {
-	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_' || c == '-'
 }
 
 // follows reports whether word ends before i.
