@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -168,8 +170,15 @@ func appendTime(b []byte, t time.Time) []byte {
 
 // appendValue appends v as JSON. It panics for what JSON does not have.
 func appendValue(b []byte, v slog.Value) []byte {
-	if v.Kind() == slog.KindString {
+	switch v.Kind() { // those of most fields, without an allocation
+	case slog.KindString:
 		return appendString(b, v.String())
+	case slog.KindInt64:
+		return strconv.AppendInt(b, v.Int64(), 10)
+	case slog.KindFloat64:
+		if f := math.Abs(v.Float64()); f == 0 || f >= 1e-6 && f < 1e21 { // as json.Marshal does
+			return strconv.AppendFloat(b, v.Float64(), 'f', -1, 64)
+		}
 	}
 	switch x := v.Any().(type) {
 	case []slog.Attr:

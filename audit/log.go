@@ -120,7 +120,11 @@ type sink func(ctx context.Context, e Event, attrs []slog.Attr) error
 func (s sink) Enabled(context.Context, slog.Level) bool { return true }
 
 func (s sink) Handle(ctx context.Context, rec slog.Record) error {
-	return s(ctx, Event(rec.Message), slices.Collect(rec.Attrs))
+	attrs := make([]slog.Attr, 0, rec.NumAttrs())
+	for a := range rec.Attrs {
+		attrs = append(attrs, a)
+	}
+	return s(ctx, Event(rec.Message), attrs)
 }
 
 func (s sink) WithAttrs(first []slog.Attr) slog.Handler {

@@ -87,8 +87,8 @@ func (m *masker) end(i int, chars string) int {
 // follows reports whether word ends before i.
 func (m *masker) follows(i int, word string) bool {
 	start := i - len(word)
-	return start >= 0 && strings.EqualFold(m.v[start:i], word) &&
-		(start == 0 || !inToken(m.v[start-1]))
+	return start >= 0 && (start == 0 || !inToken(m.v[start-1])) &&
+		strings.EqualFold(m.v[start:i], word)
 }
 
 // afterName masks the value in a query (RFC 3986, 3.4), a form, a header line,
@@ -163,7 +163,7 @@ func (m *masker) afterDot(i int) {
 	}
 	start, to := i, i
 	for j := i - 1; j >= 0 && inToken(m.v[j]); j-- {
-		if beginsObject(m.v[j:i]) {
+		if m.v[j] == 'e' && beginsObject(m.v[j:i]) {
 			start = j
 		}
 	}

@@ -123,7 +123,7 @@ func (f *File) put(now time.Time, line []byte) error {
 		return ErrClosed
 	}
 	err := f.ready(now, len(line))
-	if err == nil {
+	if err == nil && len(f.gaps) > 0 {
 		err = f.tellGaps()
 	}
 	if err == nil {
