@@ -72,12 +72,12 @@ func (m *masker) hideWord(from int, chars string) {
 	m.hide(from, m.end(max(from, m.done), chars))
 }
 
-// end returns the end of the word at i: white space, one of chars, or a quote
-// that nothing of the word follows.
+// end returns where the word at i ends: at white space, one of chars, or its last quote.
 func (m *masker) end(i int, chars string) int {
-	for ; i < len(m.v) && m.v[i] > ' ' && strings.IndexByte(chars, m.v[i]) < 0; i++ {
-		rest := m.v[i+1:]
-		if m.v[i] == '"' && (rest == "" || strings.IndexByte(" \t\r\n,:;)]}>", rest[0]) >= 0) {
+	for ; i < len(m.v) && m.v[i] > ' '; i++ {
+		c, rest := m.v[i], m.v[i+1:]
+		if !inToken(c) && (strings.IndexByte(chars, c) >= 0 ||
+			c == '"' && (rest == "" || strings.IndexByte(" \t\r\n,:;)]}>", rest[0]) >= 0)) {
 			break
 		}
 	}
