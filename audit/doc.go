@@ -6,8 +6,8 @@
 //
 //	{"ts":"2026-05-27T09:12:27.000123+00:00","event":"logout","provider":"oidc","user_id":"u1"}
 //
-// ts is RFC 3339 in UTC with microseconds; the fields follow in the order
-// given. Recording never fails its caller.
+// ts is RFC 3339 in UTC with microseconds; the fields follow in the order given.
+// Recording never fails its caller.
 //
 // # Values
 //
@@ -39,8 +39,7 @@
 //
 // # Figures
 //
-// AUDIT_TIMES=10 makes the long run of the tests, in which processes are killed
-// and disks run full. In 3,000 kills, none of 491,221 acknowledged lines was lost,
-// and none was there twice. A line takes no longer than slog.JSONHandler takes to
-// write the same to the same file.
+// In the long run of the tests (AUDIT_TIMES=10), processes are killed and disks
+// run full: in 3,000 kills, none of 491,221 acknowledged lines was lost, and none
+// was there twice. A line takes no longer than slog.JSONHandler takes for it.
 package audit

@@ -1,8 +1,8 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"maps"
 	"math"
@@ -18,16 +18,14 @@ const (
 	softLine = 32 << 10  // a longer record has its values cut
 	hardLine = 60 << 10  // no line is longer than this and the little that ends it
 	maxText  = 64 << 10  // of a string, no more is looked at
-	maxRoom  = 128 << 10 // bytes that the parts of one value may have
+	maxRoom  = 128 << 10 // a value with more JSON than this is cut
 	maxJSON  = 8 << 10   // of a JSON text that is decoded; a longer one is like any text
 	maxName  = 256       // bytes of a name in a record that is cut
 	minValue = 16        // bytes that every value may have in a record that is cut
 	maxDepth = 128       // steps into a value: one or two for an object, a list, a LogValuer
 	maxAsked = 10_000    // LogValuers that one record may ask
-	badValue = "!ERROR"
+	badValue = "!ERROR"  // for what can't be encoded; add recovers from it as a panic
 )
-
-var errValue = errors.New("audit: value can't be encoded")
 
 // A record is what becomes of one call of Record: plain values, redacted, no
 // more than a line has room for. It is built before any lock is taken: the
@@ -38,9 +36,8 @@ type record struct {
 	truncated bool
 	raw       bool // redacted before
 	asked     int  // LogValuers
-	room      int  // bytes that the value at hand may still gather
-	inText    bool // the value at hand is in a JSON text
-	hidden    bool // a secret was found in it
+	inText    bool // what is decoded is a JSON text in a value
+	hidden    bool // a secret was found
 	buf       []byte
 }
 
@@ -60,89 +57,54 @@ func newRecord(now time.Time, e Event, attrs []slog.Attr, raw bool) *record {
 	r := records.Get().(*record)
 	r.raw = raw
 	r.event = r.text(string(e))
-	r.add(attrs)
+	for _, a := range attrs {
+		r.add(a)
+	}
 	if r.encode(now); len(r.buf) > softLine {
 		r.cut()
 	} else if !r.truncated {
 		return r
 	}
-	r.truncated = true
 	r.attrs = slices.DeleteFunc(r.attrs, func(a slog.Attr) bool {
 		return strings.EqualFold(a.Key, "truncated")
 	})
+	for r.encode(now); len(r.buf) > hardLine; r.encode(now) { // the names are too long
+		r.attrs = r.attrs[:len(r.attrs)/2]
+	}
 	r.attrs = append(r.attrs, slog.Bool("truncated", true))
 	r.encode(now)
 	return r
 }
 
-// add adds the record's fields, redacted.
-func (r *record) add(attrs []slog.Attr) {
-	for _, a := range attrs {
-		if r.secret(a.Key, weakName) {
-			continue // before its method is called
-		}
-		if a.Value.Kind() == slog.KindString {
-			r.put(a.Key, slog.StringValue(r.text(a.Value.String())))
-			continue
-		}
-		v := r.value(a.Value)
-		group := v.Kind() == slog.KindGroup
-		switch {
-		case group && len(v.Group()) == 0, a.Equal(slog.Attr{}):
-		case group && a.Key == "":
-			for _, m := range v.Group() {
-				r.put(m.Key, m.Value)
-			}
-		default:
-			r.put(a.Key, v)
-		}
+// add adds a field, redacted: a plain value as it is, or what its JSON says. It
+// is !ERROR where it can't be encoded, or a method of it panics.
+func (r *record) add(a slog.Attr) {
+	if r.secret(a.Key, weakName) {
+		return // before its method is called
 	}
-}
-
-// value returns a value that is no string: as it is, or what its JSON says,
-// redacted. It is !ERROR where it can't be encoded, or a method of it panics.
-func (r *record) value(v slog.Value) (clean slog.Value) {
 	defer func() {
 		if recover() != nil {
-			clean = slog.StringValue(badValue)
+			r.put(a.Key, slog.StringValue(badValue))
 		}
 	}()
-	switch v.Kind() {
+	switch a.Value.Kind() {
+	case slog.KindString:
+		r.put(a.Key, slog.StringValue(r.text(a.Value.String())))
 	case slog.KindAny, slog.KindGroup, slog.KindLogValuer:
-		r.room = maxRoom
-		walked := r.walk(v, 0)
-		if walked.Kind() == slog.KindGroup && len(walked.Group()) == 0 {
-			return walked
+		members, _ := r.decode(r.walk(nil, slog.GroupValue(a), 0)).([]slog.Attr)
+		for _, m := range members {
+			r.put(m.Key, m.Value)
 		}
-		return r.decode(appendValue(nil, walked))
+	default:
+		_ = appendValue(r.buf, a.Value) // panics for NaN, and for a time beyond RFC 3339
+		r.put(a.Key, a.Value)
 	}
-	_ = appendValue(r.buf, v) // panics for NaN, and for a time beyond RFC 3339
-	return v
-}
-
-// group has attributes as slog does: those of a group without a name beside the
-// others, and no empty group.
-func (r *record) group(attrs []slog.Attr, depth int) slog.Value {
-	var all []slog.Attr
-	for _, a := range attrs {
-		if a.Equal(slog.Attr{}) || r.secret(a.Key, weakName) || !r.hasRoom() {
-			continue
-		}
-		v := r.walk(a.Value, depth)
-		switch group := v.Kind() == slog.KindGroup; {
-		case group && a.Key == "":
-			all = append(all, v.Group()...)
-		case !group || len(v.Group()) > 0:
-			all = append(all, slog.Attr{Key: a.Key, Value: v})
-		}
-	}
-	return slog.GroupValue(all...)
 }
 
 // put adds a field, unless it is there already or a line has no room for more.
 func (r *record) put(name string, v slog.Value) {
 	if !isToken(name) {
-		name = string([]rune(r.text(name))) // U+FFFD for what is not UTF-8, as in a line
+		name = strings.ToValidUTF8(r.text(name), "\ufffd")
 	}
 	switch {
 	case len(r.attrs) > softLine/minValue:
@@ -154,78 +116,63 @@ func (r *record) put(name string, v slog.Value) {
 	}
 }
 
-func (r *record) hasRoom() bool {
-	r.truncated = r.truncated || r.room < 0
-	return r.room >= 0
+// members appends attributes as slog does: those of a group without a name stand
+// beside the others.
+func (r *record) members(b []byte, attrs []slog.Attr, depth int) []byte {
+	if depth > maxDepth {
+		panic(badValue)
+	}
+	for _, a := range attrs {
+		switch {
+		case a.Equal(slog.Attr{}) || r.secret(a.Key, weakName) || !r.hasRoom(b):
+		case a.Key == "" && a.Value.Kind() == slog.KindGroup:
+			b = r.members(b, a.Value.Group(), depth+1)
+		default:
+			b = append(appendString(b, a.Key), ':')
+			b = append(r.walk(b, a.Value, depth), ',')
+		}
+	}
+	return b
 }
 
-// groupOrEmpty is a group, or an empty object: slog leaves out empty groups.
-func groupOrEmpty(members []slog.Attr) slog.Value {
-	if len(members) == 0 {
-		return slog.AnyValue(map[string]any{})
-	}
-	return slog.GroupValue(members...)
-}
-
-// plain returns v as encoding/json and slog's handlers write it in a list.
-func plain(v slog.Value) any {
-	switch v.Kind() {
-	case slog.KindGroup:
-		m := map[string]any{}
-		for _, a := range v.Group() {
-			m[a.Key] = plain(a.Value)
-		}
-		return m
-	case slog.KindDuration:
-		return v.Duration().String()
-	case slog.KindTime:
-		if year := v.Time().UTC().Year(); year < 0 || year > 9999 { // RFC 3339
-			panic(errValue)
-		}
-		return string(appendTime(nil, v.Time()))
-	}
-	return v.Any()
+func (r *record) hasRoom(b []byte) bool {
+	r.truncated = r.truncated || len(b) > maxRoom
+	return len(b) <= maxRoom
 }
 
 // encode writes the record's line to buf.
 func (r *record) encode(now time.Time) {
-	b := append(r.buf[:0], `{"ts":"`...)
-	b = appendTime(b, now)
-	b = appendString(append(b, `","event":`...), r.event)
-	for _, a := range r.attrs {
-		b = appendString(append(b, ','), a.Key)
-		b = appendValue(append(b, ':'), a.Value)
+	b := appendTime(append(r.buf[:0], `{"ts":`...), now)
+	b = appendString(append(b, `,"event":`...), r.event)
+	r.buf = append(appendMembers(append(b, ','), r.attrs), '\n')
+}
+
+// appendMembers appends the members of an object, and its end.
+func appendMembers(b []byte, attrs []slog.Attr) []byte {
+	for _, a := range attrs {
+		b = append(appendString(b, a.Key), ':')
+		b = append(appendValue(b, a.Value), ',')
 	}
-	r.buf = append(b, '}', '\n')
+	return closeJSON(b, '}')
 }
 
-// appendTime is t.AppendFormat with "2006-01-02T15:04:05.000000+00:00", for
-// which package time has no short cut.
+// appendTime appends t in UTC, with microseconds. Package time is quick for
+// RFC3339Nano only, and leaves out zeros at its end: there is none.
 func appendTime(b []byte, t time.Time) []byte {
-	b = t.UTC().AppendFormat(b, time.RFC3339)
-	b[len(b)-1] = '.' // in the place of Z
-	dot := len(b) - 1
-	b = strconv.AppendInt(b, int64(t.Nanosecond()/1000+1_000_000), 10)
-	b = append(b[:dot+1], b[dot+2:]...)
-	return append(b, "+00:00"...)
+	start := len(b)
+	b = append(b, '"')
+	b = t.UTC().Truncate(time.Microsecond).Add(1).AppendFormat(b, time.RFC3339Nano)
+	if b[start+len(`"2006`)] != '-' { // a year beyond RFC 3339
+		panic(badValue)
+	}
+	return append(b[:start+len(`"2006-01-02T15:04:05.000000`)], `+00:00"`...)
 }
 
+// appendValue appends v as JSON. It panics for what JSON does not have.
 func appendValue(b []byte, v slog.Value) []byte {
-	switch v.Kind() {
+	switch v.Kind() { // those of most fields, without an allocation
 	case slog.KindString:
 		return appendString(b, v.String())
-	case slog.KindGroup:
-		b = append(b, '{')
-		for i, a := range v.Group() {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = appendString(b, a.Key)
-			b = appendValue(append(b, ':'), a.Value)
-		}
-		return append(b, '}')
-	case slog.KindDuration, slog.KindTime:
-		return appendString(b, plain(v).(string))
 	case slog.KindInt64:
 		return strconv.AppendInt(b, v.Int64(), 10)
 	case slog.KindFloat64:
@@ -234,28 +181,40 @@ func appendValue(b []byte, v slog.Value) []byte {
 		}
 	}
 	switch x := v.Any().(type) {
+	case []slog.Attr:
+		return appendMembers(append(b, '{'), x)
+	case time.Duration:
+		return appendString(b, x.String())
+	case time.Time:
+		return appendTime(b, x)
 	case []any:
 		b = append(b, '[')
-		for i, x := range x {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = appendValue(b, slog.AnyValue(x))
+		for _, x := range x {
+			b = append(appendValue(b, slog.AnyValue(x)), ',')
 		}
-		return append(b, ']')
+		return closeJSON(b, ']')
 	case map[string]any:
-		members := make([]slog.Attr, 0, len(x))
+		var members []slog.Attr
 		for _, name := range slices.Sorted(maps.Keys(x)) {
 			members = append(members, slog.Any(name, x[name]))
 		}
-		return appendValue(b, slog.GroupValue(members...))
+		return appendMembers(append(b, '{'), members)
 	default: // a number, true, false or null
-		text, err := json.Marshal(x)
-		if err != nil {
-			panic(errValue)
-		}
-		return append(b, text...)
+		return appendJSON(b, x)
 	}
+}
+
+func appendJSON(b []byte, x any) []byte {
+	text, err := json.Marshal(x)
+	if err != nil {
+		panic(badValue)
+	}
+	return append(b, text...)
+}
+
+// closeJSON ends an object or a list, of which each part ends in a comma.
+func closeJSON(b []byte, end byte) []byte {
+	return append(bytes.TrimSuffix(b, []byte(",")), end)
 }
 
 // appendString appends s as a JSON string. Escaped are control characters, and
@@ -263,29 +222,23 @@ func appendValue(b []byte, v slog.Value) []byte {
 // UAX #9 (CVE-2021-42574), the byte order mark.
 func appendString(b []byte, s string) []byte {
 	const hex = "0123456789abcdef"
-	b = append(b, '"')
-	from := 0
-	for i, r := range s {
-		if r >= ' ' && r < 0x7f && r != '"' && r != '\\' {
-			continue
-		}
-		size := utf8.RuneLen(r)
-		switch {
-		case r == '"' || r == '\\':
-			b = append(append(b, s[from:i]...), '\\', byte(r))
-		case r < 0x20 || r >= 0x7f && r <= 0x9f || r == 0x2028 || r == 0x2029 ||
-			r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || r == 0xfeff:
-			b = append(append(b, s[from:i]...), '\\', 'u')
-			b = append(b, hex[r>>12&15], hex[r>>8&15], hex[r>>4&15], hex[r&15])
-		case r == utf8.RuneError && !strings.HasPrefix(s[i:], "\ufffd"):
-			b = utf8.AppendRune(append(b, s[from:i]...), r)
-			size = 1
-		default:
-			continue
-		}
-		from = i + size
+	plain := 0 // bytes, most often all of them
+	for plain < len(s) && s[plain] >= ' ' && s[plain] < 0x7f && s[plain] != '"' && s[plain] != '\\' {
+		plain++
 	}
-	return append(append(b, s[from:]...), '"')
+	b = append(append(b, '"'), s[:plain]...)
+	for _, c := range s[plain:] { // U+FFFD for what is not UTF-8
+		switch {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', byte(c))
+		case c < 0x20 || c >= 0x7f && c <= 0x9f || c == 0x2028 || c == 0x2029 ||
+			c >= 0x202a && c <= 0x202e || c >= 0x2066 && c <= 0x2069 || c == 0xfeff:
+			b = append(b, '\\', 'u', hex[c>>12&15], hex[c>>8&15], hex[c>>4&15], hex[c&15])
+		default:
+			b = utf8.AppendRune(b, c)
+		}
+	}
+	return append(b, '"')
 }
 
 // cut cuts a record to what a line has room for: each value to an equal share.
@@ -296,23 +249,16 @@ func (r *record) cut() {
 		names += min(len(a.Key), maxName) + len(`"":,`)
 	}
 	room := max(minValue, (softLine-names)/max(len(r.attrs), 1))
-	left := hardLine - maxName
 	r.event = cutText(r.event, maxName)
 	for i := range r.attrs {
 		a := &r.attrs[i]
 		a.Key = cutText(a.Key, maxName)
-		start := len(r.buf)
-		if a.Value.Kind() == slog.KindString {
-			a.Value = slog.StringValue(cutText(a.Value.String(), room))
-		} else if r.buf = appendValue(r.buf, a.Value); len(r.buf)-start > room {
-			a.Value = slog.StringValue(cutText(string(r.buf[start:]), room))
+		if text := string(appendValue(nil, a.Value)); len(text) > room {
+			if a.Value.Kind() == slog.KindString {
+				text = a.Value.String()
+			}
+			a.Value = slog.StringValue(cutText(text, room))
 		}
-		r.buf = appendValue(appendString(r.buf[:start], a.Key), a.Value)
-		if left -= len(r.buf) - start + len(`:,`); left < 0 {
-			r.attrs = r.attrs[:i]
-			return
-		}
-		r.buf = r.buf[:start]
 	}
 }
 

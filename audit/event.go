@@ -1,7 +1,5 @@
 package audit
 
-import "log/slog"
-
 // An Event names what happened. Applications may record events of their own
 // beside these; a name is a few words in lower case, joined by underscores.
 type Event string
@@ -42,18 +40,6 @@ const (
 
 // refusal reports whether strangers can cause e as often as they like.
 func (e Event) refusal() bool {
-	switch e {
-	case LoginFailure, RefreshFailure, SessionVerifyFailure,
-		MintRefused, TicketRejected, UpgradeRefused:
-		return true
-	}
-	return false
-}
-
-// level is the level for a slog.Handler: Warn for a refusal, Info for the rest.
-func (e Event) level() slog.Level {
-	if e.refusal() {
-		return slog.LevelWarn
-	}
-	return slog.LevelInfo
+	return e == LoginFailure || e == RefreshFailure || e == SessionVerifyFailure ||
+		e == MintRefused || e == TicketRejected || e == UpgradeRefused
 }

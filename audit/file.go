@@ -2,11 +2,13 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -15,12 +17,11 @@ import (
 
 // FileOptions says how a log file is kept and written to. Nil is all defaults.
 type FileOptions struct {
-	// MaxSize is the size in bytes that the file does not grow beyond: it
-	// becomes an old file, and a new one begins. Default 64 MiB, at least
-	// 4 KiB; math.MaxInt64 for no limit.
+	// MaxSize is the size in bytes at which the file becomes an old file, and a
+	// new one begins. Default 64 MiB, at least 4 KiB; math.MaxInt64 for no limit.
 	MaxSize int64
-	// MaxAge is how long a file is written to, by the wall clock. The next
-	// event after that begins a new one. Default 0: no limit. At least a second.
+	// MaxAge is how long a file is written to, by the wall clock: the next event
+	// begins a new one. Default 0: no limit. At least a second.
 	MaxAge time.Duration
 	// KeepFiles is how many old files are kept; the oldest go first. Default
 	// 16; math.MaxInt for all of them.
@@ -31,32 +32,26 @@ type FileOptions struct {
 	// Sync makes Record wait until its line is on the disk, as far as fsync(2)
 	// tells: the line survives a loss of power. Calls that come at the same
 	// time share one fsync. A line whose fsync failed counts as failed, though
-	// it may be there, and the file is put away: a second fsync of it would
-	// succeed without having written anything.
+	// it may be there, and the file is put away.
 	//
-	// Without Sync, Record returns when the line is with the operating system,
-	// in one write(2). A process that is killed loses no line whose Record has
-	// returned; a machine that loses power may lose the last seconds.
+	// Without Sync, Record returns when the line is with the operating system.
+	// A process that is killed loses no line whose Record has returned; a
+	// machine that loses power may lose the last seconds.
 	Sync bool
 
 	// RepeatsPerMinute is how many refusals of one event, reason and ip (of
 	// IPv6, its /64) are written in a minute, and may come at once. Further
-	// ones are counted, and reported once a minute in a line that ends in
-	// "suppressed". Only refusals are suppressed. Default 60; math.MaxInt for
-	// no limit.
+	// ones are counted, and reported at the minute's end in a line that ends in
+	// "suppressed". Default 60; math.MaxInt for no limit.
 	RepeatsPerMinute int
-	// RefusalsPerMinute is how many refusals are written in a minute in all.
-	// Further ones are counted and reported in the same way, without an ip
-	// where there are more than 256 kinds of them. Default 600; math.MaxInt
-	// for no limit.
+	// RefusalsPerMinute is how many refusals of all kinds are written in a
+	// minute. Further ones are reported in the same way, without an ip where
+	// there are more than 256 kinds. Default 600; math.MaxInt for no limit.
 	RefusalsPerMinute int
 }
 
 func (o *FileOptions) withDefaults() (FileOptions, error) {
-	var v FileOptions
-	if o != nil {
-		v = *o
-	}
+	v := *cmp.Or(o, &FileOptions{})
 	return v, errors.Join(
 		atLeast("MaxSize", &v.MaxSize, 64<<20, 4<<10),
 		atLeast("MaxAge", &v.MaxAge, 0, time.Second),
@@ -66,25 +61,22 @@ func (o *FileOptions) withDefaults() (FileOptions, error) {
 	)
 }
 
-// atLeast sets *v to byDefault if it is zero, and refuses what is below minimum.
+// atLeast sets *v to byDefault if it is zero, and refuses less than minimum.
 func atLeast[T int | int64 | time.Duration](name string, v *T, byDefault, minimum T) error {
-	if *v == 0 {
-		*v = byDefault
-		return nil
-	}
-	if *v < minimum {
+	if *v != 0 && *v < minimum {
 		return fmt.Errorf("FileOptions.%s is %v: want 0, for %v, or at least %v",
 			name, *v, byDefault, minimum)
 	}
+	*v = cmp.Or(*v, byDefault)
 	return nil
 }
 
 // OpenFile opens the log file at path, or makes it: for its owner only (0600),
 // in a directory that, if it has to be made, is for its owner only too (0700).
 // What is there already must be a regular file of this user's, with one name,
-// and no symbolic link. A lock (".auth.log.lock" beside "auth.log") makes sure
-// that a file is open once: a second time, in this process or another, is an
-// error. So are options that are out of range, all at once.
+// and no symbolic link. A lock (".auth.log.lock" beside "auth.log") makes it an
+// error to open a file that is open, in this process or another. An error names
+// all options that are out of range.
 //
 // Old files are named after the file, with a number that rises by one and the
 // time when they were put away: auth.log.0000000042-20260527T091227Z, with .gz
@@ -99,8 +91,7 @@ func atLeast[T int | int64 | time.Duration](name string, v *T, byDefault, minimu
 // with the event audit_gap, its reason (removed, moved, truncated, torn,
 // failed) and the number of lines that may be missing.
 //
-// Record waits for the disk: while it hangs, so do requests. New has an
-// example of a handler that does not wait.
+// Record waits for the disk: while it hangs, so do requests. See New.
 func OpenFile(path string, opts *FileOptions) (*Log, error) {
 	o, err := opts.withDefaults()
 	if err != nil {
@@ -109,8 +100,7 @@ func OpenFile(path string, opts *FileOptions) (*Log, error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return nil, fmt.Errorf("audit.OpenFile: %q: %w", path, err)
 	}
-	l := &Log{}
-	l.floods = newFloods(o, l.summary)
+	l := &Log{opts: o}
 	l.file, err = logfile.Open(path, logfile.Options{
 		MaxSize: o.MaxSize, MaxAge: o.MaxAge, KeepFiles: o.KeepFiles,
 		Compress: o.Compress, Sync: o.Sync,
@@ -125,9 +115,7 @@ func OpenFile(path string, opts *FileOptions) (*Log, error) {
 // gapLine is the line that reports missing lines.
 func gapLine(reason string, lines int) []byte {
 	attrs := []slog.Attr{slog.String("reason", reason), slog.Int("lines", lines)}
-	r := newRecord(time.Now(), "audit_gap", attrs, false)
-	defer r.free()
-	return bytes.Clone(r.buf)
+	return newRecord(time.Now(), "audit_gap", attrs, false).buf
 }
 
 // whenWritten returns the ts of a line.
@@ -138,8 +126,7 @@ func whenWritten(line []byte) (time.Time, error) {
 }
 
 // Reopen closes the log's file and opens the one that is at its path now, or
-// makes it. Programs that move log files away ask for it, usually with a
-// signal. A log without a file has nothing to reopen.
+// makes it: for programs that move log files away. Without a file, it does nothing.
 func (l *Log) Reopen() error {
 	if l == nil || l.file == nil {
 		return nil
@@ -150,24 +137,19 @@ func (l *Log) Reopen() error {
 	return nil
 }
 
-// HomePath returns where the application called app keeps its log called
-// file: in logs/ under the folder that the environment variable APP_HOME
-// names, else under .app in the user's home. For HomePath("hermes",
-// "auth.log") that is $HERMES_HOME/logs/auth.log or ~/.hermes/logs/auth.log.
-// In the variable's name all but letters and digits of app are underscores.
+// HomePath returns where the application called app keeps its log called file:
+// HomePath("hermes", "auth.log") is $HERMES_HOME/logs/auth.log or, where that
+// variable is not set, ~/.hermes/logs/auth.log. In the variable's name all but
+// letters and digits of app are underscores. HomePath makes nothing.
 //
 // app and file are single names: neither may be empty, begin with a dot, or
-// have a separator or control character in it. Nothing is made; OpenFile does that.
+// have a separator or control character in it.
 func HomePath(app, file string) (string, error) {
 	if err := errors.Join(singleName("app", app), singleName("file", file)); err != nil {
 		return "", err
 	}
-	variable := strings.Map(func(r rune) rune {
-		if r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
-			return r
-		}
-		return '_'
-	}, strings.ToUpper(app)) + "_HOME"
+	others := regexp.MustCompile(`[^A-Z0-9]`)
+	variable := others.ReplaceAllString(strings.ToUpper(app), "_") + "_HOME"
 	home := os.Getenv(variable)
 	if home == "" {
 		user, err := os.UserHomeDir()

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -12,22 +13,19 @@ import (
 	"github.com/ticketgate/ticketgate/audit/internal/logfile"
 )
 
-// A Log records events. New makes one of a slog.Handler, OpenFile one of a
-// file. A nil *Log records to slog.Default(). The methods may be called
-// concurrently.
+// A Log records events. New makes one of a slog.Handler, OpenFile one of a file.
+// A nil *Log records to slog.Default(). The methods may be called concurrently.
 type Log struct {
+	opts    FileOptions
 	handler slog.Handler // of a log without a file; nil: slog.Default()'s
 	file    *logfile.File
-	floods  *floods
-
-	closing  sync.Once
-	closeErr error
+	floods
 
 	written, failed, suppressed atomic.Uint64
 
 	inside  atomic.Int32 // calls of the handler that have not returned
-	warning atomic.Bool  // a warning is under way
-	warned  atomic.Int64 // when the last one was, in Unix nanoseconds
+	warning sync.Mutex   // held while a warning is under way
+	warned  time.Time    // when the last one began
 }
 
 // byDefault is what a nil *Log stands for.
@@ -40,59 +38,56 @@ var byDefault = New(nil)
 // []any for lists. Refusals have slog.LevelWarn, all others slog.LevelInfo.
 //
 // h.Enabled is not called: a level that is set against chatter must not make
-// sign-ins vanish. A handler can choose in Handle, as slog.NewMultiHandler's
-// does for its parts. A nil h stands for slog.Default().
-//
-// Record waits for h. To record without waiting, pass a handler that does not
-// wait: the example shows one, and what is lost with it.
+// sign-ins vanish. A nil h stands for slog.Default(). Record waits for h: the
+// example shows a handler that does not wait, and what is lost with it.
 func New(h slog.Handler) *Log {
-	l := &Log{handler: h}
 	o, _ := (*FileOptions)(nil).withDefaults()
-	l.floods = newFloods(o, l.summary)
-	return l
+	return &Log{opts: o, handler: h}
 }
 
 // Record records one event with attrs as its fields. It never fails its
 // caller: what goes wrong in a handler, on a disk or in a value's methods is
 // counted, and reported to slog.Default() as a warning, at most once a minute.
 //
-// Attributes that are secrets by their name, and further ones with a name that
-// is there already, are left out; ts and event are the log's own. A value that
-// can't be encoded, or has a method that panics, becomes "!ERROR".
+// Of attributes with equal names, the first stays; ts and event are the log's
+// own. The package comment says what becomes of values and secrets.
 func (l *Log) Record(ctx context.Context, e Event, attrs ...slog.Attr) {
-	if l == nil {
-		l = byDefault
-	}
+	l = cmp.Or(l, byDefault)
 	if l.handler == slog.DiscardHandler {
 		l.written.Add(1)
 		return
 	}
-	now := time.Now()
-	if e.refusal() && l.floods.suppress(now, e, attrs) {
+	if e.refusal() && l.suppress(e, attrs) {
 		l.suppressed.Add(1)
 		return
 	}
-	l.count(l.write(ctx, now, e, attrs, false))
+	_ = l.count(l.write(ctx, e, attrs, false))
 }
 
-// write redacts and encodes an event, unless that was done before, and writes
-// it to the file or hands it to the handler.
-func (l *Log) write(
-	ctx context.Context, now time.Time, e Event, attrs []slog.Attr, raw bool,
-) error {
+// write writes an event to the file, or hands it to the handler. It is raw if
+// another Log has redacted it.
+func (l *Log) write(ctx context.Context, e Event, attrs []slog.Attr, raw bool) error {
+	now := time.Now()
 	r := newRecord(now, e, attrs, raw)
 	defer r.free()
 	if l.file != nil {
 		return l.file.Write(now, r.buf)
 	}
-	return l.handle(ctx, now, e, r)
+	level := slog.LevelInfo
+	if e.refusal() {
+		level = slog.LevelWarn
+	}
+	rec := slog.NewRecord(now, level, r.event, 0)
+	rec.AddAttrs(slog.String("event", r.event))
+	rec.AddAttrs(r.attrs...)
+	return l.handle(ctx, rec)
 }
 
 // maxInside ends a handler that records events through this log without end,
 // before the stack does.
 const maxInside = 10_000
 
-func (l *Log) handle(ctx context.Context, now time.Time, e Event, r *record) (err error) {
+func (l *Log) handle(ctx context.Context, rec slog.Record) (err error) {
 	defer l.inside.Add(-1)
 	if l.inside.Add(1) > maxInside {
 		return fmt.Errorf("%d calls of the handler have not returned", maxInside)
@@ -102,22 +97,8 @@ func (l *Log) handle(ctx context.Context, now time.Time, e Event, r *record) (er
 			err = fmt.Errorf("the handler panicked: %v", p)
 		}
 	}()
-	h := l.handler
-	if h == nil {
-		h = slog.Default().Handler()
-	}
-	if ctx == nil {
-		ctx = context.Background()
-	}
-	rec := slog.NewRecord(now, e.level(), r.event, 0)
-	rec.AddAttrs(slog.String("event", r.event))
-	rec.AddAttrs(r.attrs...)
-	return h.Handle(ctx, rec)
-}
-
-// summary records an event of the log's own.
-func (l *Log) summary(e Event, attrs ...slog.Attr) error {
-	return l.write(context.Background(), time.Now(), e, attrs, false)
+	h := cmp.Or(l.handler, slog.Default().Handler())
+	return h.Handle(cmp.Or(ctx, context.Background()), rec)
 }
 
 // Handler returns a slog.Handler that writes to l what another Log hands to
@@ -127,13 +108,9 @@ func (l *Log) summary(e Event, attrs ...slog.Attr) error {
 //
 //	log := audit.New(slog.NewMultiHandler(file.Handler(), metrics))
 func (l *Log) Handler() slog.Handler {
-	if l == nil {
-		l = byDefault
-	}
+	l = cmp.Or(l, byDefault)
 	return sink(func(ctx context.Context, e Event, attrs []slog.Attr) error {
-		err := l.write(ctx, time.Now(), e, attrs, true)
-		l.count(err)
-		return err
+		return l.count(l.write(ctx, e, attrs, true))
 	})
 }
 
@@ -144,10 +121,9 @@ func (s sink) Enabled(context.Context, slog.Level) bool { return true }
 
 func (s sink) Handle(ctx context.Context, rec slog.Record) error {
 	attrs := make([]slog.Attr, 0, rec.NumAttrs())
-	rec.Attrs(func(a slog.Attr) bool {
+	for a := range rec.Attrs {
 		attrs = append(attrs, a)
-		return true
-	})
+	}
 	return s(ctx, Event(rec.Message), attrs)
 }
 
@@ -174,65 +150,65 @@ type Stats struct {
 
 // Stats returns the log's counts. They are exact once no Record is under way.
 func (l *Log) Stats() Stats {
-	if l == nil {
-		l = byDefault
-	}
+	l = cmp.Or(l, byDefault)
 	return Stats{l.written.Load(), l.failed.Load(), l.suppressed.Load()}
 }
 
-// Close reports what was suppressed, and closes the file. What is recorded to
-// a file later is lost, and counted as failed. Later calls return the same.
+// Close reports what was suppressed, and closes the file. Events that are
+// recorded to a file later fail; for a handler, no refusal is suppressed any
+// more. Later calls return the same.
 func (l *Log) Close() error {
 	if l == nil {
 		return nil
 	}
-	l.closing.Do(func() {
-		l.floods.close()
-		if l.file == nil {
-			return
-		}
-		if err := l.file.Close(); err != nil {
-			l.closeErr = fmt.Errorf("audit: close log: %w", err)
-		}
-	})
-	return l.closeErr
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.endMinute()
+	if l.file == nil {
+		return nil
+	}
+	if err := l.file.Close(); err != nil {
+		return fmt.Errorf("audit: close log: %w", err)
+	}
+	return nil
 }
 
 // count counts an event that was written or, with an error, was not.
-func (l *Log) count(err error) {
+func (l *Log) count(err error) error {
 	if err == nil {
 		l.written.Add(1)
-		return
+	} else {
+		l.failed.Add(1)
+		l.warn("an event was not recorded", err)
 	}
-	l.failed.Add(1)
-	l.warn("an event was not recorded", err)
+	return err
 }
 
 // warn reports to slog.Default() what went wrong, if nothing was reported
-// within the minute. That may lead back here, may panic and may hang: the mark
-// is set before, and it is waited for no longer than a moment.
+// within the minute. That may lead back here, may panic and may hang: warn
+// waits for no more than a moment.
 func (l *Log) warn(what string, err error) {
-	now := time.Now().UnixNano()
-	last := l.warned.Load()
-	recent := last != 0 && now >= last && now-last < int64(time.Minute)
-	if recent || !l.warned.CompareAndSwap(last, now) || !l.warning.CompareAndSwap(false, true) {
+	if !l.warning.TryLock() {
 		return
 	}
+	now := time.Now()
+	if now.Sub(l.warned) < time.Minute {
+		l.warning.Unlock()
+		return
+	}
+	l.warned = now
 	done := make(chan struct{})
 	go func() {
-		defer func() {
-			_ = recover()
-			l.warning.Store(false)
-			close(done)
-		}()
+		defer close(done)
+		defer l.warning.Unlock()
+		defer func() { _ = recover() }()
 		slog.Default().LogAttrs(context.Background(), slog.LevelWarn, "audit: "+what,
 			slog.String("error", redactText(err.Error())),
 			slog.Uint64("failed", l.failed.Load()))
 	}()
-	moment := time.NewTimer(100 * time.Millisecond)
-	defer moment.Stop()
 	select {
 	case <-done:
-	case <-moment.C:
+	case <-time.After(100 * time.Millisecond):
 	}
 }

@@ -3,8 +3,10 @@ package audit
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -16,70 +18,61 @@ const (
 	secretName // a secret anywhere
 )
 
-var (
-	wholeNames = []string{"codeverifier", "ticket", "cookies", "pwd", "passwd"}
-	endings    = []string{
-		"token", "secret", "password", "apikey", "tokens", "secrets", "passwords", "apikeys",
-		"authorization", "cookie", "passphrase",
-	}
-)
+// endings are what the names of secrets end in, by the last three letters. A ^
+// is the beginning of the name.
+var endings = map[string]string{
+	"ode": "^code", "ate": "^state", "ket": "^ticket",
+	"ken": "token", "ret": "secret", "key": "apikey", "ord": "password",
+	"ens": "tokens", "ets": "secrets", "eys": "apikeys", "rds": "passwords",
+	"ase": "passphrase", "pwd": "pwd", "swd": "passwd", "ier": "codeverifier",
+	"ion": "authorization", "kie": "cookie", "ies": "cookies",
+}
 
 // nameKind returns what a field's name says. Of password[0] and user[password]
 // each part counts.
 func nameKind(name string) (kind int) {
-	if strings.IndexByte(name, '[') < 0 {
-		return wordKind(name)
-	}
-	bracket := func(r rune) bool { return r == '[' || r == ']' }
-	for part := range strings.FieldsFuncSeq(name, bracket) {
-		kind = max(kind, wordKind(part))
-	}
-	return kind
-}
-
-// wordKind folds a name to its last letters, in lower case: X-API-KEY, xApiKey
-// and x.api.key are one name, in every width.
-func wordKind(name string) int {
-	var letters [16]byte // longer than every name in question
-	at := len(letters)
-	for i := len(name); i > 0 && at > 0; {
-		r, size := utf8.DecodeLastRuneInString(name[:i])
-		i -= size
-		if r >= utf8.RuneSelf {
-			if r = unicode.ToLower(unicode.ToUpper(r)); r >= 'ａ' && r <= 'ｚ' {
-				r += 'a' - 'ａ'
-			}
+	if strings.IndexByte(name, '[') >= 0 {
+		bracket := func(c rune) bool { return c == '[' || c == ']' }
+		for part := range strings.FieldsFuncSeq(name, bracket) {
+			kind = max(kind, nameKind(part))
 		}
-		switch {
-		case r|0x20 >= 'a' && r|0x20 <= 'z':
-			at--
-			letters[at] = byte(r | 0x20)
-		case unicode.IsLetter(r):
-			at--
-			letters[at] = '?'
-		}
+		return kind
 	}
-	word := letters[at:]
-	switch string(word[max(0, len(word)-3):]) {
-	case "ode", "ate", "ier", "ket", "ies", "pwd", "swd",
-		"ken", "ret", "ord", "key", "ens", "ets", "rds", "eys", "ion", "kie", "ase":
-	default:
-		return plainName // no name in question ends like this
-	}
-	if string(word) == "code" || string(word) == "state" {
+	var three [3]byte
+	var all [len("^authorization")]byte
+	ending := endings[string(lastLetters(three[:], name))]
+	switch {
+	case ending == "", !strings.HasSuffix(string(lastLetters(all[:], name)), ending):
+		return plainName
+	case ending == "^code", ending == "^state":
 		return weakName
 	}
-	for _, name := range wholeNames {
-		if string(word) == name {
-			return secretName
+	return secretName
+}
+
+// lastLetters fills room with the last letters of a name, in lower case:
+// X-API-KEY, xApiKey and x.api.key are one name, in every width.
+func lastLetters(room []byte, name string) []byte {
+	at := len(room)
+	for at > 0 && name != "" {
+		c, size := utf8.DecodeLastRuneInString(name)
+		name = name[:len(name)-size]
+		switch {
+		case c >= 'Ａ' && c <= 'ｚ':
+			c -= 'Ａ' - 'A'
+		case c >= utf8.RuneSelf:
+			c = unicode.ToLower(unicode.ToUpper(c)) // ſ is an s
+		}
+		if c |= 0x20; c >= 'a' && c <= 'z' {
+			at--
+			room[at] = byte(c)
 		}
 	}
-	for _, end := range endings {
-		if bytes.HasSuffix(word, []byte(end)) {
-			return secretName
-		}
+	if at > 0 {
+		at--
+		room[at] = '^'
 	}
-	return plainName
+	return room[at:]
 }
 
 // secret reports whether a name is at least of this kind.
@@ -88,26 +81,30 @@ func (r *record) secret(name string, kind int) bool { return !r.raw && nameKind(
 // text returns s without the secrets in it. Of a JSON text they go by their
 // names, as values do.
 func (r *record) text(s string) string {
-	const ends = "..@" // of a secret that reaches beyond what is looked at
 	clipped := len(s) > maxText
 	if clipped {
 		s, r.truncated = s[:maxText], true
 	}
-	switch {
-	case r.raw || !clipped && isToken(s): // as most are
+	if r.raw || isToken(s) { // as most are
 		return s
-	case clipped:
-		return strings.TrimSuffix(r.redact(s+ends), ends)
-	case len(s) <= maxJSON && strings.IndexByte("{[ \t\r\n", s[0]) >= 0 && json.Valid([]byte(s)):
-		return r.redactJSON(s)
 	}
-	return r.redact(s)
-}
-
-func (r *record) redact(s string) string {
-	clean := redactText(s)
+	clean := ""
+	switch {
+	case clipped:
+		const ends = "..@" // of a secret that reaches beyond
+		clean = strings.TrimSuffix(redactText(s+ends), ends)
+	case len(s) <= maxJSON && strings.IndexByte("{[ \t\r\n", s[0]) >= 0 && json.Valid([]byte(s)):
+		clean = redactJSON(s)
+	default:
+		clean = redactText(s)
+	}
 	r.hidden = r.hidden || clean != s
 	return clean
+}
+
+// inToken reports whether c is one of base64url's characters (RFC 4648, 5).
+func inToken(c byte) bool {
+	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_' || c == '-'
 }
 
 func isToken(s string) bool {
@@ -119,80 +116,115 @@ func isToken(s string) bool {
 	return true
 }
 
-// decode returns the value of a JSON text, which is valid, redacted.
-func (r *record) decode(text []byte) slog.Value {
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber()
-	return r.decodeNext(d, 0)
+const masked = "***"
+
+// redactText returns s with *** for the secrets in it. One whose form is
+// percent-encoded or escaped as in JSON is found once that is undone, and s is
+// returned like that.
+func redactText(s string) string {
+	s = mask(s, false)
+	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '\\') < 0 {
+		return s
+	}
+	plain := undo().Replace(s)
+	if clean := mask(plain, true); clean != plain {
+		return clean
+	}
+	return s
 }
 
-func (r *record) decodeNext(d *json.Decoder, depth int) slog.Value {
+// undo undoes one level of percent-encoding and of JSON's escapes. What would
+// end a value, but did not in the text, becomes a plus.
+var undo = sync.OnceValue(func() *strings.Replacer {
+	pairs := []string{`\\`, `\\`, `\"`, `"`, `\/`, `/`, `\n`, "\n", `\r`, "\n"}
+	for c := range 256 {
+		char := string([]byte{byte(c)})
+		if c <= ' ' || c == '&' {
+			char = "+"
+		}
+		for _, digits := range []string{"%x%x", "%x%X", "%X%x", "%X%X"} {
+			code := fmt.Sprintf(digits, c>>4, c&15)
+			pairs = append(pairs, "%"+code, char, `\u00`+code, char)
+		}
+	}
+	return strings.NewReplacer(pairs...)
+})
+
+// redactJSON returns a JSON text with *** for its secrets. A text without any
+// stays as it is.
+func redactJSON(s string) (clean string) {
+	defer func() {
+		if recover() != nil {
+			clean = badValue
+		}
+	}()
+	r := record{inText: true}
+	if v := r.decode([]byte(s)); r.hidden {
+		return string(appendValue(nil, slog.AnyValue(v)))
+	}
+	return s
+}
+
+// decode returns the value of a JSON text, which is valid, redacted: attributes
+// for an object, but a map where it is empty or in a list.
+func (r *record) decode(text []byte) any {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	return r.decodeNext(d, 0, false)
+}
+
+func (r *record) decodeNext(d *json.Decoder, depth int, inList bool) any {
 	if depth++; depth > maxDepth {
-		panic(errValue)
+		panic(badValue)
 	}
 	t, _ := d.Token()
 	switch t := t.(type) {
 	case json.Delim:
 		if t == '{' {
-			return r.decodeObject(d, depth)
+			return r.decodeObject(d, depth, inList)
 		}
 		list := []any{}
 		for d.More() {
-			list = append(list, plain(r.decodeNext(d, depth)))
+			list = append(list, r.decodeNext(d, depth, true))
 		}
 		_, _ = d.Token()
-		return slog.AnyValue(list)
+		return list
 	case json.Number:
 		if n, err := t.Int64(); err == nil {
-			return slog.Int64Value(n)
+			return n
 		}
 		f, err := t.Float64()
 		if text, _ := json.Marshal(f); err == nil && string(text) == t.String() {
-			return slog.Float64Value(f)
+			return f
 		}
 	case string:
-		return slog.StringValue(r.text(t))
+		return r.text(t)
 	}
-	return slog.AnyValue(t)
+	return t
 }
 
 // decodeObject leaves secrets out. In a text, *** stands for them.
-func (r *record) decodeObject(d *json.Decoder, depth int) slog.Value {
+func (r *record) decodeObject(d *json.Decoder, depth int, inList bool) any {
 	var members []slog.Attr
-	seen := map[string]bool{}
+	object := map[string]any{}
 	for d.More() {
 		t, _ := d.Token()
-		name, v := t.(string), r.decodeNext(d, depth)
+		name, v := t.(string), r.decodeNext(d, depth, inList)
 		if r.secret(name, weakName) {
 			if !r.inText {
 				continue
 			}
-			r.hidden = true
-			v = slog.StringValue(masked)
+			r.hidden, v = true, masked
 		}
-		if name = r.text(name); !seen[name] {
-			seen[name] = true
-			members = append(members, slog.Attr{Key: name, Value: v})
+		name = r.text(name)
+		if _, twice := object[name]; !twice {
+			object[name] = v
+			members = append(members, slog.Any(name, v))
 		}
 	}
 	_, _ = d.Token()
-	return groupOrEmpty(members)
-}
-
-// redactJSON returns a JSON text with *** for its secrets. A text without any
-// stays as it is.
-func (r *record) redactJSON(s string) (clean string) {
-	inText, hidden := r.inText, r.hidden
-	r.inText, r.hidden = true, false
-	defer func() {
-		if recover() != nil {
-			clean, r.hidden = badValue, true
-		}
-		r.inText, r.hidden = inText, r.hidden || hidden
-	}()
-	v := r.decode([]byte(s))
-	if !r.hidden {
-		return s
+	if inList || len(members) == 0 {
+		return object
 	}
-	return string(appendValue(nil, v))
+	return members
 }

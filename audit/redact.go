@@ -1,65 +1,35 @@
 package audit
 
 import (
-	"fmt"
+	"strconv"
 	"strings"
-	"sync"
 	"unicode/utf8"
 )
-
-const masked = "***"
-
-// redactText returns s with *** for the secrets in it. One whose form is
-// percent-encoded or escaped as in JSON is found once that is undone, and s is
-// returned like that.
-func redactText(s string) string {
-	s, _ = mask(s, false)
-	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '\\') < 0 {
-		return s
-	}
-	if plain, found := mask(undo().Replace(s), true); found {
-		return plain
-	}
-	return s
-}
-
-// undo undoes one level of percent-encoding and of JSON's escapes. What would
-// end a value, but did not in the text, becomes a plus.
-var undo = sync.OnceValue(func() *strings.Replacer {
-	pairs := []string{`\\`, `\\`, `\"`, `"`, `\/`, `/`, `\n`, "\n", `\r`, "\n"}
-	for c := range 256 {
-		char := string([]byte{byte(c)})
-		if c <= ' ' || c == '&' {
-			char = "+"
-		}
-		for _, digits := range []string{"%x%x", "%x%X", "%X%x", "%X%X"} {
-			code := fmt.Sprintf(digits, c>>4, c&15)
-			pairs = append(pairs, "%"+code, char, `\u00`+code, char)
-		}
-	}
-	return strings.NewReplacer(pairs...)
-})
 
 // A masker looks for secrets in v, from left to right. A secret may begin
 // inside another and end after it. The masker looks at each byte a bounded
 // number of times: strangers choose what v is.
 type masker struct {
 	v       string
-	decoded bool           // v was percent-encoded, or escaped
-	ends    map[string]int // the last result of end, by chars
-	skip    int            // no secret begins before
-	out     []byte         // the result, up to done in v
+	decoded bool   // v was percent-encoded, or escaped
+	skip    int    // no secret begins before
+	at      int    // the last place where userinfo looked for an @
+	out     []byte // the result, up to done in v
 	done    int
 }
 
-func mask(s string, decoded bool) (clean string, found bool) {
+func mask(s string, decoded bool) string {
 	m := masker{v: s, decoded: decoded}
-	for i := 0; i < len(s); i = max(i+1, m.skip) {
+	for i := 0; i < len(s) && m.done < len(s); i = max(i+1, m.skip) {
 		switch s[i] {
 		case '=', ':':
 			m.afterName(i)
-		case '.', ' ', '+', '\t':
-			m.afterWord(i)
+		case ' ', '+', '\t': // a header's token (RFC 6750)
+			if m.follows(i, "bearer") {
+				m.hideWord(len(s)-len(strings.TrimLeft(s[i:], " +\t")), `,;&"'`)
+			}
+		case '.':
+			m.afterDot(i)
 		case '/':
 			m.afterSlash(i)
 		case '"': // what net/url's errors show of a password that they take for a port
@@ -69,9 +39,9 @@ func mask(s string, decoded bool) (clean string, found bool) {
 		}
 	}
 	if m.out == nil {
-		return s, false
+		return s
 	}
-	return string(append(m.out, s[m.done:]...)), true
+	return string(append(m.out, s[m.done:]...))
 }
 
 // hide masks a part of v. Parts that touch share one ***.
@@ -94,62 +64,52 @@ func (m *masker) hideAll(from int, chars string) {
 	m.hide(from, m.skip)
 }
 
-// hideWord masks a word. Of what was encoded, chars may be part of the word.
+// hideWord masks a word. Of what was encoded or is masked, chars may be a part.
 func (m *masker) hideWord(from int, chars string) {
 	if m.decoded {
 		chars = ""
 	}
-	m.hide(from, m.end(from, chars))
+	m.hide(from, m.end(max(from, m.done), chars))
 }
 
-// end returns the end of the word at i: white space, one of chars, or a quote
-// that nothing of the word follows.
+// end returns where the word at i ends: at white space, one of chars, or its last quote.
 func (m *masker) end(i int, chars string) int {
-	if m.ends[chars] >= i {
-		return m.ends[chars]
-	}
-	for ; i < len(m.v) && m.v[i] > ' ' && strings.IndexByte(chars, m.v[i]) < 0; i++ {
-		rest := m.v[i+1:]
-		if m.v[i] == '"' && (rest == "" || strings.IndexByte(" \t\r\n,:;)]}>", rest[0]) >= 0) {
+	for ; i < len(m.v) && m.v[i] > ' '; i++ {
+		c, rest := m.v[i], m.v[i+1:]
+		if !inToken(c) && (strings.IndexByte(chars, c) >= 0 ||
+			c == '"' && (rest == "" || strings.IndexByte(" \t\r\n,:;)]}>", rest[0]) >= 0)) {
 			break
 		}
 	}
-	if m.ends == nil {
-		m.ends = map[string]int{}
-	}
-	m.ends[chars] = i
 	return i
 }
 
-// inToken reports whether c is one of base64url's characters (RFC 4648, 5).
-func inToken(c byte) bool {
-	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_' || c == '-'
-}
-
-// nameBefore returns the name that ends before i, its kind, and whether it is
-// in quotes. In a text, user.ticket is a ticket too.
-func (m *masker) nameBefore(i int) (name string, kind int, quoted bool) {
-	before := strings.TrimRight(m.v[:i], " ")
-	if b := strings.TrimRight(before, `"'`); b != before {
-		before, quoted = strings.TrimRight(b, `\`), true
-	}
-	start := len(before)
-	for start > 0 && (inToken(before[start-1]) || strings.IndexByte(".[]", before[start-1]) >= 0 ||
-		before[start-1] >= utf8.RuneSelf) {
-		start--
-	}
-	name = before[start:]
-	kind = nameKind(name)
-	if dot := strings.LastIndexByte(name, '.'); dot >= 0 && kind == plainName {
-		kind = nameKind(name[dot:])
-	}
-	return name, kind, quoted
+// follows reports whether word ends before i.
+func (m *masker) follows(i int, word string) bool {
+	start := i - len(word)
+	return start >= 0 && (start == 0 || !inToken(m.v[start-1])) &&
+		strings.EqualFold(m.v[start:i], word)
 }
 
 // afterName masks the value in a query (RFC 3986, 3.4), a form, a header line,
 // a JSON text, and what %v prints of a map or a struct.
 func (m *masker) afterName(i int) {
-	name, kind, quoted := m.nameBefore(i)
+	before := strings.TrimRight(m.v[:i], " ")
+	name := strings.TrimRight(before, `"'`)
+	quoted := name != before
+	if quoted {
+		name = strings.TrimRight(name, `\`)
+	}
+	start := len(name)
+	for start > 0 && (inToken(name[start-1]) || strings.IndexByte(".[]", name[start-1]) >= 0 ||
+		name[start-1] >= utf8.RuneSelf) {
+		start--
+	}
+	name = name[start:]
+	kind := nameKind(name)
+	if dot := strings.LastIndexByte(name, '.'); dot >= 0 && kind == plainName {
+		kind = nameKind(name[dot+1:]) // in a text, user.ticket is a ticket too
+	}
 	rest := strings.TrimLeft(m.v[i+1:], " \t")
 	if kind == plainName || rest == "" {
 		return
@@ -164,7 +124,7 @@ func (m *masker) afterName(i int) {
 		m.hideWord(from, "&")
 	case rest[0] == '[' && tight && !quoted: // as http.Header is printed
 		m.hideAll(from+1, "]")
-	case !quoted && kind == secretName && m.isHeader(i, name, rest):
+	case !quoted && kind == secretName && m.isHeader(start, i):
 		m.hideAll(from, "\r\n")
 	case rest[0] == '{' || rest[0] == '[': // where it ends is not looked for
 		m.hideAll(from, "")
@@ -173,57 +133,43 @@ func (m *masker) afterName(i int) {
 	}
 }
 
-// inQuotes masks what the quote at i and the next one like it enclose.
-func (m *masker) inQuotes(i int) {
-	escapes := i - len(strings.TrimRight(m.v[:i], `\`))
-	to, run := i+1, 0
-	for ; to < len(m.v) && (m.v[to] != m.v[i] || run > escapes); to++ {
-		if run++; m.v[to] != '\\' {
-			run = 0
-		}
-	}
-	m.skip = to
-	m.hide(i+1, to-run)
-}
-
-// isHeader reports whether the colon at i ends the name of a header: one at
-// the beginning of a line, with a capital letter, or that is nothing else.
-func (m *masker) isHeader(i int, name, value string) bool {
-	before := strings.TrimSuffix(strings.TrimRight(m.v[:i], " "), name)
-	before = strings.TrimRight(before, " ")
-	lower := strings.ToLower(name)
+// isHeader reports whether a name from start to a colon at i is a header's: one
+// at the beginning of a line, with a capital letter, or that is nothing else.
+func (m *masker) isHeader(start, i int) bool {
+	before, name, value := strings.TrimRight(m.v[:start], " "), m.v[start:i], m.v[i+1:]
+	lower := strings.TrimRight(strings.ToLower(name), " ")
 	return before == "" || strings.IndexByte("\n\":", before[len(before)-1]) >= 0 ||
-		name[0] >= 'A' && name[0] <= 'Z' && m.v[i+1] == ' ' || strings.Contains(name, "-") ||
+		name[0] >= 'A' && name[0] <= 'Z' && value[0] == ' ' || strings.Contains(name, "-") ||
 		strings.HasSuffix(lower, "authorization") ||
 		strings.HasSuffix(lower, "cookie") && strings.Contains(value[:min(len(value), 256)], "=")
 }
 
-// afterWord masks a ticket in a list of subprotocols, the token of an
-// Authorization header (RFC 6750), and a JWT.
-func (m *masker) afterWord(i int) {
-	start := i
-	for start > 0 && inToken(m.v[start-1]) {
-		start--
+// inQuotes masks what the quote at i and the next one like it enclose.
+func (m *masker) inQuotes(i int) {
+	escapes := func(at int) int { return at - len(strings.TrimRight(m.v[:at], `\`)) }
+	to := i + 1
+	for to < len(m.v) && (m.v[to] != m.v[i] || escapes(to) > escapes(i)) {
+		to++
 	}
-	switch word := m.v[start:i]; {
-	case m.v[i] != '.' && strings.EqualFold(word, "bearer"):
-		m.hideWord(len(m.v)-len(strings.TrimLeft(m.v[i:], " +\t")), `,;&"'`)
-	case m.v[i] == '.' && strings.EqualFold(word, "ticket"):
-		m.hideWord(i+1, `,;&"'`)
-	case m.v[i] == '.':
-		m.jwt(start, i)
-	}
+	m.skip = to
+	m.hide(i+1, to-escapes(to))
 }
 
-// jwt masks parts of base64url of which the first, before i, is a JSON object
-// (RFC 7519).
-func (m *masker) jwt(start, i int) {
-	for ; start < i && !beginsObject(m.v[start:i]); start++ {
+// afterDot masks a ticket in a list of subprotocols, and a JWT (RFC 7519): parts
+// of base64url of which the first, before i, is a JSON object.
+func (m *masker) afterDot(i int) {
+	if m.follows(i, "ticket") {
+		m.hideWord(i+1, `,;&"'`)
+	}
+	start, to := i, i
+	for j := i - 1; j >= 0 && inToken(m.v[j]); j-- {
+		if m.v[j] == 'e' && beginsObject(m.v[j:i]) {
+			start = j
+		}
 	}
 	if start == i {
 		return
 	}
-	to := i
 	for to < len(m.v) && (m.v[to] == '.' || inToken(m.v[to])) {
 		to++
 	}
@@ -247,7 +193,7 @@ func (m *masker) afterSlash(i int) {
 		return
 	}
 	slash := strings.LastIndexByte(m.v[:i], '/')
-	if slash >= 0 && nameKind(m.v[slash:i]) == secretName &&
+	if slash >= 0 && nameKind(m.v[slash+1:i]) == secretName &&
 		!strings.ContainsAny(m.v[slash:i], " ,;:=&?") {
 		m.hideWord(i+1, "/?#&")
 	}
@@ -263,9 +209,12 @@ func (m *masker) userinfo(i int) {
 	_, port, ok := strings.Cut(authority[strings.LastIndexByte(authority, ']')+1:], ":")
 	if at >= 0 {
 		m.hide(i, i+at)
-	} else if ok && (port == "" || strings.Trim(port, "0123456789") != "") {
-		if end = m.end(end, "@"); strings.HasPrefix(m.v[end:], "@") {
-			m.hide(i, end)
+	} else if _, err := strconv.ParseUint(port, 10, 16); ok && err != nil {
+		if m.at < end {
+			m.at = m.end(end, "@")
+		}
+		if strings.HasPrefix(m.v[m.at:], "@") {
+			m.hide(i, m.at)
 		}
 	}
 }

@@ -126,6 +126,7 @@ var secretsInside = []string{
 	`ticket= token="x CANARY"`, "token= Bearer CANARY", "ticket= Cookie: a=b; c=CANARY", "secret=x;Cookie: a=b; c=CANARY",
 	"/token/Cookie: a=b; c=CANARY", "ticket.Cookie: a=b; c=CANARY", "token:Cookie: CANARY CANARY", "Bearer x,ticket.CANARY",
 
+	`{"token":"***","token":"CANARY"}`, `{"a":1,"a":{"token":"CANARY"}}`, // the first of equal names stays
 	"Authorization: Basic CANARY", "authorization: CANARY CANARY", `{"Authorization":"Basic CANARY"}`, "X-Token:CANARY CANARY",
 }
 

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net/url"
 	"reflect"
@@ -13,122 +12,109 @@ import (
 	"unicode/utf8"
 )
 
-// walk returns what appendValue writes for x: groups, lists, and what it leaves
-// to json.Marshal. It finds LogValuers, errors and Go names at every depth.
-func (r *record) walk(x any, depth int) slog.Value {
+// walk appends x as JSON, for decode to redact. It does what json.Marshal does,
+// but finds LogValuers, errors and Go names at every depth.
+func (r *record) walk(b []byte, x any, depth int) []byte {
 	v := reflect.ValueOf(x)
 	if k := v.Kind(); k == reflect.Invalid ||
 		(k == reflect.Pointer || k == reflect.Map || k == reflect.Slice) && v.IsNil() {
-		return slog.Value{}
+		return append(b, "null"...)
 	}
 	if depth++; depth > maxDepth { // a cycle, or as good as one
-		panic(errValue)
+		panic(badValue)
 	}
-	r.room -= 4
-	switch x := inPlaceOf(x).(type) {
+	switch x := x.(type) {
 	case slog.Value:
 		if x.Kind() == slog.KindGroup {
-			return r.group(x.Group(), depth)
+			return closeJSON(r.members(append(b, '{'), x.Group(), depth), '}')
 		}
-		return r.walk(x.Any(), depth)
+		return r.walk(b, x.Any(), depth)
 	case slog.LogValuer:
 		if r.asked++; r.asked > maxAsked {
-			panic(errValue)
+			panic(badValue)
 		}
-		return r.walk(x.LogValue(), depth)
-	case time.Time, time.Duration:
-		return slog.AnyValue(plain(slog.AnyValue(x)))
-	case string:
-		r.room -= len(x)
-		return slog.StringValue(x[:min(len(x), maxText+1)])
-	case []byte, json.Number:
-		return slog.AnyValue(x)
-	}
-	if t := reflect.Indirect(v).Type(); t.PkgPath() != "" && r.secret(t.Name(), secretName) {
-		return slog.StringValue(masked) // a Password, an oauth2.Token, an http.Cookie
-	}
-	return r.walkKind(v, depth)
-}
-
-// inPlaceOf returns a value that is written in x's place: text for an error.
-func inPlaceOf(x any) any {
-	_, marshals := x.(json.Marshaler)
-	switch x := x.(type) {
-	case slog.LogValuer:
-		return x
+		return r.walk(b, x.LogValue(), depth)
 	case slog.Attr:
-		return slog.GroupValue(x)
+		return r.walk(b, slog.GroupValue(x), depth)
 	case []slog.Attr:
-		return slog.GroupValue(x...)
+		return r.walk(b, slog.GroupValue(x...), depth)
+	case time.Time, time.Duration:
+		return appendValue(b, slog.AnyValue(x))
 	case *time.Time:
-		return *x
+		return r.walk(b, *x, depth)
 	case url.URL:
-		return x.String()
-	case *url.URL:
-		return x.String()
+		return r.walk(b, x.String(), depth)
+	case string:
+		return appendString(b, x[:min(len(x), maxText+1)])
 	case []byte:
 		if len(x) > maxText || utf8.Valid(x) {
-			return string(x)
+			return r.walk(b, string(x), depth)
 		}
+	case json.Marshaler: // even if it is an error
 	case error:
-		if !marshals {
-			return x.Error()
-		}
+		return r.walk(b, x.Error(), depth)
 	}
-	return x
+	if t := reflect.Indirect(v).Type(); t.PkgPath() != "" && r.secret(t.Name(), secretName) {
+		return appendString(b, masked) // a Password, an oauth2.Token, an http.Cookie
+	}
+	return r.walkKind(b, v, depth)
 }
 
-func (r *record) walkKind(v reflect.Value, depth int) slog.Value {
+func (r *record) walkKind(b []byte, v reflect.Value, depth int) []byte {
 	switch x := v.Interface().(type) {
-	case json.Marshaler, encoding.TextMarshaler:
-		return slog.AnyValue(x)
+	case json.Marshaler, encoding.TextMarshaler, json.Number, []byte:
+		return appendJSON(b, x)
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
-		return r.walk(v.Elem().Interface(), depth)
+		return r.walk(b, v.Elem().Interface(), depth)
 	case reflect.String:
-		return r.walk(v.String(), depth)
-	case reflect.Float32:
-		return slog.AnyValue(json.Number(fmt.Sprint(v.Interface())))
+		return r.walk(b, v.String(), depth)
 	case reflect.Struct:
-		return groupOrEmpty(r.fields(v, depth))
-	case reflect.Map: // json.Marshal sorts the names
+		return closeJSON(r.fields(append(b, '{'), v, depth), '}')
+	case reflect.Map: // json.Marshal writes the names, and sorts them
 		m := reflect.MakeMap(reflect.MapOf(v.Type().Key(), reflect.TypeFor[json.RawMessage]()))
-		for it := v.MapRange(); it.Next() && r.hasRoom(); {
-			member := json.RawMessage(appendValue(nil, r.walk(it.Value().Interface(), depth)))
-			m.SetMapIndex(it.Key(), reflect.ValueOf(member))
+		start := len(b)
+		for it := v.MapRange(); it.Next() && r.hasRoom(b); {
+			from := len(b)
+			b = r.walk(b, it.Value().Interface(), depth)
+			m.SetMapIndex(it.Key(), reflect.ValueOf(json.RawMessage(b[from:])))
 		}
-		return slog.AnyValue(m.Interface())
+		return appendJSON(b[:start], m.Interface())
 	case reflect.Slice, reflect.Array:
-		list := []any{}
-		for i := 0; i < v.Len() && r.hasRoom(); i++ {
-			list = append(list, r.walk(v.Index(i).Interface(), depth))
+		b = append(b, '[')
+		for i := 0; i < v.Len() && r.hasRoom(b); i++ {
+			b = append(r.walk(b, v.Index(i).Interface(), depth), ',')
 		}
-		return slog.AnyValue(list)
+		return closeJSON(b, ']')
 	}
-	return slog.AnyValue(v.Interface())
+	return appendJSON(b, v.Interface())
 }
 
-// fields returns a struct's own fields, then those of what it embeds: of equal
+// fields appends a struct's own fields, then those of what it embeds: of equal
 // names, the first stays.
-func (r *record) fields(v reflect.Value, depth int) (own []slog.Attr) {
+func (r *record) fields(b []byte, v reflect.Value, depth int) []byte {
 	if depth > maxDepth { // it embeds itself
-		panic(errValue)
+		panic(badValue)
 	}
-	var inner []slog.Attr
+	var embedded []reflect.Value
 	for i := range v.NumField() {
 		f, direct := v.Type().Field(i), v.Field(i).Kind() != reflect.Pointer
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
 		fv := reflect.Indirect(v.Field(i))
 		switch {
-		case name == "-" || r.secret(f.Name, weakName) || !r.hasRoom():
+		case name == "-" || r.secret(f.Name, weakName) || !r.hasRoom(b):
 		case f.Anonymous && name == "" && fv.Kind() == reflect.Struct && (f.IsExported() || direct):
-			inner = append(inner, r.fields(fv, depth+1)...)
+			embedded = append(embedded, fv)
 		case !f.IsExported(), f.Anonymous && !fv.IsValid():
 		case strings.Contains(options, "omit") && v.Field(i).IsZero():
 		default:
-			own = append(own, slog.Any(cmp.Or(name, f.Name), r.walk(v.Field(i).Interface(), depth)))
+			b = append(appendString(b, cmp.Or(name, f.Name)), ':')
+			b = append(r.walk(b, v.Field(i).Interface(), depth), ',')
 		}
 	}
-	return append(own, inner...)
+	for _, inner := range embedded {
+		b = r.fields(b, inner, depth+1)
+	}
+	return b
 }

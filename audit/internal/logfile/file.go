@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,8 +20,13 @@ const (
 	maxLine    = 64 << 10               // no line is longer
 )
 
-// ErrClosed is returned by a File that is closed.
-var ErrClosed = errors.New("the log is closed")
+var (
+	// ErrClosed is returned by a File that is closed.
+	ErrClosed = errors.New("the log is closed")
+
+	errSuspect = errors.New("the disk failed lately")
+	newline    = []byte("\n")
+)
 
 // Options are required, but for MaxAge, Compress and Sync.
 type Options struct {
@@ -42,7 +49,6 @@ type Options struct {
 type File struct {
 	path string
 	o    Options
-	batches
 
 	mu     sync.Mutex
 	closed bool
@@ -51,44 +57,42 @@ type File struct {
 	broken error    // why f is nil
 	id     os.FileInfo
 	size   int64
-	lines  int       // whole lines in f, and on the disk if Sync
-	fresh  int       // further lines in f, without an fsync yet
+	lines  int       // whole lines in f
+	synced int       // those of them that are on the disk, if Sync
+	batch  *batch    // the other ones
 	born   time.Time // when f was begun
 	seq    uint64    // the highest number of an old file
 
-	looked  time.Time // when f was last compared with path
-	torn    bool      // f ends in part of a line
-	suspect bool      // the disk failed on f: nothing more is written to it
-	retry   time.Time // no rotation is tried before
-	gaps    gaps
+	looked  time.Time      // when f was last compared with path
+	torn    bool           // f ends in part of a line
+	suspect bool           // the disk failed on f: nothing more is written to it
+	retry   time.Time      // no rotation is tried before
+	gaps    map[string]int // missing lines by reason, of which no line tells yet
 
-	tidying sync.WaitGroup // and warnings
-	untidy  atomic.Int32   // rotations since the old files were last looked at
-	stop    chan struct{}  // closed: tidying ends
+	background sync.WaitGroup // tidying, and warnings
+	untidy     atomic.Bool    // tidying is due
+	tidying    sync.Mutex
+	stopped    atomic.Bool // tidying ends
+
+	closing  sync.Once
+	closeErr error
 }
 
-// gaps counts missing lines by reason: those that no line in the file speaks
-// of yet, and those of which a line does that is not on the disk yet.
-type gaps struct{ untold, told map[string]int }
-
-func (g *gaps) add(reason string, lines int) {
-	if g.untold == nil {
-		g.untold, g.told = map[string]int{}, map[string]int{}
-	}
-	g.untold[reason] += lines
+// A batch is lines that share one fsync.
+type batch struct {
+	lines int
+	done  bool
+	err   error
 }
 
 // Open opens the file at path, or makes it, with its directory. It fails where
 // path is not a regular file of this user's with one name, or is open already.
 func Open(path string, o Options) (*File, error) {
-	f := &File{path: path, o: o, stop: make(chan struct{})}
+	f := &File{path: path, o: o, looked: time.Now(), batch: &batch{}, gaps: map[string]int{}}
 	if err := f.open(); err != nil {
-		if f.lock != nil {
-			f.lock.Close()
-		}
+		f.lock.Close()
 		return nil, err
 	}
-	f.looked = time.Now()
 	f.startTidying()
 	return f, nil
 }
@@ -96,60 +100,51 @@ func Open(path string, o Options) (*File, error) {
 // Write writes one line, which ends in a newline, at the time now. It returns
 // nil if the line is in the file as a whole.
 func (f *File) Write(now time.Time, line []byte) error {
-	if f.o.Sync {
-		return f.commit(line)
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.look(now)
-	return f.put(now, line)
+	if err := f.put(now, line); err != nil || !f.o.Sync {
+		return err
+	}
+	b := f.batch
+	b.lines++
+	f.mu.Unlock()
+	runtime.Gosched() // callers that wait for mu write their lines to the batch
+	f.mu.Lock()
+	if !b.done {
+		f.flush()
+	}
+	return b.err
 }
 
-// serve reports why a file serves that should have been replaced.
-func (f *File) serve(err error) {
-	f.tidying.Go(func() { // without mu: Warn may lead back here
-		f.o.Warn("the file could not be renewed, and is written to further", err)
-	})
-}
-
-// put writes one line to the file that is due, and counts it.
+// put writes one line to the file that is due, or counts it as failed.
 func (f *File) put(now time.Time, line []byte) error {
 	if f.closed {
 		return ErrClosed
 	}
 	err := f.ready(now, len(line))
+	if err == nil && len(f.gaps) > 0 {
+		err = f.tellGaps()
+	}
 	if err == nil {
-		if len(f.gaps.untold) > 0 {
-			f.tellGaps()
-		}
 		err = f.append(line)
 	}
 	if err != nil {
-		f.gaps.add("failed", 1)
+		f.gaps["failed"]++
 	}
 	return err
 }
 
-// due reports whether a line of so many bytes needs another file.
-func (f *File) due(now time.Time, size int) bool {
-	return f.suspect || f.size > 0 && (f.size+int64(size) > f.o.MaxSize ||
-		f.o.MaxAge > 0 && now.Round(0).Sub(f.born) >= f.o.MaxAge)
-}
-
-var errSuspect = errors.New("the disk failed lately")
-
 // ready makes sure that a line of so many bytes can be written to f.
 func (f *File) ready(now time.Time, size int) error {
-	if f.f == nil {
+	due := f.suspect || f.size > 0 && (f.size+int64(size) > f.o.MaxSize ||
+		f.o.MaxAge > 0 && now.Round(0).Sub(f.born) >= f.o.MaxAge)
+	switch {
+	case f.f == nil:
 		return f.broken
-	}
-	if !f.due(now, size) {
-		return nil
-	}
-	if now.Before(f.retry) {
-		if f.suspect {
-			return errSuspect
-		}
+	case f.suspect && now.Before(f.retry):
+		return errSuspect
+	case !due || now.Before(f.retry):
 		return nil
 	}
 	err := f.rotate(now)
@@ -163,9 +158,16 @@ func (f *File) ready(now time.Time, size int) error {
 		f.broken = err
 		return err
 	}
-	f.retry = now.Add(time.Second) // the old file serves until then
+	f.retry = now.Add(time.Second)
 	f.serve(err)
 	return nil
+}
+
+// serve reports why a file serves that should have been replaced.
+func (f *File) serve(err error) {
+	f.background.Go(func() { // without mu: Warn may lead back here
+		f.o.Warn("the file could not be renewed, and is written to further", err)
+	})
 }
 
 // look compares what is open with what is at path, if that is due, and opens
@@ -191,15 +193,14 @@ func (f *File) look(now time.Time) {
 		reason, lost = "removed", f.lines
 	}
 	err = f.open()
-	switch {
-	case err == nil:
-		f.gaps.add(reason, lost)
-	case reason == "removed":
-		f.gaps.add(reason, lost)
-		f.f.Close()
-		f.f, f.broken = nil, err
-	default:
+	if err != nil && reason == "moved" {
 		f.serve(err)
+		return
+	}
+	f.gaps[reason] += lost
+	if err != nil {
+		f.broken = err
+		_ = f.closeFile()
 	}
 }
 
@@ -208,42 +209,51 @@ func (f *File) measure(size int64) {
 	if size == f.size {
 		return
 	}
-	shrunk := size < f.size
+	before, shrunk := f.lines, size < f.size
 	f.size = size
-	if lines, err := countLines(f.f); err == nil {
-		if shrunk {
-			f.gaps.add("truncated", max(f.lines-lines, 0))
-		}
-		f.lines = lines
+	f.scan()
+	if shrunk {
+		f.gaps["truncated"] += max(before-f.lines, 0)
 	}
-	f.heal()
 }
 
-var newline = []byte("\n")
+// scan counts the whole lines in the file, and notices part of a line at its
+// end, for append to close off.
+func (f *File) scan() {
+	f.lines, f.torn = 0, false
+	buf := make([]byte, maxLine)
+	var err error
+	for at, n := int64(0), 0; err == nil; at += int64(n) {
+		n, err = f.f.ReadAt(buf, at)
+		f.lines += bytes.Count(buf[:n], newline)
+		if n > 0 {
+			f.torn = buf[n-1] != '\n'
+		}
+	}
+	if err != io.EOF {
+		f.lines, f.torn = max(f.lines, 1), true // it may have some: they are kept
+	}
+	if f.torn {
+		f.gaps["torn"]++
+	}
+}
 
-// append writes one line and nothing else. Part of a line is taken back, or
-// closed off before the next one.
+// append writes one line and nothing else. Part of a line before it is closed
+// off; part of the line itself is taken back.
 func (f *File) append(line []byte) error {
 	if f.torn {
-		n, err := f.f.Write(newline)
-		f.size += int64(n)
-		if err != nil {
-			return err
-		}
-		f.torn = false
+		line = slices.Concat(newline, line)
 	}
 	n, err := f.f.Write(line)
 	f.size += int64(n)
-	switch {
-	case err == nil && f.o.Sync:
-		f.fresh++
-	case err == nil:
-		f.lines++
-	default:
+	if err != nil {
 		f.suspect = !noSpace(err)
 		f.takeBack(int64(n))
+		return err
 	}
-	return err
+	f.torn = false
+	f.lines++
+	return nil
 }
 
 // takeBack removes the last n bytes, which are part of a line.
@@ -259,37 +269,37 @@ func (f *File) takeBack(n int64) {
 	f.size -= n
 }
 
-// flush brings the fresh lines to the disk. Where fsync fails once, it is not
-// asked again: a second call would succeed without having written anything.
+// flush brings the batch to the disk. Where fsync fails once, it is not asked
+// again: a second call would succeed without having written anything.
 func (f *File) flush() error {
-	if f.fresh == 0 {
+	b := f.batch
+	if !f.o.Sync || b.lines == 0 && f.lines == f.synced {
 		return nil
 	}
-	err := f.f.Sync()
-	if err != nil {
+	f.batch = &batch{}
+	b.done, b.err = true, f.f.Sync()
+	if b.err != nil {
 		f.suspect = true
-		for reason, lines := range f.gaps.told {
-			f.gaps.add(reason, lines)
-		}
-	} else {
-		f.lines += f.fresh
+		f.lines = f.synced
+		f.gaps["failed"] += b.lines
 	}
-	f.fresh = 0
-	clear(f.gaps.told)
-	return err
+	f.synced = f.lines
+	return b.err
 }
 
-// tellGaps writes a line for each gap.
-func (f *File) tellGaps() {
-	for reason, lines := range f.gaps.untold {
-		if f.append(f.o.Gap(reason, lines)) != nil {
-			return
+// tellGaps writes a line for each gap. With Sync, the gap is forgotten when
+// that line is on the disk.
+func (f *File) tellGaps() error {
+	for reason, lines := range f.gaps {
+		if err := f.append(f.o.Gap(reason, lines)); err != nil {
+			return err
 		}
-		delete(f.gaps.untold, reason)
-		if f.o.Sync {
-			f.gaps.told[reason] += lines
+		if err := f.flush(); err != nil {
+			return err
 		}
+		delete(f.gaps, reason)
 	}
+	return nil
 }
 
 // Reopen opens what is at path now, or makes it.
@@ -302,39 +312,29 @@ func (f *File) Reopen() error {
 	return f.open()
 }
 
-// Close closes the file. Later calls do nothing.
+// Close closes the file. Later calls return the same.
 func (f *File) Close() error {
-	f.mu.Lock()
-	if f.closed {
-		f.mu.Unlock()
-		return nil
-	}
-	f.closed = true
-	var err error
-	if f.f != nil {
-		if !f.suspect {
-			f.tellGaps()
+	f.closing.Do(func() {
+		f.mu.Lock()
+		f.closed = true
+		if f.f != nil && !f.suspect {
+			_ = f.tellGaps()
 		}
-		err = errors.Join(f.flush(), f.f.Close())
-		f.f = nil
-	}
-	close(f.stop)
-	f.mu.Unlock()
-	f.tidying.Wait()
-	return errors.Join(err, f.lock.Close())
+		err := f.closeFile()
+		f.stopped.Store(true)
+		f.mu.Unlock()
+		f.background.Wait()
+		f.closeErr = errors.Join(err, f.lock.Close())
+	})
+	return f.closeErr
 }
 
-// countLines returns how many whole lines are in a file.
-func countLines(file *os.File) (n int, err error) {
-	buf := make([]byte, maxLine)
-	for at := int64(0); ; {
-		m, err := file.ReadAt(buf, at)
-		n += bytes.Count(buf[:m], newline)
-		if err == io.EOF {
-			return n, nil
-		}
-		if at += int64(m); err != nil {
-			return n, err
-		}
+// closeFile flushes and closes the open file, if there is one.
+func (f *File) closeFile() error {
+	if f.f == nil {
+		return nil
 	}
+	err := errors.Join(f.flush(), f.f.Close())
+	f.f = nil
+	return err
 }

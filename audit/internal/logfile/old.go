@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"os"
@@ -14,127 +15,92 @@ import (
 	"time"
 )
 
-// An oldFile is a file that was put away. One whose compression was killed
-// may be there in both forms.
+const stampLayout = "20060102T150405Z"
+
+func oldName(path string, seq uint64, now time.Time) string {
+	return fmt.Sprintf("%s.%010d-%s", path, seq, now.UTC().Format(stampLayout))
+}
+
+// An oldFile is a file that was put away.
 type oldFile struct {
-	path      string // of the plain form, which need not be there
-	seq       uint64
-	plain, gz bool
-	linked    bool // it has another name: it is still being put away
-	empty     bool
+	path string
+	seq  uint64
+	gz   bool
+	info os.FileInfo
 }
 
 // oldFiles returns path's old files in the order of their numbers, which rise
 // even if the clock steps back.
-func oldFiles(path string) ([]oldFile, error) {
+func oldFiles(path string) (old []oldFile, err error) {
 	dir, base := filepath.Split(path)
 	entries, err := os.ReadDir(filepath.Clean(dir))
-	if err != nil {
-		return nil, err
-	}
-	var old []oldFile
-	for _, entry := range entries { // sorted: the plain form comes before its .gz
-		name, gz := strings.CutSuffix(entry.Name(), ".gz")
-		rest, ok := strings.CutPrefix(name, base+".")
+	for _, entry := range entries {
+		rest, ours := strings.CutPrefix(entry.Name(), base+".")
+		rest, gz := strings.CutSuffix(rest, ".gz")
 		number, stamp, _ := strings.Cut(rest, "-")
 		seq, errSeq := strconv.ParseUint(number, 10, 64)
 		_, errStamp := time.Parse(stampLayout, stamp)
-		if !ok || !entry.Type().IsRegular() || len(number) < 10 || errSeq != nil || errStamp != nil {
+		if !ours || !entry.Type().IsRegular() || len(number) < 10 || errSeq != nil || errStamp != nil {
 			continue
 		}
-		info, err := entry.Info()
-		if err != nil {
-			continue // removed meanwhile
+		if info, err := entry.Info(); err == nil { // else it was removed meanwhile
+			old = append(old, oldFile{dir + entry.Name(), seq, gz, info})
 		}
-		if n := len(old); n > 0 && old[n-1].path == dir+name {
-			// A .gz that others can write to is no copy of the plain file.
-			old[n-1].gz = onlyOurs(info) == nil && info.Mode().Perm()&0o022 == 0
-			continue
-		}
-		old = append(old, oldFile{dir + name, seq, !gz, gz, names(info) > 1, info.Size() == 0})
 	}
 	slices.SortFunc(old, func(a, b oldFile) int {
 		return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.path, b.path))
 	})
-	return old, nil
+	return old, err
 }
 
-// startTidying removes and compresses old files in the background. If that is
-// under way already, it is done once more.
+// startTidying tidies in the background: after the run that is under way, if
+// there is one, and only once for all calls during that run.
 func (f *File) startTidying() {
-	if f.o.KeepFiles == math.MaxInt && !f.o.Compress || f.untidy.Add(1) > 1 {
+	if f.o.KeepFiles == math.MaxInt && !f.o.Compress || f.untidy.Swap(true) {
 		return
 	}
-	f.tidying.Go(func() {
-		for seen := int32(1); seen > 0; {
-			more, err := f.tidyOnce()
-			if err != nil && !errors.Is(err, ErrClosed) {
-				f.o.Warn("an old file could not be removed or compressed", err)
-			}
-			if !more {
-				seen = f.untidy.Add(-seen)
-			}
+	f.background.Go(func() {
+		f.tidying.Lock()
+		defer f.tidying.Unlock()
+		f.untidy.Store(false)
+		if err := f.tidy(); err != nil && !f.stopped.Load() {
+			f.o.Warn("an old file could not be removed or compressed", err)
 		}
 	})
 }
 
-// tidyOnce removes the files that are too many, compresses one of the others,
-// and reports whether there may be more to compress.
-func (f *File) tidyOnce() (more bool, err error) {
-	if f.stopped() {
-		return false, nil
-	}
+// tidy removes the old files that are too many, and compresses the others.
+func (f *File) tidy() error {
 	old, err := oldFiles(f.path)
 	newer := 0 // files with lines in them
 	for _, o := range slices.Backward(old) {
 		switch {
+		case f.stopped.Load():
+			return err
 		case newer >= f.o.KeepFiles:
-			err = errors.Join(err, o.remove())
-		case f.o.Compress && o.plain && !o.linked && !more:
-			errGz := f.compress(o)
-			err = errors.Join(err, errGz)
-			more = errGz == nil
+			err = errors.Join(err, removeIfThere(o.path), removeIfThere(o.path+".gz.tmp"))
+		case f.o.Compress && !o.gz && names(o.info) == 1: // with a second name, it is being put away
+			err = errors.Join(err, f.compress(o.path))
 		}
-		if !o.empty {
+		if o.info.Size() > 0 {
 			newer++
 		}
-	}
-	return more, err
-}
-
-func (f *File) stopped() bool {
-	select {
-	case <-f.stop:
-		return true
-	default:
-		return false
-	}
-}
-
-func (o oldFile) remove() error {
-	err := removeIfThere(o.path + ".gz.tmp")
-	if o.plain {
-		err = errors.Join(err, os.Remove(o.path))
-	}
-	if o.gz {
-		err = errors.Join(err, os.Remove(o.path+".gz"))
 	}
 	return err
 }
 
 // compress puts a compressed file in a plain one's place. The plain one goes
 // when the other is whole and on the disk.
-func (f *File) compress(o oldFile) error {
-	if !o.gz {
-		tmp := o.path + ".gz.tmp"
-		if err := f.compressTo(tmp, o.path); err != nil {
-			return errors.Join(err, removeIfThere(tmp))
-		}
-		if err := os.Rename(tmp, o.path+".gz"); err != nil {
-			return err
-		}
+func (f *File) compress(path string) error {
+	tmp := path + ".gz.tmp"
+	err := f.compressTo(tmp, path)
+	if err == nil {
+		err = os.Rename(tmp, path+".gz")
 	}
-	return removeIfThere(o.path) // Reopen removes it too
+	if err != nil {
+		return errors.Join(err, removeIfThere(tmp))
+	}
+	return removeIfThere(path) // Reopen removes it too
 }
 
 func (f *File) compressTo(tmp, path string) error {
@@ -152,7 +118,7 @@ func (f *File) compressTo(tmp, path string) error {
 	}
 	z := gzip.NewWriter(out)
 	for err == nil {
-		if _, err = io.CopyN(z, in, 1<<20); f.stopped() {
+		if _, err = io.CopyN(z, in, 1<<20); f.stopped.Load() {
 			err = ErrClosed
 		}
 	}

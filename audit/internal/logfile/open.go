@@ -27,45 +27,59 @@ func (f *File) open() error {
 	if err != nil {
 		return err
 	}
-	if f.f != nil {
-		f.f.Close()
-	}
 	f.use(next, info)
-	if f.lines, err = countLines(next); err != nil {
-		f.lines = 1 // it may have some: they are kept
-	}
+	f.scan()
+	f.synced = f.lines
 	f.born = f.began()
-	f.heal()
 	if f.o.Sync {
 		return syncDir(dir)
 	}
 	return nil
 }
 
-// use makes f write to next.
+// use makes f write to next, which is taken to be empty.
 func (f *File) use(next *os.File, info os.FileInfo) {
+	_ = f.closeFile() // the batch has the error
 	f.f, f.id, f.size = next, info, info.Size()
-	f.lines, f.fresh, f.suspect = 0, 0, false
+	f.lines, f.synced, f.torn, f.suspect = 0, 0, false, false
+}
+
+// rotate makes an old file of f and begins a new one. A file without lines is
+// replaced: a disk that goes on failing must not use up the old files' places.
+func (f *File) rotate(now time.Time) error {
+	_ = f.flush() // the batch has the error
+	failed := f.suspect
+	next, info, err := f.putAway(now, f.lines > 0)
+	if err != nil {
+		return err
+	}
+	f.use(next, info)
+	f.born, f.retry = now.Round(0), time.Time{}
+	if failed { // no file is removed for one that a failing disk cut short
+		f.retry = now.Add(retryEvery)
+	} else {
+		f.startTidying()
+	}
+	if f.o.Sync {
+		return syncDir(filepath.Dir(f.path))
+	}
+	return nil
 }
 
 // own takes the lock that makes f the only one at path. If it has it already,
 // it checks that the lock is still where others look for it.
 func (f *File) own() error {
 	path := f.beside(".lock")
-	if f.lock != nil {
-		info, err := os.Lstat(path)
-		mine, errMine := f.lock.Stat()
-		if err == nil && errMine == nil && os.SameFile(info, mine) {
-			return nil
-		}
+	there, _ := os.Lstat(path)
+	mine, _ := f.lock.Stat() // of a nil lock, nil
+	if os.SameFile(there, mine) {
+		return nil
 	}
 	lock, err := takeLock(path)
 	if err != nil {
 		return err
 	}
-	if f.lock != nil {
-		f.lock.Close()
-	}
+	f.lock.Close()
 	f.lock = lock
 	return nil
 }
@@ -80,12 +94,13 @@ func (f *File) beside(suffix string) string {
 func (f *File) clear() error {
 	err := removeIfThere(f.beside(".new"))
 	old, errOld := oldFiles(f.path)
-	info, errInfo := os.Lstat(f.path)
+	info, _ := os.Lstat(f.path)
 	for _, o := range old {
 		f.seq = max(f.seq, o.seq)
-		second, errSecond := os.Lstat(o.path)
-		same := errInfo == nil && errSecond == nil && os.SameFile(info, second)
-		if o.plain && o.gz || same && info.Mode().IsRegular() {
+		// A .gz that others can write to is no copy of the plain file.
+		gz, errGz := os.Lstat(o.path + ".gz")
+		copied := errGz == nil && gz.Mode() == 0o600 && onlyOurs(gz) == nil
+		if copied || os.SameFile(info, o.info) {
 			err = errors.Join(err, removeIfThere(o.path))
 		}
 	}
@@ -94,22 +109,22 @@ func (f *File) clear() error {
 
 // openPrivate opens a file for appending, and makes it its owner's alone. It
 // fails where it is no regular file of this user's with one name.
-func openPrivate(path string, flags int) (f *os.File, info os.FileInfo, err error) {
+func openPrivate(path string, flags int) (*os.File, os.FileInfo, error) {
 	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
-		return nil, nil, fmt.Errorf("%s is no regular file: %v", path, info.Mode().Type())
+		return nil, nil, notRegular(path, info)
 	}
-	f, err = os.OpenFile(path, flags|os.O_RDWR|os.O_APPEND|openFlags, 0o600)
+	f, err := os.OpenFile(path, flags|os.O_RDWR|os.O_APPEND|openFlags, 0o600)
 	if err != nil {
 		return nil, nil, err
 	}
-	info, err = f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file: %v", path, info.Mode().Type())
-	}
-	if err == nil {
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+	case !info.Mode().IsRegular(): // it was put there after Lstat
+		err = notRegular(path, info)
+	case onlyOurs(info) != nil:
 		err = onlyOurs(info)
-	}
-	if err == nil && info.Mode().Perm() != 0o600 {
+	case info.Mode().Perm() != 0o600:
 		err = f.Chmod(0o600)
 	}
 	if err != nil {
@@ -117,6 +132,10 @@ func openPrivate(path string, flags int) (f *os.File, info os.FileInfo, err erro
 		return nil, nil, err
 	}
 	return f, info, nil
+}
+
+func notRegular(path string, info os.FileInfo) error {
+	return fmt.Errorf("%s is no regular file: %v", path, info.Mode().Type())
 }
 
 func removeIfThere(path string) error {
@@ -139,17 +158,4 @@ func (f *File) began() time.Time {
 		return at
 	}
 	return f.id.ModTime()
-}
-
-// heal notices part of a line at the end of the file, for append to close off.
-func (f *File) heal() {
-	f.torn = false
-	last := make([]byte, 1)
-	if f.size == 0 {
-		return
-	}
-	if _, err := f.f.ReadAt(last, f.size-1); err != nil || last[0] != '\n' {
-		f.gaps.add("torn", 1)
-		f.torn = true
-	}
 }

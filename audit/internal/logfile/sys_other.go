@@ -3,14 +3,31 @@
 package logfile
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"time"
 )
 
-const (
-	renamesOpen = false // Windows renames no open file
-	openFlags   = 0
-)
+const openFlags = 0
+
+// putAway gives the file an old file's name, if it is kept, and returns the
+// new file at path. It closes the file first: Windows renames no open file.
+func (f *File) putAway(now time.Time, keep bool) (*os.File, os.FileInfo, error) {
+	err := f.closeFile()
+	if keep && err == nil {
+		f.seq++
+		err = os.Rename(f.path, oldName(f.path, f.seq, now))
+	} else if err == nil {
+		err = os.Remove(f.path)
+	}
+	next, info, errOpen := openPrivate(f.path, os.O_CREATE)
+	if err != nil || errOpen != nil {
+		f.f = next // the old file serves, or none does
+		return nil, nil, errors.Join(err, errOpen)
+	}
+	return next, info, nil
+}
 
 // onlyOurs allows every file: access lists are inherited from the directory.
 func onlyOurs(os.FileInfo) error { return nil }

@@ -7,14 +7,63 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 )
 
-const (
-	renamesOpen = true
-	// Files are opened through no symbolic link, and without waiting for the
-	// other end of a FIFO.
-	openFlags = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
-)
+// Files are opened through no symbolic link, and without waiting for the
+// other end of a FIFO.
+const openFlags = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+
+// putAway gives the file an old file's name, if it is kept, and returns the
+// new file at path. There is a file at path at every moment.
+func (f *File) putAway(now time.Time, keep bool) (*os.File, os.FileInfo, error) {
+	if !f.isAtPath() {
+		return nil, nil, errors.New("another file was put in its place")
+	}
+	spare := f.beside(".new")
+	if err := removeIfThere(spare); err != nil {
+		return nil, nil, err
+	}
+	next, info, err := openPrivate(spare, os.O_CREATE|os.O_EXCL)
+	if err != nil {
+		return nil, nil, err
+	}
+	old := ""
+	if keep {
+		old, err = f.secondName(now)
+	}
+	if err == nil {
+		err = os.Rename(spare, f.path)
+	}
+	if err == nil {
+		return next, info, nil
+	}
+	if old != "" && f.isAtPath() {
+		err = errors.Join(err, removeIfThere(old))
+	}
+	return nil, nil, errors.Join(err, next.Close(), os.Remove(spare))
+}
+
+func (f *File) isAtPath() bool {
+	info, _ := os.Lstat(f.path)
+	return os.SameFile(info, f.id)
+}
+
+// secondName gives the file an old file's name beside its own. A link takes no
+// other file's place, and shows the next process that this one was killed
+// before it was done.
+func (f *File) secondName(now time.Time) (string, error) {
+	for {
+		f.seq++
+		old := oldName(f.path, f.seq, now)
+		if os.Link(f.path, old) == nil {
+			return old, nil
+		}
+		if _, err := os.Lstat(old); err != nil {
+			return old, os.Rename(f.path, old) // there are no links here
+		}
+	}
+}
 
 // onlyOurs returns an error for a file that another user owns, or that has a
 // second name.
