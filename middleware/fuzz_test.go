@@ -319,24 +319,25 @@ func FuzzOrigin(f *testing.F) {
 	})
 }
 
-// grantsAll is a store that grants every ticket, with the last grant that was put.
-type grantsAll struct {
+// fixedStore is a store that answers with the last grant that was put, or with err.
+type fixedStore struct {
 	last  tickets.Grant
+	err   error
 	takes int
 }
 
-func (s *grantsAll) Put(_ context.Context, _ tickets.Key, g tickets.Grant) error {
+func (s *fixedStore) Put(_ context.Context, _ tickets.Key, g tickets.Grant) error {
 	s.last = g
 	return nil
 }
 
-func (s *grantsAll) Take(context.Context, tickets.Key) (tickets.Grant, error) {
+func (s *fixedStore) Take(context.Context, tickets.Key) (tickets.Grant, error) {
 	s.takes++
-	return s.last, nil
+	return s.last, s.err
 }
 
-func fuzzGuard(f *testing.F, opts middleware.GuardOptions) (*middleware.Guard, *grantsAll) {
-	store := new(grantsAll)
+func fuzzGuard(f *testing.F, opts middleware.GuardOptions) (*middleware.Guard, *fixedStore) {
+	store := new(fixedStore)
 	issuer := must(tickets.NewIssuer(store, nil))
 	must(issuer.Mint(f.Context(), tickets.Grant{UserID: "ann"}))
 	opts.Audit = quiet
@@ -545,7 +546,7 @@ func FuzzMintBody(f *testing.F) {
 	} {
 		f.Add([]byte(body), "application/json")
 	}
-	store := new(grantsAll)
+	store := new(fixedStore)
 	issuer := must(tickets.NewIssuer(store, nil))
 	var asked string
 	mint := must(middleware.NewMint(issuer, &middleware.MintOptions{
@@ -590,17 +591,6 @@ func FuzzMintBody(f *testing.F) {
 	})
 }
 
-// answers is a store that returns a given answer.
-type answers struct {
-	g   tickets.Grant
-	err error
-}
-
-func (s *answers) Put(context.Context, tickets.Key, tickets.Grant) error { return nil }
-func (s *answers) Take(context.Context, tickets.Key) (tickets.Grant, error) {
-	return s.g, s.err
-}
-
 // Invariants: a request is admitted only with a grant and no error, for this path, of a
 // session that has not ended, and as the grant's user. A failure is 503 and an invalid
 // ticket 401, always the same bytes. Each refusal leaves one line.
@@ -613,7 +603,7 @@ func FuzzStoreAnswer(f *testing.F) {
 		int64(-1))
 	f.Add(uint8(0), "s", "p", "u", "/ws", "", int64(1), int64(math.MinInt64))
 	f.Add(uint8(0), "s", "p", "u", "//ws", "", int64(math.MaxInt64), int64(math.MaxInt64))
-	store := new(answers)
+	store := new(fixedStore)
 	issuer := must(tickets.NewIssuer(store, nil))
 	log, rec := newAudit()
 	guard := must(middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: log}))
@@ -635,7 +625,7 @@ func FuzzStoreAnswer(f *testing.F) {
 			tickets.ErrInvalid,
 			fmt.Errorf("%s: %w", user, tickets.ErrUsed), errors.New(data), context.Canceled, tickets.ErrFull,
 		}
-		store.g, store.err = g, errs[int(kind)%len(errs)]
+		store.last, store.err = g, errs[int(kind)%len(errs)]
 		rec.Take()
 		suppressed := log.Stats().Suppressed
 		a, rej := guard.Admit(readRequest(request))

@@ -84,10 +84,10 @@ func TestGate_AnswersByRequestAndSession(t *testing.T) {
 		return answered(status, body, "", audit)
 	}
 	redirect := func(location string) gateRows { return answered(302, "", location, "") }
-	endedAtAPI, endedPage := answers(401, bodyEnded, line(expired, "/api/a", "")),
-		answered(302, "", "/login?next=%2Fa", line(expired, "/a", ""))
-	badRequest, noneAtPNG := answers(400, "400 Bad Request", ""),
-		answers(401, withNext(bodyNone, "/a.png"), "")
+	endedAtAPI := answers(401, bodyEnded, line(expired, "/api/a", ""))
+	endedPage := answered(302, "", "/login?next=%2Fa", line(expired, "/a", ""))
+	badRequest := answers(400, "400 Bad Request", "")
+	noneAtPNG := answers(401, withNext(bodyNone, "/a.png"), "")
 	none, noneAtA := answers(401, bodyNone, ""), answers(401, withNext(bodyNone, "/a"), "")
 	endedAtA := answers(401, withNext(bodyEnded, "/a"), line(expired, "/a", ""))
 	toLogin, noWayBack := redirect("/login?next=%2Fa"), redirect("/login")

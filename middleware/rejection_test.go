@@ -281,7 +281,7 @@ func TestRejectByClosing_LibraryReadsTheReason(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBed(t, middleware.GuardOptions{OnReject: middleware.RejectByClosing}, tc.sockets)
 			if tc.sockets.Max > 0 {
-				fill(t, b)
+				takePlace(t, b)
 			}
 			if tc.take != nil {
 				b.store.onTake = func(takeFunc) (tickets.Grant, error) {
@@ -326,8 +326,8 @@ func TestRejectByClosing_LibraryReadsTheReason(t *testing.T) {
 	}
 }
 
-// fill takes a place in b's Sockets.
-func fill(t *testing.T, b *bed) {
+// takePlace takes a place in b's Sockets.
+func takePlace(t *testing.T, b *bed) {
 	t.Helper()
 	a, rej := b.guard.Admit(readRequest(upgrade("GET", "/ws?ticket="+b.mint(t))))
 	require.Nil(t, rej)
