@@ -145,6 +145,23 @@ func TestCluster_ListenerPanics(t *testing.T) {
 	})
 }
 
+// In Revoke the panic is the caller's, and the other nodes receive the revocation all the same.
+func TestRevoke_ListenerPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := new(sharedstore.Server)
+		a, b := newNode(t, server.Node(), nil), newNode(t, server.Node(), nil)
+		settle()
+		a.OnRevoke(func(tickets.Revocation) { panic("a listener") })
+		require.PanicsWithValue(t, "a listener", func() {
+			_ = a.Revoke(t.Context(), tickets.Revocation{SessionID: "s1"})
+		})
+		settle()
+		for _, n := range []*node{a, b} {
+			require.ErrorIs(t, n.Revoked(tickets.Grant{SessionID: "s1"}), tickets.ErrRevoked)
+		}
+	})
+}
+
 func TestNewIssuer_RefusesBadStores(t *testing.T) {
 	var failed *sharedstore.Node // as a constructor returns it beside its error
 	_, err := tickets.NewIssuer(failed, nil)

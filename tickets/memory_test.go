@@ -253,6 +253,24 @@ func TestMemoryStore_PutRefusesBadGrants(t *testing.T) {
 	)
 }
 
+// Where all sessions end at one instant, the last tickets live shorter and shorter. Generations
+// begin more and more often, and none of them may be dropped before that instant.
+func TestMemoryStore_KeepsTicketsThatExpireTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := mustIssuer(t, nil, nil)
+		end := time.Now().Add(tickets.DefaultTTL)
+		var all []tickets.Ticket
+		for time.Now().Before(end) {
+			all = append(all, mustMint(t, i, tickets.Grant{SessionExpiresAt: end}))
+			time.Sleep(time.Second)
+		}
+		for n, ticket := range all {
+			_, err := i.Consume(t.Context(), ticket)
+			require.NoError(t, err, "minted after %d s", n)
+		}
+	})
+}
+
 // Random lifetimes in random order, against a map.
 func TestMemoryStore_AgainstModel(t *testing.T) {
 	type entry struct {
