@@ -38,6 +38,7 @@ func TestMemoryStore_Contract(t *testing.T) {
 }
 
 func TestMemoryStore_Bound(t *testing.T) {
+	assert.Equal(t, 1_048_576, tickets.DefaultMaxOutstanding)
 	synctest.Test(t, func(t *testing.T) {
 		const most = 1000
 		i := mustIssuer(

@@ -59,6 +59,21 @@ func TestRevocations_AreForgotten(t *testing.T) {
 	})
 }
 
+// It is published again, and to a node that starts, until its last instant.
+func TestRevocations_InForceToTheLastInstant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rs := newRevocations(time.Minute)
+		r := Revocation{SessionHash: [32]byte{1}}
+		require.True(t, rs.add(&r, time.Now()))
+		time.Sleep(time.Minute)
+		assert.True(t, rs.inForce(&r))
+		assert.Len(t, rs.list(), 1)
+		time.Sleep(time.Nanosecond)
+		assert.False(t, rs.inForce(&r))
+		assert.Empty(t, rs.list())
+	})
+}
+
 // A revocation is new if it covers what was not covered: also if the one before is over and not yet
 // forgotten.
 func TestRevocations_AddReportsNew(t *testing.T) {
