@@ -74,6 +74,20 @@ func TestRevocations_InForceToTheLastInstant(t *testing.T) {
 	})
 }
 
+// Two grants may prolong a revocation at once: the longer end stands.
+func TestRevocations_ExtendNeverShortens(t *testing.T) {
+	rs := newRevocations(time.Minute)
+	r := Revocation{SessionHash: [32]byte{1}}
+	require.True(t, rs.add(&r, rs.base))
+	for _, end := range []time.Duration{time.Second, time.Hour, 2 * time.Minute} {
+		rs.extend(r.subject(), end)
+	}
+	require.Equal(t, time.Hour, rs.all[r.subject()].until)
+	other := subject{hash: [32]byte{2}}
+	rs.extend(other, time.Hour)
+	require.NotContains(t, rs.all, other, "what was forgotten meanwhile stays so")
+}
+
 // A revocation is new if it covers what was not covered: also if the one before is over and not yet
 // forgotten.
 func TestRevocations_AddReportsNew(t *testing.T) {
