@@ -193,6 +193,28 @@ func TestCluster_NodeCatchesUp(t *testing.T) {
 	})
 }
 
+// Machines have only their wall clocks in common. This is real time: a bubble of synctest has no
+// monotonic clock.
+func TestCluster_AtHasNoMonotonicReading(t *testing.T) {
+	server := new(sharedstore.Server)
+	a, b := newNode(t, server.Node(), nil), newNode(t, server.Node(), nil)
+	ready := func() bool { return a.Health() == nil && b.Health() == nil }
+	require.Eventually(t, ready, 10*time.Second, time.Millisecond)
+	got := make(chan tickets.Revocation, 4)
+	for _, n := range []*node{a, b} {
+		n.OnRevoke(func(r tickets.Revocation) { got <- r })
+	}
+	now := time.Now()
+	require.NoError(t, a.Revoke(t.Context(), tickets.Revocation{SessionID: "s1", At: now}))
+	ahead, err := tickets.Revocation{SessionID: "s2", At: now.Add(time.Hour)}.Hashed()
+	require.NoError(t, err)
+	require.NoError(t, server.Node().Append(t.Context(), ahead)) // of a clock that is ahead
+	for range 4 {
+		r := <-got
+		require.Equal(t, r.At.Round(0), r.At)
+	}
+}
+
 // The store was emptied: the nodes publish what they remember, also for a node that starts then.
 func TestCluster_Gap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -157,6 +157,29 @@ func TestMemoryStore_LongTicketKeepsNoLaterOnes(t *testing.T) {
 	})
 }
 
+// A ticket that is used at once leaves only its ID, however large its grant is.
+func TestMemoryStore_UsedAtOnceKeepsNoGrant(t *testing.T) {
+	m := NewMemoryStore(nil)
+	i, err := NewIssuer(m, nil)
+	require.NoError(t, err)
+	g := Grant{UserID: strings.Repeat("u", 8<<10)}
+	for range 1000 {
+		ticket, err := i.Mint(t.Context(), g)
+		require.NoError(t, err)
+		_, err = i.Consume(t.Context(), ticket)
+		require.NoError(t, err)
+		_, err = i.Consume(t.Context(), ticket)
+		require.ErrorIs(t, err, ErrUsed)
+	}
+	held := 0
+	for s := range m.shards {
+		for _, chunk := range m.shards[s].newest().chunks {
+			held += len(chunk)
+		}
+	}
+	assert.Equal(t, 1000*padded(entryGrant), held)
+}
+
 func TestMemoryStore_BytesPerTicket(t *testing.T) {
 	live := func() int64 {
 		var s runtime.MemStats
@@ -198,6 +221,7 @@ func TestGeneration_UncountContinuesInTheNextChunk(t *testing.T) {
 	for n := range 30 {
 		id := [32]byte{8: byte(n)}
 		require.True(t, gen.add(&id, time.Duration(n), &large, size))
+		require.Zero(t, gen.uncount(time.Duration(n), 10), "entry %d is valid", n)
 		now := time.Duration(n) + 1
 		require.Equal(t, 1, gen.uncount(now, 10), "entry %d, in chunk %d", n, len(gen.chunks))
 		require.Zero(t, gen.uncount(time.Hour, 10))

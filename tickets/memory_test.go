@@ -38,6 +38,7 @@ func TestMemoryStore_Contract(t *testing.T) {
 }
 
 func TestMemoryStore_Bound(t *testing.T) {
+	assert.Equal(t, 1_048_576, tickets.DefaultMaxOutstanding)
 	synctest.Test(t, func(t *testing.T) {
 		const most = 1000
 		i := mustIssuer(
@@ -251,6 +252,24 @@ func TestMemoryStore_PutRefusesBadGrants(t *testing.T) {
 		store.Put(ctx, tickets.Ticket(strings.Repeat("B", 43)).Key(), g),
 		"a Put that was refused counts",
 	)
+}
+
+// Where all sessions end at one instant, the last tickets live shorter and shorter. Generations
+// begin more and more often, and none of them may be dropped before that instant.
+func TestMemoryStore_KeepsTicketsThatExpireTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := mustIssuer(t, nil, nil)
+		end := time.Now().Add(tickets.DefaultTTL)
+		var all []tickets.Ticket
+		for time.Now().Before(end) {
+			all = append(all, mustMint(t, i, tickets.Grant{SessionExpiresAt: end}))
+			time.Sleep(time.Second)
+		}
+		for n, ticket := range all {
+			_, err := i.Consume(t.Context(), ticket)
+			require.NoError(t, err, "minted after %d s", n)
+		}
+	})
 }
 
 // Random lifetimes in random order, against a map.

@@ -115,6 +115,27 @@ func TestCluster_ReceivesWhilePublishingAgain(t *testing.T) {
 	})
 }
 
+// What a slow log has no time for in one turn is published in the next ones.
+func TestCluster_SlowAppendPublishesAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := new(sharedstore.Server)
+		i := newNode(t, &faulty{Node: server.Node(), slow: 40 * time.Millisecond}, nil)
+		settle()
+		server.Fail(errors.New("connection refused"))
+		const n = 30 // in a turn there is time for five
+		for k := range n {
+			require.Error(t, i.Revoke(t.Context(), tickets.Revocation{SessionID: fmt.Sprint(k)}))
+		}
+		server.Fail(nil)
+		time.Sleep(time.Minute)
+		published := make(map[[32]byte]bool)
+		for _, r := range server.Log() {
+			published[r.SessionHash] = true
+		}
+		require.Len(t, published, n)
+	})
+}
+
 // A server that is replaced while the log is down publishes at Close, or returns an error.
 func TestClose_PublishesWhatIsUnpublished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

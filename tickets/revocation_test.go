@@ -128,6 +128,30 @@ func TestRevoke_User(t *testing.T) {
 	}
 }
 
+// The hashes are of what the caller names. Others that it passes revoke nothing: a revocation of
+// both a session and a user would be refused by every other node.
+func TestRevoke_FillsInTheHashes(t *testing.T) {
+	i := mustIssuer(t, nil, nil)
+	var received []tickets.Revocation
+	i.OnRevoke(func(r tickets.Revocation) { received = append(received, r) })
+	session, user := tickets.HashSession("s1"), tickets.HashUser("", "u1")
+	other := [32]byte{1}
+	for _, r := range []tickets.Revocation{
+		{SessionID: "s1"}, {SessionID: "s1", SessionHash: other, UserHash: other},
+		{UserID: "u1"}, {UserID: "u1", SessionHash: other, UserHash: other},
+	} {
+		require.NoError(t, i.Revoke(t.Context(), r))
+	}
+	require.Len(t, received, 4)
+	for n, r := range received {
+		if n < 2 {
+			assert.Equal(t, [][32]byte{session, {}}, [][32]byte{r.SessionHash, r.UserHash})
+		} else {
+			assert.Equal(t, [][32]byte{{}, user}, [][32]byte{r.SessionHash, r.UserHash})
+		}
+	}
+}
+
 func TestRevoke_FutureAtIsNow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := mustIssuer(t, nil, nil)

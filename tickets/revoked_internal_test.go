@@ -59,6 +59,35 @@ func TestRevocations_AreForgotten(t *testing.T) {
 	})
 }
 
+// It is published again, and to a node that starts, until its last instant.
+func TestRevocations_InForceToTheLastInstant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rs := newRevocations(time.Minute)
+		r := Revocation{SessionHash: [32]byte{1}}
+		require.True(t, rs.add(&r, time.Now()))
+		time.Sleep(time.Minute)
+		assert.True(t, rs.inForce(&r))
+		assert.Len(t, rs.list(), 1)
+		time.Sleep(time.Nanosecond)
+		assert.False(t, rs.inForce(&r))
+		assert.Empty(t, rs.list())
+	})
+}
+
+// Two grants may prolong a revocation at once: the longer end stands.
+func TestRevocations_ExtendNeverShortens(t *testing.T) {
+	rs := newRevocations(time.Minute)
+	r := Revocation{SessionHash: [32]byte{1}}
+	require.True(t, rs.add(&r, rs.base))
+	for _, end := range []time.Duration{time.Second, time.Hour, 2 * time.Minute} {
+		rs.extend(r.subject(), end)
+	}
+	require.Equal(t, time.Hour, rs.all[r.subject()].until)
+	other := subject{hash: [32]byte{2}}
+	rs.extend(other, time.Hour)
+	require.NotContains(t, rs.all, other, "what was forgotten meanwhile stays so")
+}
+
 // A revocation is new if it covers what was not covered: also if the one before is over and not yet
 // forgotten.
 func TestRevocations_AddReportsNew(t *testing.T) {

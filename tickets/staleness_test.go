@@ -1,9 +1,13 @@
 package tickets_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -133,6 +137,55 @@ func TestCluster_LogThatDoesNotWait(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A log that has never been read has no place to lose: a gap is then a failure like any other.
+func TestCluster_GapBeforeTheFirstReadIsNoGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{MemoryStore: tickets.NewMemoryStore(nil)}
+		s.next = func(string) ([]tickets.Revocation, string, error) {
+			if s.calls < 4 {
+				return nil, "", tickets.ErrGap
+			}
+			return nil, "1", nil
+		}
+		i := newNode(t, s, nil)
+		settle()
+		require.ErrorIs(t, i.Health(), tickets.ErrStale)
+		time.Sleep(5 * time.Second)
+		require.NoError(t, i.Health())
+		_, gaps := i.take()
+		require.Empty(t, gaps)
+	})
+}
+
+// An operator reads in the log when an outage begins, and when it is over: one line each.
+func TestCluster_LogsEachOutageOnce(t *testing.T) {
+	var out bytes.Buffer
+	logger, writer, flags := slog.Default(), log.Writer(), log.Flags()
+	t.Cleanup(func() {
+		slog.SetDefault(logger)
+		log.SetOutput(writer)
+		log.SetFlags(flags)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		slog.SetDefault(slog.New(slog.NewTextHandler(&out, nil)))
+		server := new(sharedstore.Server)
+		i := newNode(t, server.Node(), nil)
+		for outage := range 2 {
+			for _, down := range []time.Duration{2 * time.Second, 20 * time.Second} {
+				settle()
+				server.Fail(errors.New("connection refused"))
+				time.Sleep(down)
+				server.Fail(nil)
+				time.Sleep(2 * time.Second)
+			}
+			require.NoError(t, i.Health())
+			lines := out.String()
+			assert.Equal(t, outage+1, strings.Count(lines, "log cannot be read"), lines)
+			assert.Equal(t, outage+1, strings.Count(lines, "log can be read again"), lines)
+		}
+	})
 }
 
 // What no issuer appends is ignored. A clock that is ahead revokes no session that begins later.

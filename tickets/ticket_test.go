@@ -172,6 +172,9 @@ func TestGrant_SessionIDPrintsHashed(t *testing.T) {
 	assert.Contains(t, fmt.Sprintf("%+v", g), "UserID:ada")
 	assert.Contains(t, fmt.Sprintf("%+v", r), "Reason:logout")
 	assert.Contains(t, fmt.Sprintf("%+v", tickets.Grant{}), "SessionID: ")
+	user := tickets.Revocation{Provider: "oidc", UserID: "ada", Reason: "disabled"}
+	assert.Contains(t, fmt.Sprintf("%+v", user),
+		"{Session: Provider:oidc UserID:ada User:1aa8a59501ad Reason:disabled ")
 	encoded, err := json.Marshal(g)
 	require.NoError(t, err)
 	assert.Contains(t, string(encoded), id, "a store may want to keep it so")
