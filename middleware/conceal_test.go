@@ -318,3 +318,30 @@ func TestGuard_HandlerSeesNoTicket(t *testing.T) {
 		})
 	}
 }
+
+// A broken escape may stand in the very parameter that has the ticket.
+func TestConcealTicket_BrokenEscapeBesideTheTicket(t *testing.T) {
+	for _, over := range overBoth(t, middleware.ConcealTicket(tells)) {
+		for _, query := range []string{
+			"ticket=" + minted + "%zz", "%zticket=" + minted, "ticket=%zz" + minted,
+		} {
+			a := over.send(t, "GET", "/page?"+query+"&a=1", "Referer: /page?"+query)
+			requireNoSecret(t, over.name+" "+query, a.Body)
+			assert.Contains(t, a.Body, `"RawQuery":""`, "%s %s", over.name, query)
+		}
+	}
+}
+
+// A handler may read the Form that was parsed in front of the Guard, if the ticket is not in it.
+func TestGuard_KeepsAFormWithoutTheTicket(t *testing.T) {
+	b := newBed(t, middleware.GuardOptions{})
+	srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		assert.NoError(t, r.ParseForm())
+		b.guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			assert.Equal(t, url.Values{"a": {"1"}}, r.Form)
+			accepts(w, r)
+		})).ServeHTTP(w, r)
+	}))
+	request := handshake("/ws?a=1", "Sec-WebSocket-Protocol: chat, ticket."+b.mint(t))
+	assert.Equal(t, http.StatusSwitchingProtocols, send(t, srv, request).Status)
+}

@@ -192,7 +192,7 @@ func (g *Gate) loginURL(r *http.Request) string {
 	}
 	back = stripURI(back, false) // a Location is logged, and becomes a Referer
 	path, _, _ := strings.Cut(back, "?")
-	if !g.couldBePage(r) || !isLocal(back) || g.loginPath != "" && path == g.loginPath {
+	if !g.couldBePage(r) || !isLocal(back) || path == g.loginPath {
 		return g.login.String()
 	}
 	u := *g.login
@@ -213,7 +213,7 @@ func parseLoginURL(s string) (*url.URL, error) {
 		return nil, fmt.Errorf("%s; without a fragment", form)
 	case u.Query().Has("next"):
 		return nil, fmt.Errorf("%s; without next, which the way back is put into", form)
-	case u.Scheme == "" && u.Host == "" && isLocal(s) && isClean(u):
+	case isLocal(s) && isClean(u):
 		if !oneSpelling(u) { // it would not be public, and redirect to itself
 			plain := url.URL{Path: u.Path}
 			return nil, fmt.Errorf("%s; without needless escapes, as in %s", form, plain.EscapedPath())

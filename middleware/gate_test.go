@@ -780,3 +780,11 @@ func TestRejection_MadeByAnApplicationNeverPanics(t *testing.T) {
 		}
 	}
 }
+
+// A 405 of the Gate names what a CONNECT may be instead: a Gate stands before more than GET.
+func TestGate_AllowOfConnectHasAllMethods(t *testing.T) {
+	gate, _ := newGate(t, middleware.GateOptions{})
+	a := send(t, serve(t, gate.Wrap(whoami)), rawRequest("CONNECT", "/"))
+	assert.Equal(t, 405, a.Status)
+	assert.Equal(t, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", a.Header.Get("Allow"))
+}

@@ -80,13 +80,13 @@ func parseOrigin(s string) (string, error) {
 	if host == "" || strings.ContainsAny(host, "*\\\"<>^`{|}%") {
 		return "", fmt.Errorf("%s; a wildcard or a zone is not one", form)
 	}
-	if strings.ContainsFunc(host, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
+	if strings.ContainsFunc(host, func(c rune) bool { return c > 0x7f }) {
 		return "", fmt.Errorf("%s; a host outside ASCII is sent in its xn-- form", form)
 	}
 	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
 		// As browsers write it: a number without leading zeros.
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || n == 0 || port[0] == '0' {
+		_, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || port[0] == '0' {
 			return "", errors.New(form)
 		}
 	}

@@ -221,3 +221,37 @@ func TestOrigins_UnusableAreRefused(t *testing.T) {
 		}
 	}
 }
+
+// An origin that does not parse is never the request's own, whatever its Host says.
+func TestOrigins_HostOfTheSameFormAllowsNothing(t *testing.T) {
+	issuer := newIssuer(t)
+	log, _ := newAudit()
+	opts := &middleware.GuardOptions{Audit: log, ClientIP: eachFromElsewhere()}
+	guard, err := middleware.NewGuard(issuer, opts)
+	require.NoError(t, err)
+	srv := serve(t, guard.Wrap(whoami))
+	for _, c := range []struct {
+		name, host, origin string
+		status             int // 401: allowed, and without a ticket
+	}{
+		{"the first port", "app.example:1", "http://app.example:1", 401},
+		{"leading zero in the port", "app.example:0443", "http://app.example:0443", 403},
+		{"port zero", "app.example:0", "http://app.example:0", 403},
+		{"no Host, null", "", "null", 403},
+		{"no Host, empty", "", "", 403},
+		{"no Host, no host", "", "http://", 403},
+	} {
+		request := handshake("/ws", "Origin: "+c.origin)
+		request = strings.Replace(request, "Host: app.example", "Host: "+c.host, 1)
+		assert.Equal(t, c.status, send(t, srv, request).Status, c.name)
+	}
+	for origin, valid := range map[string]bool{
+		"https://app.example:1":     true,
+		"https://app.example:65535": true,
+		"https://app.example:0":     false,
+		"https://app.example:0443":  false,
+	} {
+		_, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Origins: []string{origin}})
+		assert.Equal(t, valid, err == nil, "%s: %v", origin, err)
+	}
+}

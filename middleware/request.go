@@ -132,9 +132,7 @@ func (in *incoming) forHandler(ctx context.Context) *http.Request {
 		return r
 	}
 	r.Header = r.Header.Clone() // others may hold on to the original
-	if r.Header.Del(protocolHeader); len(in.protocols) > 0 {
-		r.Header.Set(protocolHeader, strings.Join(in.protocols, ", "))
-	}
+	r.Header.Set(protocolHeader, strings.Join(in.protocols, ", "))
 	return r
 }
 
