@@ -161,6 +161,24 @@ func TestRetention_CountsOnlyFilesWithLines(t *testing.T) {
 	assert.Len(t, after, len(before))
 }
 
+// A plain file and its compressed copy are one file.
+func TestRetention_CountsAFileAndItsCopyOnce(t *testing.T) {
+	l, path := open(t, nil)
+	require.NoError(t, l.Close())
+	name := func(n int) string { return fmt.Sprintf("%s.%010d-20260527T091227Z", path, n) }
+	for n := 1; n <= 3; n++ {
+		require.NoError(t, os.WriteFile(name(n), []byte("{}\n"), 0o600))
+	}
+	require.NoError(t, os.WriteFile(name(3)+".gz", []byte("a copy"), 0o640))
+	l, err := audit.OpenFile(path, &audit.FileOptions{KeepFiles: 3})
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	for n := 1; n <= 2; n++ {
+		assert.FileExists(t, name(n))
+	}
+	assert.FileExists(t, name(3)+".gz")
+}
+
 // HOSTILE D5b: what somebody put at the name of a file that the log is going to make.
 func TestCompress_PlantedFileIsNeitherFollowedNorReused(t *testing.T) {
 	const old = ".0000000001-20260527T091227Z"

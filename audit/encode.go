@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,7 +70,7 @@ func newRecord(now time.Time, e Event, attrs []slog.Attr, raw bool) *record {
 		return strings.EqualFold(a.Key, "truncated")
 	})
 	for r.encode(now); len(r.buf) > hardLine; r.encode(now) { // the names are too long
-		r.attrs = r.attrs[:len(r.attrs)/2]
+		r.attrs = r.attrs[:len(r.attrs)*15/16]
 	}
 	r.attrs = append(r.attrs, slog.Bool("truncated", true))
 	r.encode(now)
@@ -91,7 +92,7 @@ func (r *record) add(a slog.Attr) {
 	case slog.KindString:
 		r.put(a.Key, slog.StringValue(r.text(a.Value.String())))
 	case slog.KindAny, slog.KindGroup, slog.KindLogValuer:
-		members, _ := r.decode(r.walk(nil, slog.GroupValue(a), 0)).([]slog.Attr)
+		members, _ := r.decode(r.walk(nil, slog.GroupValue(a), -1)).([]slog.Attr)
 		for _, m := range members {
 			r.put(m.Key, m.Value)
 		}
@@ -111,28 +112,58 @@ func (r *record) put(name string, v slog.Value) {
 		r.truncated = true
 	case strings.EqualFold(name, "ts"), strings.EqualFold(name, "event"): // the log's own
 	case slices.ContainsFunc(r.attrs, func(a slog.Attr) bool { return a.Key == name }):
+	case name == "" && v.Kind() == slog.KindGroup: // as a handler would write it
+		for _, a := range v.Group() {
+			r.put(a.Key, a.Value)
+		}
 	default:
 		r.attrs = append(r.attrs, slog.Attr{Key: name, Value: v})
 	}
 }
 
 // members appends attributes as slog does: those of a group without a name stand
-// beside the others.
+// beside the others, and an empty group is left out.
 func (r *record) members(b []byte, attrs []slog.Attr, depth int) []byte {
 	if depth > maxDepth {
 		panic(badValue)
 	}
 	for _, a := range attrs {
-		switch {
-		case a.Equal(slog.Attr{}) || r.secret(a.Key, weakName) || !r.hasRoom(b):
-		case a.Key == "" && a.Value.Kind() == slog.KindGroup:
-			b = r.members(b, a.Value.Group(), depth+1)
-		default:
-			b = append(appendString(b, a.Key), ':')
-			b = append(r.walk(b, a.Value, depth), ',')
+		if a.Equal(slog.Attr{}) || r.secret(a.Key, weakName) || !r.hasRoom(b) {
+			continue
+		}
+		start, v := len(b), r.resolve(a.Value)
+		if a.Key == "" && v.Kind() == slog.KindGroup {
+			b = r.members(b, v.Group(), depth+1)
+			continue
+		}
+		b = append(appendString(b, a.Key), ':')
+		b = append(r.walk(b, v, depth), ',')
+		if v.Kind() == slog.KindGroup && bytes.HasSuffix(b, []byte(":{},")) {
+			b = b[:start] // slog leaves out empty groups
 		}
 	}
 	return b
+}
+
+// resolve returns what a LogValuer says.
+func (r *record) resolve(v slog.Value) slog.Value {
+	for v.Kind() == slog.KindLogValuer && !isNil(reflect.ValueOf(v.Any())) {
+		if r.asked++; r.asked > maxAsked {
+			panic(badValue)
+		}
+		v = v.LogValuer().LogValue()
+	}
+	return v
+}
+
+func isNil(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.Invalid:
+		return true
+	case reflect.Pointer, reflect.Map, reflect.Slice:
+		return v.IsNil()
+	}
+	return false
 }
 
 func (r *record) hasRoom(b []byte) bool {

@@ -40,9 +40,9 @@ type FileOptions struct {
 	Sync bool
 
 	// RepeatsPerMinute is how many refusals of one event, reason and ip (of
-	// IPv6, its /64) are written in a minute, and may come at once. Further
-	// ones are counted, and reported at the minute's end in a line that ends in
-	// "suppressed". Default 60; math.MaxInt for no limit.
+	// IPv6, its /64) are written in a minute, which begins with its first refusal
+	// of any kind. Further ones are counted, and reported at the minute's end in a
+	// line that ends in "suppressed". Default 60; math.MaxInt for no limit.
 	RepeatsPerMinute int
 	// RefusalsPerMinute is how many refusals of all kinds are written in a
 	// minute. Further ones are reported in the same way, without an ip where

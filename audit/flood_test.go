@@ -1,13 +1,16 @@
 package audit_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"math/rand/v2"
 	"net/netip"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -169,5 +172,60 @@ func TestSuppress_FailedReportIsRepeated(t *testing.T) {
 		synctest.Wait()
 		assert.Contains(t, readAll(t, path), `"event":"ws_ticket_rejected","reason":"unknown","ip":"203.0.113.9","suppressed":9}`)
 		require.NoError(t, l.Close())
+	})
+}
+
+// Many addresses that come once do not hide one that comes again and again.
+func TestSuppress_ManyAddressesHideNoOther(t *testing.T) {
+	all, _ := flooded(t, nil, func(l *audit.Log, _ string) {
+		for i := range 300 {
+			refuse(l, "unknown", fmt.Sprintf("192.0.2.%d", i%250)+[]string{"", "0"}[i/250])
+		}
+		time.Sleep(30 * time.Second)
+		for range 400 {
+			refuse(l, "unknown", "203.0.113.9")
+		}
+	})
+	written, told := 0, 0
+	for _, rec := range all {
+		if rec.Fields["ip"] == "203.0.113.9" && suppressed(rec) == 0 {
+			written++
+		} else if rec.Fields["ip"] == "203.0.113.9" {
+			told = suppressed(rec)
+		}
+	}
+	assert.Equal(t, []int{60, 340}, []int{written, told})
+}
+
+// A report that fails while Close waits for it is repeated by Close.
+func TestClose_RepeatsAReportThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reports []uint64
+		failing := make(chan struct{})
+		l := audit.New(handler(func(_ context.Context, r slog.Record) error {
+			for a := range r.Attrs {
+				if a.Key != "suppressed" {
+					continue
+				}
+				if reports = append(reports, a.Value.Uint64()); len(reports) == 1 {
+					<-failing
+					return errors.New("down")
+				}
+			}
+			return nil
+		}))
+		for range 100 {
+			refuse(l, "unknown", "203.0.113.9")
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait() // the report is under way
+		closed := make(chan error)
+		go func() { closed <- l.Close() }()
+		for range 1000 {
+			runtime.Gosched() // Close waits for a lock, in which time stands still
+		}
+		close(failing)
+		require.NoError(t, <-closed)
+		assert.Equal(t, []uint64{40, 40}, reports)
 	})
 }

@@ -161,9 +161,11 @@ func (l *Log) Close() error {
 	if l == nil {
 		return nil
 	}
+	l.reporting.Lock() // what a report leaves is in the last one
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
+	l.reporting.Unlock()
 	l.endMinute()
 	if l.file == nil {
 		return nil

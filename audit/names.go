@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -24,8 +25,8 @@ var endings = map[string]string{
 	"ode": "^code", "ate": "^state", "ket": "^ticket",
 	"ken": "token", "ret": "secret", "key": "apikey", "ord": "password",
 	"ens": "tokens", "ets": "secrets", "eys": "apikeys", "rds": "passwords",
-	"ase": "passphrase", "pwd": "pwd", "swd": "passwd", "ier": "codeverifier",
-	"ion": "authorization", "kie": "cookie", "ies": "cookies",
+	"ase": "passphrase", "pwd": "^pwd", "swd": "^passwd", "ier": "^codeverifier",
+	"ion": "authorization", "kie": "cookie", "ies": "^cookies",
 }
 
 // nameKind returns what a field's name says. Of password[0] and user[password]
@@ -63,9 +64,13 @@ func lastLetters(room []byte, name string) []byte {
 		case c >= utf8.RuneSelf:
 			c = unicode.ToLower(unicode.ToUpper(c)) // ſ is an s
 		}
-		if c |= 0x20; c >= 'a' && c <= 'z' {
+		switch lower := c | 0x20; {
+		case lower >= 'a' && lower <= 'z':
 			at--
-			room[at] = byte(c)
+			room[at] = byte(lower)
+		case unicode.IsLetter(c): // of another alphabet
+			at--
+			room[at] = '?'
 		}
 	}
 	if at > 0 {
@@ -85,7 +90,7 @@ func (r *record) text(s string) string {
 	if clipped {
 		s, r.truncated = s[:maxText], true
 	}
-	if r.raw || isToken(s) { // as most are
+	if r.raw || !clipped && isToken(s) { // as most are
 		return s
 	}
 	clean := ""
@@ -114,6 +119,12 @@ func isToken(s string) bool {
 		}
 	}
 	return true
+}
+
+// beginsObject reports whether base64url stands for {" or { and white space.
+func beginsObject(s string) bool {
+	return len(s) >= 4 && s[0] == 'e' && (s[1] == 'y' && strings.IndexByte("ABCDIJKL", s[2]) >= 0 ||
+		s[1] == 'w' && strings.IndexByte("klmnopqr0123", s[2]) >= 0)
 }
 
 const masked = "***"
@@ -216,7 +227,7 @@ func (r *record) decodeObject(d *json.Decoder, depth int, inList bool) any {
 			}
 			r.hidden, v = true, masked
 		}
-		name = r.text(name)
+		name = cmp.Or(r.text(name), "_") // slog.JSONHandler breaks the line for "": null
 		if _, twice := object[name]; !twice {
 			object[name] = v
 			members = append(members, slog.Any(name, v))

@@ -3,7 +3,6 @@ package audit
 import (
 	"strconv"
 	"strings"
-	"unicode/utf8"
 )
 
 // A masker looks for secrets in v, from left to right. A secret may begin
@@ -11,10 +10,11 @@ import (
 // number of times: strangers choose what v is.
 type masker struct {
 	v       string
-	decoded bool   // v was percent-encoded, or escaped
-	skip    int    // no secret begins before
-	at      int    // the last place where userinfo looked for an @
-	out     []byte // the result, up to done in v
+	decoded bool           // v was percent-encoded, or escaped
+	skip    int            // no secret begins before
+	at      int            // the last place where userinfo looked for an @
+	ends    map[string]int // where the last word ends, by what can end it
+	out     []byte         // the result, up to done in v
 	done    int
 }
 
@@ -64,12 +64,18 @@ func (m *masker) hideAll(from int, chars string) {
 	m.hide(from, m.skip)
 }
 
-// hideWord masks a word. Of what was encoded or is masked, chars may be a part.
+// hideWord masks a word. Of what was encoded, chars may be a part.
 func (m *masker) hideWord(from int, chars string) {
 	if m.decoded {
 		chars = ""
 	}
-	m.hide(from, m.end(max(from, m.done), chars))
+	if m.ends == nil {
+		m.ends = map[string]int{}
+	}
+	if end := m.ends[chars]; from >= end {
+		m.ends[chars] = m.end(from, chars)
+	}
+	m.hide(from, m.ends[chars])
 }
 
 // end returns where the word at i ends: at white space, one of chars, or its last quote.
@@ -102,7 +108,7 @@ func (m *masker) afterName(i int) {
 	}
 	start := len(name)
 	for start > 0 && (inToken(name[start-1]) || strings.IndexByte(".[]", name[start-1]) >= 0 ||
-		name[start-1] >= utf8.RuneSelf) {
+		name[start-1] >= 0x80) {
 		start--
 	}
 	name = name[start:]
@@ -177,12 +183,6 @@ func (m *masker) afterDot(i int) {
 	if strings.Count(m.v[i:to], ".") > 1 || beginsObject(m.v[i+1:]) {
 		m.hide(start, to)
 	}
-}
-
-// beginsObject reports whether base64url stands for {" or { and white space.
-func beginsObject(s string) bool {
-	return len(s) >= 4 && s[0] == 'e' && (s[1] == 'y' && strings.IndexByte("ABCDIJKL", s[2]) >= 0 ||
-		s[1] == 'w' && strings.IndexByte("klmnopqr0123", s[2]) >= 0)
 }
 
 // afterSlash masks a URL's userinfo (RFC 3986, 3.2.1), and the segment of a

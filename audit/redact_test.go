@@ -93,6 +93,7 @@ var jwt = "eyJhbGciOiJub25lIn0." + base64.RawURLEncoding.EncodeToString([]byte(`
 
 // secretsInside has values that hold CANARY where it must not be seen.
 var secretsInside = []string{
+	`bearer ticket:x)y"%26Bearer CANARY`,
 	"https://app.example/ws?ticket=CANARY", "/ws?a=b&ticket=CANARY&c=d", "ticket=CANARY", "TICKET=CANARY",
 	"/ws?%74icket=CANARY", "/ws?ticket%3DCANARY", "/ws?%74%69cket%3dCANARY",
 	"/login?next=%2Fws%3Fticket%3DCANARY%26a%3Db",

@@ -70,10 +70,30 @@ var hostileRows = []struct {
 		`{"v":"{\"token\":\"***\",\"a\":1}"}`},
 	{"A18", "a LogValuer that holds itself",
 		[]slog.Attr{slog.Any("v", selfish{[]string{"", ""}}), slog.Int("a", 1)}, `{"v":"!ERROR","a":1}`},
+	{"slog.Handler", "groups that become empty, and then a field of their name",
+		[]slog.Attr{
+			slog.Group("session", slog.String("token", "CANARY")), slog.String("session", "abc"),
+			slog.Any("g", says{slog.Group("x", slog.Attr{})}), slog.Int("g", 1),
+		}, `{"session":"abc","g":1}`},
+	{"slog.Handler", "a group without a name that a LogValuer returns",
+		[]slog.Attr{
+			slog.String("a", "first"),
+			slog.Any("", says{slog.String("user_id", "u1"), slog.String("event", "x"), slog.Int("a", 2)}),
+			slog.Group("h", slog.String("a", "1"), slog.Any("", says{slog.String("a", "2")})),
+		}, `{"a":"first","user_id":"u1","h":{"a":"1"}}`},
+	{"slog.JSONHandler", "a member without a name",
+		[]slog.Attr{
+			slog.Any("claims", json.RawMessage(`{"x":{"":null}}`)), slog.String("z", "1"),
+		}, `{"claims":{"x":{"_":null}},"z":"1"}`},
 	{"A18", "a method that panics, what JSON does not have, a cycle",
 		[]slog.Attr{slog.Any("v", chain(-2)), slog.Any("c", make(chan int)), slog.Any("l", cyclic())},
 		`{"v":"!ERROR","c":"!ERROR","l":"!ERROR"}`},
 }
+
+// says is a LogValuer that is a group.
+type says []slog.Attr
+
+func (s says) LogValue() slog.Value { return slog.GroupValue(s...) }
 
 func cyclic() []any {
 	l := []any{nil}

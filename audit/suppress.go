@@ -87,7 +87,7 @@ func (l *Log) tally(k kind) (t *tally, shared bool) {
 		l.minute = time.AfterFunc(time.Minute, l.endMinute)
 		l.kinds, l.passed = map[kind]*tally{}, 0
 	}
-	if l.kinds[k] == nil && len(l.kinds) >= maxKinds {
+	if l.kinds[k] == nil && len(l.kinds) >= maxKinds && !l.forgetOne() {
 		k.addr, shared = "", true
 	}
 	if l.kinds[k] == nil && len(l.kinds) >= 2*maxKinds {
@@ -100,6 +100,18 @@ func (l *Log) tally(k kind) (t *tally, shared bool) {
 	return l.kinds[k], shared
 }
 
+// forgetOne makes room for a kind: it forgets one that has come once, so that many
+// addresses do not hide one that comes again and again.
+func (l *Log) forgetOne() bool {
+	for k, t := range l.kinds {
+		if t.passed <= 1 && t.suppressed == 0 {
+			delete(l.kinds, k)
+			return true
+		}
+	}
+	return false
+}
+
 // endMinute reports what was suppressed in the minute. What can't be reported
 // counts as suppressed in the next one.
 func (l *Log) endMinute() {
@@ -107,6 +119,9 @@ func (l *Log) endMinute() {
 	defer l.reporting.Unlock()
 	l.mu.Lock()
 	kinds := l.kinds
+	if l.minute != nil {
+		l.minute.Stop()
+	}
 	l.kinds, l.minute = nil, nil
 	l.mu.Unlock()
 	for k, t := range kinds {

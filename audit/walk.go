@@ -16,8 +16,7 @@ import (
 // but finds LogValuers, errors and Go names at every depth.
 func (r *record) walk(b []byte, x any, depth int) []byte {
 	v := reflect.ValueOf(x)
-	if k := v.Kind(); k == reflect.Invalid ||
-		(k == reflect.Pointer || k == reflect.Map || k == reflect.Slice) && v.IsNil() {
+	if isNil(v) {
 		return append(b, "null"...)
 	}
 	if depth++; depth > maxDepth { // a cycle, or as good as one
@@ -30,10 +29,7 @@ func (r *record) walk(b []byte, x any, depth int) []byte {
 		}
 		return r.walk(b, x.Any(), depth)
 	case slog.LogValuer:
-		if r.asked++; r.asked > maxAsked {
-			panic(badValue)
-		}
-		return r.walk(b, x.LogValue(), depth)
+		return r.walk(b, r.resolve(slog.AnyValue(x)), depth)
 	case slog.Attr:
 		return r.walk(b, slog.GroupValue(x), depth)
 	case []slog.Attr:

@@ -59,6 +59,7 @@ type File struct {
 	size   int64
 	lines  int       // whole lines in f
 	synced int       // those of them that are on the disk, if Sync
+	dirty  bool      // something was written since
 	batch  *batch    // the other ones
 	born   time.Time // when f was begun
 	seq    uint64    // the highest number of an old file
@@ -214,6 +215,7 @@ func (f *File) measure(size int64) {
 	f.scan()
 	if shrunk {
 		f.gaps["truncated"] += max(before-f.lines, 0)
+		f.synced = min(f.synced, f.lines)
 	}
 }
 
@@ -246,6 +248,7 @@ func (f *File) append(line []byte) error {
 	}
 	n, err := f.f.Write(line)
 	f.size += int64(n)
+	f.dirty = true
 	if err != nil {
 		f.suspect = !noSpace(err)
 		f.takeBack(int64(n))
@@ -273,10 +276,10 @@ func (f *File) takeBack(n int64) {
 // again: a second call would succeed without having written anything.
 func (f *File) flush() error {
 	b := f.batch
-	if !f.o.Sync || b.lines == 0 && f.lines == f.synced {
+	if !f.o.Sync || !f.dirty {
 		return nil
 	}
-	f.batch = &batch{}
+	f.batch, f.dirty = &batch{}, false
 	b.done, b.err = true, f.f.Sync()
 	if b.err != nil {
 		f.suspect = true
@@ -317,10 +320,11 @@ func (f *File) Close() error {
 	f.closing.Do(func() {
 		f.mu.Lock()
 		f.closed = true
+		var err error
 		if f.f != nil && !f.suspect {
-			_ = f.tellGaps()
+			err = f.tellGaps()
 		}
-		err := f.closeFile()
+		err = errors.Join(err, f.closeFile())
 		f.stopped.Store(true)
 		f.mu.Unlock()
 		f.background.Wait()

@@ -72,7 +72,7 @@ func (f *File) startTidying() {
 // tidy removes the old files that are too many, and compresses the others.
 func (f *File) tidy() error {
 	old, err := oldFiles(f.path)
-	newer := 0 // files with lines in them
+	newer, last := 0, uint64(0) // files with lines in them; a plain one and its .gz are one
 	for _, o := range slices.Backward(old) {
 		switch {
 		case f.stopped.Load():
@@ -82,8 +82,8 @@ func (f *File) tidy() error {
 		case f.o.Compress && !o.gz && names(o.info) == 1: // with a second name, it is being put away
 			err = errors.Join(err, f.compress(o.path))
 		}
-		if o.info.Size() > 0 {
-			newer++
+		if o.info.Size() > 0 && (newer == 0 || o.seq != last) {
+			newer, last = newer+1, o.seq
 		}
 	}
 	return err

@@ -99,7 +99,7 @@ func (f *File) clear() error {
 		f.seq = max(f.seq, o.seq)
 		// A .gz that others can write to is no copy of the plain file.
 		gz, errGz := os.Lstat(o.path + ".gz")
-		copied := errGz == nil && gz.Mode() == 0o600 && onlyOurs(gz) == nil
+		copied := errGz == nil && gz.Mode().IsRegular() && gz.Mode().Perm()&0o022 == 0 && onlyOurs(gz) == nil
 		if copied || os.SameFile(info, o.info) {
 			err = errors.Join(err, removeIfThere(o.path))
 		}
