@@ -47,7 +47,9 @@ func shortSessionID(id string) string {
 }
 
 // expired reports whether the session has ended.
-func (s *Session) expired() bool { return passed(s.ExpiresAt, time.Now()) }
+func (s *Session) expired() bool {
+	return !s.ExpiresAt.IsZero() && passed(s.ExpiresAt, time.Now())
+}
 
 // same reports whether both are the same sign-in of the same person.
 func (s *Session) same(o *Session) bool {
