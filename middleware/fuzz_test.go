@@ -396,7 +396,7 @@ func FuzzTicketCarriers(f *testing.F) {
 				found = append(found, rest)
 			}
 		}
-		fits := err == nil && len(query) <= 2048
+		fits := err == nil && len(query) <= 2048 && len(protocol) <= 2048
 		switch {
 		case v == "in, 1 takes":
 			if !fits || len(found) != 1 || !looksMinted(found[0]) {

@@ -201,7 +201,10 @@ func TestCloseWith_AtEverySplitOfTheResponse(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, switching+closeFrame(1001, ""), <-got)
 		require.Equal(t, 1001, (<-o.closed).Code)
-		require.Equal(t, []string{"opened", "flushed", "closed"}, o.all())
+		// The close frame may be out before the Write that completes the 101 calls Opened.
+		events := o.all()
+		require.ElementsMatch(t, []string{"opened", "flushed", "closed"}, events)
+		require.Equal(t, "closed", events[2])
 	}
 }
 
