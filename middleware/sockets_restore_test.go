@@ -109,6 +109,7 @@ func TestRestore_AnOlderSocketEndsNoOther(t *testing.T) {
 						g.SessionExpiresAt = begin.Add(hours * hour)
 					}
 					app.live(t, g)
+					time.Sleep(time.Millisecond) // All is in order of opening
 				}
 				ids := []string{}
 				for info := range app.sockets.All() {
