@@ -49,13 +49,6 @@ func (session *liveSession) stop() {
 	}
 }
 
-// passed reports whether t is set and not after now, by the clock: a monotonic reading
-// of t stops while the machine sleeps.
-func passed(t, now time.Time) bool { return !t.IsZero() && !now.Before(t.Round(0)) }
-
-// later reports whether a is a later end than b. The zero Time is no end.
-func later(a, b time.Time) bool { return !b.IsZero() && (a.IsZero() || a.After(b)) }
-
 // planRecheck sets when Restore is called next.
 func (s *Sockets) planRecheck(session *liveSession) {
 	session.recheckAt = time.Time{}

@@ -51,6 +51,13 @@ func (s *Session) expired() bool {
 	return !s.ExpiresAt.IsZero() && passed(s.ExpiresAt, time.Now())
 }
 
+// passed reports whether t is set and not after now, by the clock: a monotonic reading
+// of t stops while the machine sleeps.
+func passed(t, now time.Time) bool { return !t.IsZero() && !now.Before(t.Round(0)) }
+
+// later reports whether a is a later end than b. The zero Time is no end.
+func later(a, b time.Time) bool { return !b.IsZero() && (a.IsZero() || a.After(b)) }
+
 // same reports whether both are the same sign-in of the same person.
 func (s *Session) same(o *Session) bool {
 	return s.ID == o.ID && s.Provider == o.Provider && s.UserID == o.UserID
