@@ -140,11 +140,11 @@ func (m *masker) afterName(i int) {
 }
 
 // isHeader reports whether a name from start to a colon at i is a header's: one
-// at the beginning of a line, with a capital letter, or that is nothing else.
+// after a line's end or an escape, with a capital letter, or that is nothing else.
 func (m *masker) isHeader(start, i int) bool {
 	before, name, value := strings.TrimRight(m.v[:start], " "), m.v[start:i], m.v[i+1:]
 	lower := strings.TrimRight(strings.ToLower(name), " ")
-	return before == "" || strings.IndexByte("\n\":", before[len(before)-1]) >= 0 ||
+	return before == "" || strings.IndexByte("\n\":\\%", before[len(before)-1]) >= 0 ||
 		name[0] >= 'A' && name[0] <= 'Z' && value[0] == ' ' || strings.Contains(name, "-") ||
 		strings.HasSuffix(lower, "authorization") ||
 		strings.HasSuffix(lower, "cookie") && strings.Contains(value[:min(len(value), 256)], "=")

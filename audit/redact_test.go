@@ -1,6 +1,7 @@
 package audit_test
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -125,6 +126,7 @@ var secretsInside = []string{
 	"bearer Bearer CANARY", "Bearer bearer CANARY", "Bearer+Bearer CANARY", "bearer authorization: CANARY CANARY",
 	"bearer Cookie:a=b; session=CANARY", `bearer token="x CANARY"`, "bearer password = 'x CANARY'", "Bearer x/token/ ticket=CANARY",
 	`ticket= token="x CANARY"`, "token= Bearer CANARY", "ticket= Cookie: a=b; c=CANARY", "secret=x;Cookie: a=b; c=CANARY",
+	`bearer x\nToken: CANARY`, "ticket= x%0aToken: CANARY", `token= x\u000atoken: CANARY`,
 	"/token/Cookie: a=b; c=CANARY", "ticket.Cookie: a=b; c=CANARY", "token:Cookie: CANARY CANARY", "Bearer x,ticket.CANARY",
 
 	`{"token":"***","token":"CANARY"}`, `{"a":1,"a":{"token":"CANARY"}}`, // the first of equal names stays
@@ -201,6 +203,22 @@ func TestRedact_InsideValues(t *testing.T) {
 			assert.NotContains(t, record(t, "e", slog.String("s", v)), "CANARY", v[:20])
 		}
 	})
+}
+
+// What goes before a secret may be the beginning of another.
+func TestRedact_AfterEachOther(t *testing.T) {
+	var line bytes.Buffer
+	l := audit.New(slog.NewJSONHandler(&line, nil))
+	openQuotes := strings.NewReplacer(`"`, "", "'", "", "[", "") // they change where a value ends
+	for _, first := range secretsInside {
+		before, _, _ := strings.Cut(openQuotes.Replace(first), "CANARY")
+		for _, v := range secretsInside {
+			line.Reset()
+			l.Record(ctx, "e", slog.String("s", before+" "+v))
+			assert.NotContains(t, line.String(), "CANARY", "%s", v)
+			assert.Contains(t, line.String(), "***", "%s", v)
+		}
+	}
 }
 
 // A long JSON text is not decoded: where a list or an object ends is not looked for.
