@@ -13,14 +13,13 @@ import (
 
 // An Authenticator finds the session of a request.
 //
-// ErrNoSession means that r presents no credential at all; ErrSessionExpired,
-// that it presents one that is not, or no longer, good. Any other error means
-// that it could not be decided, which is answered with 503: a session store
-// that is down for a minute must not sign everybody out. Errors may wrap these.
-// A nil session with a nil error counts as ErrNoSession.
+// ErrNoSession means that r presents no credential at all; ErrSessionExpired, that it presents one
+// that is not, or no longer, good. Any other error means that it could not be decided, which is
+// answered with 503: a session store that is down for a minute must not sign everybody out. Errors
+// may wrap these. A nil session with a nil error counts as ErrNoSession.
 //
-// Authenticate may set headers on w, such as a rotated cookie, but must not
-// write. It is called by many goroutines at once.
+// Authenticate may set headers on w, such as a rotated cookie, but must not write. It is called by
+// many goroutines at once.
 type Authenticator interface {
 	Authenticate(w http.ResponseWriter, r *http.Request) (*Session, error)
 }
@@ -39,9 +38,8 @@ var (
 	ErrSessionExpired = errors.New("session invalid or expired")
 )
 
-// ContextSessions accepts the session that the context carries already: for a
-// Gate behind a Guard, or behind an application's own sign-in that calls
-// [WithSession].
+// ContextSessions accepts the session that the context carries already: for a Gate behind a Guard,
+// or behind an application's own sign-in that calls [WithSession].
 var ContextSessions Authenticator = AuthenticatorFunc(contextSession)
 
 func contextSession(_ http.ResponseWriter, r *http.Request) (*Session, error) {
@@ -51,13 +49,12 @@ func contextSession(_ http.ResponseWriter, r *http.Request) (*Session, error) {
 	return nil, ErrNoSession
 }
 
-// CookieSessions authenticates by a cookie: lookup gets the value of the cookie
-// called name, without quotes, and returns the session that it stands for.
+// CookieSessions authenticates by a cookie: lookup gets the value of the cookie called name,
+// without quotes, and returns the session that it stands for.
 //
-// A lookup that returns ErrNoSession, or neither a session nor an error, says
-// that the value is not known. Two cookies of that name with different values,
-// which a sibling domain can cause (RFC 6265 section 8.6), and a value that
-// RFC 6265 does not allow are refused without asking lookup.
+// A lookup that returns ErrNoSession, or neither a session nor an error, says that the value is not
+// known. Two cookies of that name with different values, which a sibling domain can cause (RFC 6265
+// section 8.6), and a value that RFC 6265 does not allow are refused without asking lookup.
 func CookieSessions(
 	name string, lookup func(ctx context.Context, value string) (*Session, error),
 ) Authenticator {
@@ -69,30 +66,31 @@ func CookieSessions(
 	return lookupSessions("CookieSessions", fault, find, lookup)
 }
 
-// BearerSessions authenticates by `Authorization: Bearer <token>` (RFC 6750).
-// lookup is as in [CookieSessions]. Another scheme is no credential; two
-// Authorization headers, or a token outside RFC 6750's alphabet, are a bad one.
+// BearerSessions authenticates by `Authorization: Bearer <token>` (RFC 6750). lookup is as in
+// [CookieSessions]. Another scheme is no credential; two Authorization headers, or a token outside
+// RFC 6750's alphabet, are a bad one.
 func BearerSessions(
 	lookup func(ctx context.Context, token string) (*Session, error),
 ) Authenticator {
 	return lookupSessions("BearerSessions", nil, bearerToken, lookup)
 }
 
-// readyMade is an Authenticator of this package. fault is what is wrong with its
-// configuration: its constructor has no error to return, so NewGate does.
+// readyMade is an Authenticator of this package. fault is what is wrong with its configuration: its
+// constructor has no error to return, so NewGate does.
 type readyMade struct {
 	AuthenticatorFunc
 	fault error
 }
 
-// lookupSessions finds one opaque value in a request and looks it up. find returns
-// ErrNoSession for none, and ErrSessionExpired for a malformed one.
+// lookupSessions finds one opaque value in a request and looks it up. find returns ErrNoSession for
+// none, and ErrSessionExpired for a malformed one.
 func lookupSessions(
 	kind string, fault error, find func(r *http.Request) (string, error),
 	lookup func(ctx context.Context, value string) (*Session, error),
 ) Authenticator {
 	if lookup == nil {
-		fault = errors.Join(fault, errors.New("lookup is nil: pass what finds a session by its credential"))
+		missing := errors.New("lookup is nil: pass what finds a session by its credential")
+		fault = errors.Join(fault, missing)
 	}
 	if fault != nil {
 		fault = fmt.Errorf("%s: %w", kind, fault)
@@ -113,8 +111,8 @@ func lookupSessions(
 	}, fault}
 }
 
-// withoutCredential keeps a credential out of the audit: the error of an HTTP
-// client contains the URL of its request.
+// withoutCredential keeps a credential out of the audit: the error of an HTTP client contains the
+// URL of its request.
 func withoutCredential(err error, value string) error {
 	if err == nil || len(value) < 8 { // too short to be a secret, and part of any word
 		return err
@@ -135,9 +133,9 @@ type scrubbedError struct {
 func (e *scrubbedError) Error() string { return e.text }
 func (e *scrubbedError) Unwrap() error { return e.err }
 
-// FirstOf calls each of as in turn; the first that recognises the request wins.
-// One that cannot decide does not stop the others, but if none of them
-// recognises the request, then it was not decided.
+// FirstOf calls each of as in turn; the first that recognises the request wins. One that cannot
+// decide does not stop the others, but if none of them recognises the request, then it was not
+// decided.
 func FirstOf(as ...Authenticator) Authenticator {
 	as = slices.Clone(as)
 	var faults []error
@@ -170,12 +168,11 @@ func FirstOf(as ...Authenticator) Authenticator {
 	}, errors.Join(faults...)}
 }
 
-// misconfigured returns what is wrong with an Authenticator, so far as it shows at
-// construction.
+// misconfigured returns what is wrong with an Authenticator, so far as it shows at construction.
 func misconfigured(a Authenticator) error {
 	switch a := a.(type) {
 	case nil:
-		return errors.New("the Authenticator is nil: pass CookieSessions, BearerSessions or your own")
+		return errors.New("the Authenticator is nil: pass CookieSessions, BearerSessions or yours")
 	case readyMade:
 		return a.fault
 	case AuthenticatorFunc:
@@ -186,8 +183,8 @@ func misconfigured(a Authenticator) error {
 	return nil
 }
 
-// authenticate calls a, and checks that it returns a session or an error. An expired
-// session is returned with ErrSessionExpired, so that the audit can name its provider.
+// authenticate calls a, and checks that it returns a session or an error. An expired session is
+// returned with ErrSessionExpired, so that the audit can name its provider.
 func authenticate(a Authenticator, w http.ResponseWriter, r *http.Request) (*Session, error) {
 	s, err := a.Authenticate(w, r)
 	switch {
@@ -201,34 +198,27 @@ func authenticate(a Authenticator, w http.ResponseWriter, r *http.Request) (*Ses
 	return s, nil
 }
 
-// maxCookies is net/http's own limit on the cookies of one request: above it
-// the standard library reports none.
+// maxCookies is net/http's own limit on the cookies of one request: above it the standard library
+// reports none.
 const maxCookies = 3000
 
 // cookieValue finds the one value of the cookie called name. It reads what
-// http.Request.CookiesNamed does, tells a malformed value from none, and makes no
-// garbage: every request behind a Gate passes here.
+// http.Request.CookiesNamed does, tells a malformed value from none, and makes no garbage: every
+// request behind a Gate passes here.
 func cookieValue(r *http.Request, name string) (value string, err error) {
-	lines := r.Header["Cookie"]
-	total := 0
-	for _, line := range lines {
-		if total += strings.Count(line, ";") + 1; total > maxCookies {
-			return "", ErrNoSession
-		}
-	}
-	presented := false
-	for _, line := range lines {
-		for more := true; more; {
-			var pair string
-			pair, line, more = strings.Cut(line, ";")
+	pairs, presented := 0, false
+	for _, line := range r.Header["Cookie"] {
+		for pair := range strings.SplitSeq(line, ";") {
 			key, v, _ := strings.Cut(textproto.TrimString(pair), "=")
-			if textproto.TrimString(key) != name {
-				continue
-			}
-			if presented && v != value {
+			isNamed := textproto.TrimString(key) == name
+			switch pairs++; {
+			case pairs > maxCookies:
+				return "", ErrNoSession
+			case isNamed && presented && v != value:
 				return "", ErrSessionExpired
+			case isNamed:
+				value, presented = v, true
 			}
-			value, presented = v, true
 		}
 	}
 	if n := len(value); n > 1 && value[0] == '"' && value[n-1] == '"' {

@@ -10,15 +10,13 @@ import (
 	"time"
 )
 
-// rejectLinger bounds how long a refused connection is kept for the page to
-// read its close frame.
+// rejectLinger bounds how long a refused connection is kept for the page to read its close frame.
 const rejectLinger = time.Second
 
-// RejectByClosing is an OnReject that accepts the upgrade and closes it at once
-// with the rejection's CloseCode (4401, 4403, 4429, 1013 or 1001) and Code: a page
-// sees nothing of an HTTP refusal but close code 1006, and cannot tell a dead
-// session from a dead network. What is no well-formed handshake is refused in
-// HTTP all the same.
+// RejectByClosing is an OnReject that accepts the upgrade and closes it at once with the
+// rejection's CloseCode (4401, 4403, 4429, 1013 or 1001) and Code: a page sees nothing of an HTTP
+// refusal but close code 1006, and cannot tell a dead session from a dead network. What is no
+// well-formed handshake is refused in HTTP all the same.
 func RejectByClosing(w http.ResponseWriter, r *http.Request, rej *Rejection) {
 	in := readIncoming(r)
 	if rej.CloseCode == 0 || in.check(false, false) != nil {
@@ -35,20 +33,20 @@ func RejectByClosing(w http.ResponseWriter, r *http.Request, rej *Rejection) {
 	if _, err := conn.Write(closingHandshake(in, rej)); err != nil {
 		return
 	}
-	// Closing with unread input would reset the connection, and the reset would
-	// overtake the close frame: say that this side is done, and read to the end.
+	// Closing with unread input would reset the connection, and the reset would overtake the close
+	// frame: say that this side is done, and read to the end.
 	if c, ok := conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
 		_, _ = io.Copy(io.Discard, conn)
 	}
 }
 
-// closingHandshake returns the 101 that a handshake asks for, and a close frame
-// behind it.
+// closingHandshake returns the 101 that a handshake asks for, and a close frame behind it.
 func closingHandshake(in *incoming, rej *Rejection) []byte {
 	// The GUID and the hash are the protocol's (RFC 6455 section 1.3), not ours.
 	key := textproto.TrimString(in.Header.Get("Sec-Websocket-Key"))
 	accept := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	b := []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+	b := []byte("HTTP/1.1 101 Switching Protocols\r\n" +
+		"Upgrade: websocket\r\nConnection: Upgrade\r\n" +
 		"Sec-WebSocket-Accept: " + base64.StdEncoding.EncodeToString(accept[:]))
 	for _, p := range in.protocols {
 		if isToken(p) {
@@ -63,6 +61,6 @@ func closingHandshake(in *incoming, rej *Rejection) []byte {
 	return append(b, reason...)
 }
 
-// isToken reports whether s is a token (RFC 9110 section 5.6.2), as the name of a cookie
-// is, and so cannot break out of a header.
+// isToken reports whether s is a token (RFC 9110 section 5.6.2), as the name of a cookie is, and so
+// cannot break out of a header.
 func isToken(s string) bool { return (&http.Cookie{Name: s}).Valid() == nil }

@@ -8,18 +8,16 @@ import (
 	"strings"
 )
 
-// ConcealTicket takes the ticket out of the URL before next sees the request:
-// put it in front of the access log and of whatever else records URLs. The
-// [Guard] behind it still finds the ticket, and judges the query as it was
-// sent.
+// ConcealTicket takes the ticket out of the URL before next sees the request: put it in front of
+// the access log and of whatever else records URLs. The [Guard] behind it still finds the ticket,
+// and judges the query as it was sent.
 //
-// It acts on every request that resembles a WebSocket upgrade, and on any other
-// whose query has a parameter that looks like one of ours: 43 characters of
-// base64url under a name that contains ticket, in any case (?TICKET=, ?ticket[]=,
-// ??ticket=). An application's own "?ticket=ST-1" stays. The parameter goes from
-// URL.RawQuery, RequestURI and every URL in Referer; a query that does not parse,
-// and may hide one, goes whole. A ticket that travels in Sec-WebSocket-Protocol, a
-// header that nobody logs, stays where it is for the Guard.
+// It acts on every request that resembles a WebSocket upgrade, and on any other whose query has a
+// parameter that looks like one of ours: 43 characters of base64url under a name that contains
+// ticket, in any case (?TICKET=, ?ticket[]=, ??ticket=). An application's own "?ticket=ST-1" stays.
+// The parameter goes from URL.RawQuery, RequestURI and every URL in Referer; a query that does not
+// parse, and may hide one, goes whole. A ticket that travels in Sec-WebSocket-Protocol, a header
+// that nobody logs, stays where it is for the Guard.
 func ConcealTicket(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		query, ctx := r.URL.RawQuery, r.Context()
@@ -36,8 +34,8 @@ func ConcealTicket(next http.Handler) http.Handler {
 }
 
 // stripTickets takes the tickets out of the URLs of r, and reports whether there were any. What r
-// shares with other requests stays as it is. With all, every ticket parameter goes; without,
-// those that look like one of ours.
+// shares with other requests stays as it is. With all, every ticket parameter goes; without, those
+// that look like one of ours.
 func stripTickets(r *http.Request, all bool) (changed bool) {
 	query, uri := stripQuery(r.URL.RawQuery, all), stripURI(r.RequestURI, all)
 	if query != r.URL.RawQuery || uri != r.RequestURI {
@@ -120,8 +118,8 @@ func holdsTicket(pair string, all bool) bool {
 	return named && slices.ContainsFunc(strings.FieldsFunc(value, isNotBase64URL), looksMinted)
 }
 
-// hasRun reports whether s has as many characters of base64url in a row as a ticket. There
-// may be more: the characters of an escape that could not be decoded.
+// hasRun reports whether s has as many characters of base64url in a row as a ticket. There may be
+// more: the characters of an escape that could not be decoded.
 func hasRun(s string) bool {
 	runs := strings.FieldsFunc(s, isNotBase64URL)
 	return slices.ContainsFunc(runs, func(run string) bool { return len(run) >= 43 })

@@ -12,8 +12,8 @@ import (
 	"github.com/ticketgate/ticketgate/audit"
 )
 
-// Gate finds the session of a request. It puts the session into the request's
-// context, or refuses: a page load by a redirect to sign in, everything else by
+// Gate finds the session of a request. It puts the session into the request's context, or refuses:
+// a page load by a redirect to sign in, everything else by
 // 401. It is safe for concurrent use.
 type Gate struct {
 	sessions  Authenticator
@@ -25,25 +25,22 @@ type Gate struct {
 
 // GateOptions configure a [Gate].
 type GateOptions struct {
-	// LoginURL is where a person signs in: a path on this server, which is then
-	// public, or an http or https URL. It gets a parameter next, see [Next].
-	// Default "": no redirects, every refusal is 401.
+	// LoginURL is where a person signs in: a path on this server, which is then public, or an http
+	// or https URL. It gets a parameter next, see [Next]. Default "": no redirects, every refusal
+	// is 401.
 	LoginURL string
-	// Public are http.ServeMux patterns of what needs no
-	// session, such as "/static/" or "GET /healthz". A session that is recognised
-	// is put into the context there too. They are matched as a ServeMux at this
-	// place would; a path that is not clean (/public/../admin, //login, %2e, %2f)
-	// is never public, nor one with a needless escape that matches only when it is
-	// decoded (/st%61tic/). A wildcard matches any segment: "/{lang}/about" opens
-	// /admin/about too. Name a guarded socket's path too where the Gate stands
-	// around a whole router: there a ticket is all that is needed.
-	// Default: none but the path of LoginURL.
+	// Public are http.ServeMux patterns of what needs no session, such as "/static/" or "GET
+	// /healthz". A session that is recognised is put into the context there too. They are matched
+	// as a ServeMux at this place would; a path that is not clean (/public/../admin, //login, %2e,
+	// %2f) is never public, nor one with a needless escape that matches only when it is decoded
+	// (/st%61tic/). A wildcard matches any segment: "/{lang}/about" opens /admin/about too. Name a
+	// guarded socket's path too where the Gate stands around a whole router: there a ticket is all
+	// that is needed. Default: none but the path of LoginURL.
 	Public []string
-	// API are path prefixes whose requests get 401 and never a redirect.
-	// Default (nil): "/api/".
+	// API are path prefixes whose requests get 401 and never a redirect. Default (nil): "/api/".
 	API []string
-	// Audit receives credentials that were presented and not accepted, or could
-	// not be checked. Default: slog.Default().
+	// Audit receives credentials that were presented and not accepted, or could not be checked.
+	// Default: slog.Default().
 	Audit *audit.Log
 	// ClientIP is for the audit; see [ForwardedFor]. Default: the host of RemoteAddr.
 	ClientIP func(*http.Request) string
@@ -51,8 +48,8 @@ type GateOptions struct {
 	OnReject func(http.ResponseWriter, *http.Request, *Rejection)
 }
 
-// NewGate returns a Gate that calls sessions for every request. Its error
-// joins everything that is wrong with the configuration.
+// NewGate returns a Gate that calls sessions for every request. Its error joins everything that is
+// wrong with the configuration.
 func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 	g := &Gate{sessions: sessions}
 	if opts != nil {
@@ -83,15 +80,13 @@ func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 	return g, nil
 }
 
-// Authenticate is the gate's decision, for applications that do not use
-// [Gate.Wrap]. It returns a Rejection, which is recorded, or a session, or
-// neither: that is a public route without a session.
+// Authenticate is the gate's decision, for applications that do not use [Gate.Wrap]. It returns a
+// Rejection, which is recorded, or a session, or neither: that is a public route without a session.
 func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *Rejection) {
 	var s *Session
 	var rej *Rejection
 	if r.Method == http.MethodConnect && !isExtendedConnect(r) {
-		// Nothing behind a gate is a proxy, and ServeMux does not clean the paths
-		// of CONNECT.
+		// Nothing behind a gate is a proxy, and ServeMux does not clean the paths of CONNECT.
 		rej = reject(refusedConnect, nil)
 	} else {
 		var err error
@@ -119,8 +114,8 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 		if s == nil {
 			r = g.public.canonical(r)
 		}
-		// Keep a context that has this session already: a live socket's stays current.
-		// Hide an outer gate's session that this gate does not accept.
+		// Keep a context that has this session already: a live socket's stays current. Hide an
+		// outer gate's session that this gate does not accept.
 		if outer, _ := SessionFrom(r.Context()); s != outer {
 			r = r.WithContext(WithSession(r.Context(), s))
 		}
@@ -150,8 +145,8 @@ func (g *Gate) reject(r *http.Request, err error) *Rejection {
 	return rej
 }
 
-// isPageLoad reports whether a person is waiting for a page: only then does a
-// redirect lead anywhere.
+// isPageLoad reports whether a person is waiting for a page: only then does a redirect lead
+// anywhere.
 func (g *Gate) isPageLoad(r *http.Request) bool {
 	if !g.couldBePage(r) {
 		return false
@@ -167,8 +162,7 @@ func (g *Gate) isPageLoad(r *http.Request) bool {
 	return false
 }
 
-// couldBePage reports whether r could be a page load: GET or HEAD, no upgrade, not
-// under API.
+// couldBePage reports whether r could be a page load: GET or HEAD, no upgrade, not under API.
 func (g *Gate) couldBePage(r *http.Request) bool {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead || resemblesUpgrade(r) {
 		return false

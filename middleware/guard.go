@@ -11,17 +11,15 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// Guard checks the ticket of a WebSocket upgrade, and then calls the application's
-// handler, which may use any WebSocket library. The context has the session; the
-// request no longer has the ticket.
+// Guard checks the ticket of a WebSocket upgrade, and then calls the application's handler, which
+// may use any WebSocket library. The context has the session; the request no longer has the ticket.
 //
-// The ticket is in ?ticket=<value>, or in a subprotocol, which keeps it out of the
-// URL: new WebSocket(url, ["chat", "ticket." + value]). There must be a subprotocol
-// of the application's own beside it, for the handler to choose.
+// The ticket is in ?ticket=<value>, or in a subprotocol, which keeps it out of the URL: new
+// WebSocket(url, ["chat", "ticket." + value]). There must be a subprotocol of the application's own
+// beside it, for the handler to choose.
 //
-// The cheap checks come first; the ticket is consumed last. A request that is
-// malformed, or comes from a page of another origin, leaves its ticket valid. Guard
-// is safe for concurrent use.
+// The cheap checks come first; the ticket is consumed last. A request that is malformed, or comes
+// from a page of another origin, leaves its ticket valid. Guard is safe for concurrent use.
 type Guard struct {
 	issuer  *tickets.Issuer
 	origins *origins
@@ -31,41 +29,37 @@ type Guard struct {
 
 // GuardOptions configure a [Guard].
 type GuardOptions struct {
-	// Origins are all the origins whose pages may open a socket, such as
-	// "https://app.example", in the form in which browsers send them.
-	// Default: the request's own. Behind a proxy that ends TLS, name the public
-	// origin. Allow the same ones in the WebSocket library: it checks Origin too,
-	// after the ticket is consumed.
+	// Origins are all the origins whose pages may open a socket, such as "https://app.example", in
+	// the form in which browsers send them. Default: the request's own. Behind a proxy that ends
+	// TLS, name the public origin. Allow the same ones in the WebSocket library: it checks Origin
+	// too, after the ticket is consumed.
 	Origins []string
-	// RequireOrigin refuses requests without an Origin. Browsers always send one.
-	// Default: they are allowed, the ticket being the proof.
+	// RequireOrigin refuses requests without an Origin. Browsers always send one. Default: they are
+	// allowed, the ticket being the proof.
 	RequireOrigin bool
 	// RequireEndpoint refuses tickets that were minted for any path.
 	RequireEndpoint bool
-	// Endpoint is the path that a ticket's endpoint must be equal to.
-	// Default: the path as the client sent it, decoded, if it is clean and escapes
-	// nothing that needs no escape (/ws/ch%61t is refused: routers differ on what
-	// it names); it does not see what http.StripPrefix did, nor a prefix that a
-	// proxy took off.
+	// Endpoint is the path that a ticket's endpoint must be equal to. Default: the path as the
+	// client sent it, decoded, if it is clean and escapes nothing that needs no escape (/ws/ch%61t
+	// is refused: routers differ on what it names); it does not see what http.StripPrefix did, nor
+	// a prefix that a proxy took off.
 	Endpoint func(*http.Request) string
-	// RequireProtocol refuses a ticket in the query (400, reason "query_ticket"),
-	// for applications that must have no credential in a URL (OWASP ASVS 5.0,
-	// 14.2.1). The ticket stays valid. Not with AdmitRequests.
+	// RequireProtocol refuses a ticket in the query (400, reason "query_ticket"), for applications
+	// that must have no credential in a URL (OWASP ASVS 5.0, 14.2.1). The ticket stays valid. Not
+	// with AdmitRequests.
 	RequireProtocol bool
-	// PassOthers calls next, without a session, for a request that does not resemble
-	// an upgrade: for a Guard around a whole router. "Connection: upgrade" alone
-	// resembles one: an nginx in front must send it with upgrades only
-	// (map $http_upgrade). Default: 426.
+	// PassOthers calls next, without a session, for a request that does not resemble an upgrade:
+	// for a Guard around a whole router. "Connection: upgrade" alone resembles one: an nginx in
+	// front must send it with upgrades only (map $http_upgrade). Default: 426.
 	PassOthers bool
-	// AdmitRequests admits plain GET requests that have a ticket in their query
-	// too: EventSource, <img> and downloads cannot set headers either. The
-	// request consumes the ticket, so each attempt needs a fresh one.
+	// AdmitRequests admits plain GET requests that have a ticket in their query too: EventSource,
+	// <img> and downloads cannot set headers either. The request consumes the ticket, so each
+	// attempt needs a fresh one.
 	AdmitRequests bool
-	// Sockets owns the connections that are admitted; guards may share one. It must
-	// have the same issuer. Default: its own, with this Audit and no limits.
+	// Sockets owns the connections that are admitted; guards may share one. It must have the same
+	// issuer. Default: its own, with this Audit and no limits.
 	Sockets *Sockets
-	// Audit receives every refusal. Default: the one of Sockets; another one
-	// beside it is an error.
+	// Audit receives every refusal. Default: the one of Sockets; another one beside it is an error.
 	Audit *audit.Log
 	// ClientIP is for the audit; see [ForwardedFor]. Default: the host of RemoteAddr.
 	ClientIP func(*http.Request) string
@@ -73,8 +67,8 @@ type GuardOptions struct {
 	OnReject func(http.ResponseWriter, *http.Request, *Rejection)
 }
 
-// NewGuard returns a Guard that consumes issuer's tickets. Its error joins
-// everything that is wrong with the configuration.
+// NewGuard returns a Guard that consumes issuer's tickets. Its error joins everything that is wrong
+// with the configuration.
 func NewGuard(issuer *tickets.Issuer, opts *GuardOptions) (*Guard, error) {
 	g := &Guard{issuer: issuer}
 	if opts != nil {
@@ -114,7 +108,7 @@ func checkSockets(issuer *tickets.Issuer, o *GuardOptions) error {
 	case s.issuer != issuer && issuer != nil:
 		return errors.New("the Sockets is for another issuer: give both constructors the same one")
 	case o.Audit != nil && o.Audit != s.opts.Audit:
-		return errors.New("the Sockets has another Audit: set it in SocketsOptions, and leave it out here")
+		return errors.New("the Sockets has another Audit: set it in SocketsOptions, and not here")
 	}
 	return nil
 }
@@ -122,9 +116,9 @@ func checkSockets(issuer *tickets.Issuer, o *GuardOptions) error {
 // Sockets returns the owner of the connections that this guard admits.
 func (g *Guard) Sockets() *Sockets { return g.sockets }
 
-// Wrap returns a handler that calls next for each admitted request. A handler that
-// returns without closing keeps its socket. One that panics loses it: the socket
-// is closed with 1011, "panic", and the panic passes on.
+// Wrap returns a handler that calls next for each admitted request. A handler that returns without
+// closing keeps its socket. One that panics loses it: the socket is closed with 1011, "panic", and
+// the panic passes on.
 func (g *Guard) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		in := readIncoming(r)
@@ -144,11 +138,10 @@ func (g *Guard) Wrap(next http.Handler) http.Handler {
 	})
 }
 
-// Admit is the guard's decision, for applications that do not use
-// [Guard.Wrap]: it returns either an Admission or a Rejection, which is recorded.
-// An Admission holds its place among the Sockets until it is released, and its
-// connection is closed with its session only if the WebSocket library is given
-// [Admission.ResponseWriter]. Admit ignores PassOthers.
+// Admit is the guard's decision, for applications that do not use [Guard.Wrap]: it returns either
+// an Admission or a Rejection, which is recorded. An Admission holds its place among the Sockets
+// until it is released, and its connection is closed with its session only if the WebSocket library
+// is given [Admission.ResponseWriter]. Admit ignores PassOthers.
 func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
 	in := readIncoming(r)
 	k, rej := g.decideAndRecord(in, nil)
@@ -167,8 +160,8 @@ func (g *Guard) decideAndRecord(in *incoming, w http.ResponseWriter) (*socket, *
 	in.ip = clientIP(g.opts.ClientIP, in.Request)
 	k, rej := g.decide(in, w)
 	if rej != nil {
-		// A proxy may send the next bytes before it reads the 101: close, so that they are
-		// not served as a request.
+		// A proxy may send the next bytes before it reads the 101: close, so that they are not
+		// served as a request.
 		rej.closing = in.ProtoMajor == 1
 		rej.record(g.opts.Audit, in.Request, in.ip, in.ticketID, in.session)
 	}
@@ -215,9 +208,8 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 	return g.sockets.admit(in, session, stream, gapsSeen)
 }
 
-// isStream reports whether in is a plain request with a ticket, which
-// AdmitRequests admits. Where others pass, an application's own parameter of
-// that name does not make it one.
+// isStream reports whether in is a plain request with a ticket, which AdmitRequests admits. Where
+// others pass, an application's own parameter of that name does not make it one.
 func (g *Guard) isStream(in *incoming) bool {
 	switch {
 	case !g.opts.AdmitRequests, in.Method != http.MethodGet, resemblesUpgrade(in.Request):
@@ -228,8 +220,7 @@ func (g *Guard) isStream(in *incoming) bool {
 	return len(in.inQuery) > 0 || in.queryErr != nil
 }
 
-// checkGrant checks endpoint, outer session, Restore and end, and returns the
-// session to admit.
+// checkGrant checks endpoint, outer session, Restore and end, and returns the session to admit.
 func (g *Guard) checkGrant(in *incoming, grant *tickets.Grant) (*Session, *Rejection) {
 	granted := &Session{
 		ID: grant.SessionID, Provider: grant.Provider, UserID: grant.UserID,
@@ -277,15 +268,15 @@ type Admission struct {
 	socket  *socket
 }
 
-// ResponseWriter returns what the WebSocket library must be given in place of
-// w: it sees the connection being hijacked, and has Flush and Unwrap as well.
+// ResponseWriter returns what the WebSocket library must be given in place of w: it sees the
+// connection being hijacked, and has Flush and Unwrap as well.
 func (a *Admission) ResponseWriter(w http.ResponseWriter) http.ResponseWriter {
 	return a.socket.responseWriter(w)
 }
 
-// Release marks the handler as finished. Defer it as it is: if the handler panics,
-// Release closes the socket (1011, "panic"), and panics again. Later calls do
-// nothing. A connection that was hijacked goes on until it is closed.
+// Release marks the handler as finished. Defer it as it is: if the handler panics, Release closes
+// the socket (1011, "panic"), and panics again. Later calls do nothing. A connection that was
+// hijacked goes on until it is closed.
 func (a *Admission) Release() {
 	v := recover()
 	a.socket.handlerDone(v != nil)

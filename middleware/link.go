@@ -21,8 +21,7 @@ func (u upgrade) handlerReturned() {
 	u.finish(u, audit.UpgradeRefused, &CloseError{1006, "upgrade_failed", net.ErrClosed})
 }
 
-// webSocket is the link of a socket that is hijacked, and the owner of its
-// connection.
+// webSocket is the link of a socket that is hijacked, and the owner of its connection.
 type webSocket struct {
 	k    *socket
 	conn *wsconn.Conn
@@ -36,8 +35,8 @@ func (ws *webSocket) close() {
 	ws.conn.CloseWith(k.cause.Code, k.cause.Reason, k.cause, k.sockets.opts.CloseGrace)
 }
 
-// handlerReturned closes a connection whose peer has gone. The handler saw that,
-// and returned without closing: nobody else closes the connection.
+// handlerReturned closes a connection whose peer has gone. The handler saw that, and returned
+// without closing: nobody else closes the connection.
 func (ws *webSocket) handlerReturned() {
 	if ws.conn.ReadFailed() {
 		_ = ws.conn.Close()
@@ -51,8 +50,8 @@ func (ws *webSocket) Opened() {
 	}
 }
 
-// Flushed frees the place of a socket that its library closes, so that the page can
-// come back at once. If Sockets closes it, the close frame is out.
+// Flushed frees the place of a socket that its library closes, so that the page can come back at
+// once. If Sockets closes it, the close frame is out.
 func (ws *webSocket) Flushed() {
 	k := ws.k
 	k.sockets.mu.Lock()
@@ -78,8 +77,8 @@ func (ws *webSocket) Closed(o wsconn.Outcome) {
 	ws.k.finish(ws, last, cause)
 }
 
-// hijacked wraps k's connection, so that Sockets can close it. switched: the 101 was
-// written before the hijack.
+// hijacked wraps k's connection, so that Sockets can close it. switched: the 101 was written before
+// the hijack.
 func (k *socket) hijacked(conn net.Conn, rw *bufio.ReadWriter, switched bool) (net.Conn, error) {
 	ws := &webSocket{k: k}
 	var err error
@@ -91,8 +90,8 @@ func (k *socket) hijacked(conn net.Conn, rw *bufio.ReadWriter, switched bool) (n
 	before := k.link
 	if _, twice := before.(*webSocket); twice || k.state == stateClosed {
 		s.mu.Unlock()
-		return nil, fmt.Errorf("hijacked connection: it was hijacked before, or its admission was released: %w",
-			net.ErrClosed)
+		return nil, fmt.Errorf("hijacked connection: it was hijacked before, "+
+			"or its admission was released: %w", net.ErrClosed)
 	}
 	k.link = ws
 	if !k.move(stateOpen) && k.info.OpenedAt.IsZero() {
@@ -124,8 +123,8 @@ type stream struct {
 	closed bool                // close was called
 }
 
-// close ends the handler's context, and makes its writes fail. There is no close
-// frame in HTTP, and nothing can end a handler that ignores both.
+// close ends the handler's context, and makes its writes fail. There is no close frame in HTTP, and
+// nothing can end a handler that ignores both.
 func (st *stream) close() {
 	st.k.cancel(st.k.cause)
 	st.mu.Lock()
@@ -142,11 +141,10 @@ func (st *stream) use(w http.ResponseWriter) {
 	st.stopWrites()
 }
 
-// stopWrites makes the handler's writes fail if close was called, unless the handler has
-// returned: the connection may serve another request then. In HTTP/1 it does so again
-// until the handler returns: net/http closes a connection whose write failed, and
-// crypto/tls then sets a deadline 5 s ahead. In HTTP/2 it does so once: each time sends
-// one more RST_STREAM (RFC 9113 section 5.4.2).
+// stopWrites makes the handler's writes fail if close was called, unless the handler has returned:
+// the connection may serve another request then. In HTTP/1 it does so again until the handler
+// returns: net/http closes a connection whose write failed, and crypto/tls then sets a deadline 5 s
+// ahead. In HTTP/2 it does so once: each time sends one more RST_STREAM (RFC 9113 section 5.4.2).
 func (st *stream) stopWrites() {
 	st.mu.Lock()
 	defer st.mu.Unlock()

@@ -25,14 +25,13 @@ const (
 	mintBodyTimeout = 5 * time.Second
 )
 
-// Mint is the handler that mints a ticket for the session in the context: put it
-// behind a [Gate]. It answers
+// Mint is the handler that mints a ticket for the session in the context: put it behind a [Gate].
+// It answers
 //
 //	POST → 200 {"ticket":"<43 characters of base64url>","ttl_seconds":30}
 //
-// and takes an optional body {"endpoint":"/ws/pty"} (Content-Type:
-// application/json): the one path, as it stands in a URL, that the ticket is then
-// valid for. It is safe for concurrent use.
+// and takes an optional body {"endpoint":"/ws/pty"} (Content-Type: application/json): the one path,
+// as it stands in a URL, that the ticket is then valid for. It is safe for concurrent use.
 type Mint struct {
 	issuer  *tickets.Issuer
 	origins *origins
@@ -41,14 +40,13 @@ type Mint struct {
 
 // MintOptions configure a [Mint].
 type MintOptions struct {
-	// Authorize is called before every mint, and decides whether s may have a ticket
-	// for endpoint: a clean path, or "" for a ticket that is valid on any.
-	// An error is 403. Default: every session may have one for any path.
+	// Authorize is called before every mint, and decides whether s may have a ticket for endpoint:
+	// a clean path, or "" for a ticket that is valid on any. An error is 403. Default: every
+	// session may have one for any path.
 	Authorize func(ctx context.Context, s *Session, endpoint string) error
-	// Origins are all the origins whose pages may mint, such as
-	// "https://app.example", in the form in which browsers send them.
-	// Default: the request's own. Behind a proxy that ends TLS, name the public
-	// origin.
+	// Origins are all the origins whose pages may mint, such as "https://app.example", in the form
+	// in which browsers send them. Default: the request's own. Behind a proxy that ends TLS, name
+	// the public origin.
 	Origins []string
 	// Audit receives every ticket and every refusal. Default: slog.Default().
 	Audit *audit.Log
@@ -58,8 +56,8 @@ type MintOptions struct {
 	OnReject func(http.ResponseWriter, *http.Request, *Rejection)
 }
 
-// NewMint returns a Mint of issuer's tickets. Its error joins everything that is
-// wrong with the configuration.
+// NewMint returns a Mint of issuer's tickets. Its error joins everything that is wrong with the
+// configuration.
 func NewMint(issuer *tickets.Issuer, opts *MintOptions) (*Mint, error) {
 	m := &Mint{issuer: issuer}
 	if opts != nil {
@@ -166,8 +164,8 @@ func rejectMint(err error) *Rejection {
 	return reject(refusedMintStore, err)
 }
 
-// sameSite checks Origin and Sec-Fetch-Site. A page of another site may mint only if
-// Origins names it.
+// sameSite checks Origin and Sec-Fetch-Site. A page of another site may mint only if Origins names
+// it.
 func (m *Mint) sameSite(r *http.Request) bool {
 	if !m.origins.allow(r) {
 		return false
@@ -191,8 +189,7 @@ func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
 	if r.ContentLength > maxMintBody {
 		return "", reject(refusedMintTooLarge, nil)
 	}
-	// The server resets the deadline. A ResponseWriter without deadlines has no slow
-	// connection.
+	// The server resets the deadline. A ResponseWriter without deadlines has no slow connection.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(mintBodyTimeout))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMintBody))
 	var tooLarge *http.MaxBytesError
@@ -215,8 +212,7 @@ func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
 	return endpoint, nil
 }
 
-// parseMintBody returns the endpoint that a body names, as a clean, decoded path,
-// or "".
+// parseMintBody returns the endpoint that a body names, as a clean, decoded path, or "".
 func parseMintBody(body []byte) (string, error) {
 	var asked *struct { // nil after null
 		Endpoint oneString `json:"endpoint"`
@@ -244,8 +240,8 @@ func parseMintBody(body []byte) (string, error) {
 	return u.Path, nil
 }
 
-// oneString is a JSON member that is a string and occurs once. Without it, null
-// and the second of two members change what the first one asks for.
+// oneString is a JSON member that is a string and occurs once. Without it, null and the second of
+// two members change what the first one asks for.
 type oneString struct {
 	value string
 	set   bool

@@ -9,17 +9,15 @@ import (
 	"strings"
 )
 
-// origins decides which pages may mint tickets and open sockets: one check for
-// both, because http.CrossOriginProtection lets every GET pass and an upgrade
-// is a GET. Browsers do not apply CORS to WebSockets; this check is all there
-// is against cross-site WebSocket hijacking.
+// origins decides which pages may mint tickets and open sockets: one check for both, because
+// http.CrossOriginProtection lets every GET pass and an upgrade is a GET. Browsers do not apply
+// CORS to WebSockets; this check is all there is against cross-site WebSocket hijacking.
 type origins struct {
 	listed   map[string]bool // nil: the same origin
 	required bool
 }
 
-// newOrigins takes origins in the form in which a browser sends them
-// (RFC 6454 section 6.2).
+// newOrigins takes origins in the form in which a browser sends them (RFC 6454 section 6.2).
 func newOrigins(list []string, required bool) (*origins, error) {
 	o := &origins{required: required}
 	var errs []error
@@ -40,9 +38,8 @@ func newOrigins(list []string, required bool) (*origins, error) {
 	return o, errors.Join(errs...)
 }
 
-// allow reports whether the page that sent r may do so. A request without an Origin
-// comes from no browser's WebSocket or cross-origin fetch: there the ticket or the
-// session is the proof.
+// allow reports whether the page that sent r may do so. A request without an Origin comes from no
+// browser's WebSocket or cross-origin fetch: there the ticket or the session is the proof.
 func (o *origins) allow(r *http.Request) bool {
 	sent := r.Header["Origin"]
 	if len(sent) != 1 {
@@ -62,9 +59,9 @@ func (o *origins) allow(r *http.Request) bool {
 	return host == canonicalHost(r.Host, scheme)
 }
 
-// parseOrigin reads a serialized origin and returns it in canonical form:
-// scheme and host in lower case, the scheme's default port left out. "null",
-// wildcards and anything beyond scheme, host and port are errors.
+// parseOrigin reads a serialized origin and returns it in canonical form: scheme and host in lower
+// case, the scheme's default port left out. "null", wildcards and anything beyond scheme, host and
+// port are errors.
 func parseOrigin(s string) (string, error) {
 	const form = "want scheme, host and at most a port, such as https://app.example"
 	u, err := url.Parse(s)
@@ -93,8 +90,8 @@ func parseOrigin(s string) (string, error) {
 	return scheme + "://" + canonicalHost(u.Host, scheme), nil
 }
 
-// canonicalHost lowers a host and leaves out the scheme's default port, as
-// browsers do in Origin; Host headers come from other clients too.
+// canonicalHost lowers a host and leaves out the scheme's default port, as browsers do in Origin;
+// Host headers come from other clients too.
 func canonicalHost(hostport, scheme string) string {
 	hostport = strings.ToLower(hostport)
 	if scheme == "https" {

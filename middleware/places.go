@@ -10,8 +10,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// hasRoom returns a Rejection if nobody can be admitted now. It reserves nothing.
-// admit takes the gaps.
+// hasRoom returns a Rejection if nobody can be admitted now. It reserves nothing. admit takes the
+// gaps.
 func (s *Sockets) hasRoom() (gaps uint64, rej *Rejection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -28,9 +28,9 @@ func (s *Sockets) full() *Rejection {
 	return nil
 }
 
-// admit reserves a place for a request, or says why there is none. It checks for
-// revocations after it has reserved the place: a later revocation finds the socket in s.
-// gaps is what hasRoom returned.
+// admit reserves a place for a request, or says why there is none. It checks for revocations after
+// it has reserved the place: a later revocation finds the socket in s. gaps is what hasRoom
+// returned.
 func (s *Sockets) admit(
 	in *incoming, session *Session, isStream bool, gaps uint64,
 ) (*socket, *Rejection) {
@@ -50,8 +50,7 @@ func (s *Sockets) admit(
 	return k, nil
 }
 
-// checkRevoked reports a revocation, or a stale revocation log, since the ticket was
-// consumed.
+// checkRevoked reports a revocation, or a stale revocation log, since the ticket was consumed.
 func (s *Sockets) checkRevoked(k *socket) *Rejection {
 	if err := s.issuer.Revoked(k.grant()); err != nil {
 		return rejectConsume(err)
@@ -91,8 +90,7 @@ func (s *Sockets) reserve(k *socket, gaps uint64) *Rejection {
 	return nil
 }
 
-// keyOf returns key, or a random one if name is empty: sockets without a name share
-// no limit.
+// keyOf returns key, or a random one if name is empty: sockets without a name share no limit.
 func keyOf(name string, key hash) hash {
 	if name == "" {
 		_, _ = rand.Read(key[:])
@@ -100,8 +98,8 @@ func keyOf(name string, key hash) hash {
 	return key
 }
 
-// hasPlace reports whether sockets are below limit. With EvictOldest, open sockets do
-// not count: they are evicted when the new one opens.
+// hasPlace reports whether sockets are below limit. With EvictOldest, open sockets do not count:
+// they are evicted when the new one opens.
 func (s *Sockets) hasPlace(sockets []*socket, limit int) bool {
 	if s.opts.EvictOldest && limit > 0 {
 		sockets = openOf(sockets, false)
@@ -137,8 +135,8 @@ func without(sockets []*socket, k *socket) []*socket {
 	return slices.Delete(sockets, i, i+1)
 }
 
-// openStream opens a stream, which has its connection from the start, or says why
-// it was closed before.
+// openStream opens a stream, which has its connection from the start, or says why it was closed
+// before.
 func (s *Sockets) openStream(k *socket) *Rejection {
 	s.mu.Lock()
 	opened := k.move(stateOpen)
@@ -160,8 +158,8 @@ func (s *Sockets) openStream(k *socket) *Rejection {
 	return rejectConsume(tickets.ErrRevoked)
 }
 
-// evictFor moves the oldest sockets to closing that are too many now that k is open.
-// The caller calls startClosing for them after unlocking.
+// evictFor moves the oldest sockets to closing that are too many now that k is open. The caller
+// calls startClosing for them after unlocking.
 func (s *Sockets) evictFor(k *socket) []*socket {
 	if !s.opts.EvictOldest || k.state != stateOpen {
 		return nil

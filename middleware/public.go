@@ -13,9 +13,8 @@ import (
 	"unicode/utf8"
 )
 
-// publicRoutes decides which requests need no session. It matches with an
-// http.ServeMux, so that a pattern means here what it means where the
-// application registers its handlers.
+// publicRoutes decides which requests need no session. It matches with an http.ServeMux, so that a
+// pattern means here what it means where the application registers its handlers.
 type publicRoutes struct {
 	mux   *http.ServeMux // the patterns
 	hosts bool           // some pattern has a host
@@ -35,8 +34,8 @@ func newPublicRoutes(patterns []string, login string) (*publicRoutes, error) {
 	return p, errors.Join(errs...)
 }
 
-// register adds a pattern and returns its host, if any, which it lowers: Host is
-// case-insensitive (RFC 9110 section 4.2.3), and ServeMux compares bytes.
+// register adds a pattern and returns its host, if any, which it lowers: Host is case-insensitive
+// (RFC 9110 section 4.2.3), and ServeMux compares bytes.
 func register(mux *http.ServeMux, pattern string) (host string, err error) {
 	defer func() {
 		if p := recover(); p != nil { // so ServeMux reports a pattern that it does not understand
@@ -76,16 +75,16 @@ func (p *publicRoutes) matchesPattern(r *http.Request) bool {
 	return h == http.Handler(p.mux)
 }
 
-// oneSpelling reports whether all routers read the same path from u. ServeMux
-// matches Path; chi, echo and gin (with UseRawPath) match RawPath where it is
-// set, without decoding it. To them /st%61tic/admin is not under /static/.
+// oneSpelling reports whether all routers read the same path from u. ServeMux matches Path; chi,
+// echo and gin (with UseRawPath) match RawPath where it is set, without decoding it. To them
+// /st%61tic/admin is not under /static/.
 func oneSpelling(u *url.URL) bool {
 	return u.RawPath == "" || u.RawPath == u.Path
 }
 
-// canonical returns r with the Host as patterns write it, where they have any: in
-// lower case, without a trailing dot. The handler behind the gate gets the same: a
-// ServeMux there would take APP.example to another handler than the public one.
+// canonical returns r with the Host as patterns write it, where they have any: in lower case,
+// without a trailing dot. The handler behind the gate gets the same: a ServeMux there would take
+// APP.example to another handler than the public one.
 func (p *publicRoutes) canonical(r *http.Request) *http.Request {
 	if !p.hosts {
 		return r
@@ -102,9 +101,9 @@ func (p *publicRoutes) canonical(r *http.Request) *http.Request {
 	return &c
 }
 
-// isClean reports whether every reader of this path, escaped or not, agrees on
-// what it names. Proxies, routers and file servers differ on all others, and
-// each difference has been a way around somebody's gate.
+// isClean reports whether every reader of this path, escaped or not, agrees on what it names.
+// Proxies, routers and file servers differ on all others, and each difference has been a way around
+// somebody's gate.
 func isClean(u *url.URL) bool {
 	return isCleanPath(u.Path) && (oneSpelling(u) || isCleanPath(u.RawPath))
 }
@@ -129,6 +128,6 @@ func isCleanPath(p string) bool {
 	return !escapedSeparator.MatchString(p)
 }
 
-// escapedSeparator matches an escaped dot, slash or backslash, however often it is
-// escaped: somebody behind may decode it once more.
+// escapedSeparator matches an escaped dot, slash or backslash, however often it is escaped:
+// somebody behind may decode it once more.
 var escapedSeparator = regexp.MustCompile(`(?i)%(25)*(2e|2f|5c)`)

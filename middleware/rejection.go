@@ -14,9 +14,9 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// Rejection says why a request was refused: to the client in Code, to the audit in
-// Reason and Err. OnReject receives it, and can answer from its fields as
-// completely as ServeHTTP does, which answers where there is no OnReject.
+// Rejection says why a request was refused: to the client in Code, to the audit in Reason and Err.
+// OnReject receives it, and can answer from its fields as completely as ServeHTTP does, which
+// answers where there is no OnReject.
 type Rejection struct {
 	Status     int           // the HTTP status
 	Code       string        // the client reads it, such as "ticket_rejected"
@@ -37,7 +37,7 @@ type Rejection struct {
 // Codes and reasons with more than one use.
 const (
 	codeUnauthenticated = "unauthenticated"
-	codeSessionExpired  = "session_expired"
+	codeExpired         = "session_expired"
 	codeUnavailable     = "unavailable"
 
 	reasonInvalid   = "invalid_or_expired_session"
@@ -54,11 +54,11 @@ type refusal struct {
 	reason    string
 }
 
-// The table of all that a Gate, a Mint, and a Guard with its Sockets refuse. A request
-// without a session is normal, and not recorded: every page's first one is.
+// The table of all that a Gate, a Mint, and a Guard with its Sockets refuse. A request without a
+// session is normal, and not recorded: every page's first one is.
 var (
 	refusedNoSession     = &refusal{401, codeUnauthenticated, 4401, "", reasonNoSession}
-	refusedSession       = &refusal{401, codeSessionExpired, 4401, audit.SessionVerifyFailure, reasonInvalid}
+	refusedSession       = &refusal{401, codeExpired, 4401, audit.SessionVerifyFailure, reasonInvalid}
 	refusedUndecided     = &refusal{503, codeUnavailable, 1013, audit.SessionVerifyFailure, "unavailable"}
 	refusedClientGone    = &refusal{503, codeUnavailable, 1013, "", "unavailable"}
 	refusedConnect       = &refusal{405, "method_not_allowed", 0, audit.UpgradeRefused, "method"}
@@ -69,8 +69,8 @@ var (
 	refusedMintTooLarge  = &refusal{413, "too_large", 0, audit.MintRefused, "body"}
 	refusedMintType      = &refusal{415, "unsupported_media_type", 0, audit.MintRefused, "body"}
 	refusedMintEndpoint  = &refusal{403, "forbidden", 4403, audit.MintRefused, "endpoint"}
-	refusedMintExpired   = &refusal{401, codeSessionExpired, 4401, audit.MintRefused, "session"}
-	refusedMintRevoked   = &refusal{401, codeSessionExpired, 4401, audit.MintRefused, "revoked"}
+	refusedMintExpired   = &refusal{401, codeExpired, 4401, audit.MintRefused, "session"}
+	refusedMintRevoked   = &refusal{401, codeExpired, 4401, audit.MintRefused, "revoked"}
 	refusedMintTooMany   = &refusal{429, "too_many", 4429, audit.MintRefused, "too_many"}
 	refusedMintStore     = &refusal{503, codeUnavailable, 1013, audit.MintRefused, "store"}
 	refusedNotUpgrade    = &refusal{426, "upgrade_required", 0, audit.UpgradeRefused, "not_upgrade"}
@@ -101,8 +101,8 @@ var (
 	refusedGoingAway     = &refusal{503, codeUnavailable, 1001, audit.UpgradeRefused, "going_away"}
 )
 
-// retryAfter is how long a client is asked to wait: long enough not to add to the
-// trouble of a store, short enough that a page comes back by itself.
+// retryAfter is how long a client is asked to wait: long enough not to add to the trouble of a
+// store, short enough that a page comes back by itself.
 const retryAfter = 2 * time.Second
 
 // reject returns the Rejection of a row. err is for the audit, or nil.
@@ -118,7 +118,7 @@ func reject(why *refusal, err error) *Rejection {
 	switch why.code {
 	case codeUnauthenticated:
 		rej.BodyReason = reasonNoSession
-	case codeSessionExpired:
+	case codeExpired:
 		rej.BodyReason = reasonInvalid
 	}
 	switch why {
@@ -132,8 +132,8 @@ func reject(why *refusal, err error) *Rejection {
 	return rej
 }
 
-// rejectConsume returns the Rejection for an error of Issuer.Consume. The client
-// cannot tell what is wrong with a ticket; the audit can.
+// rejectConsume returns the Rejection for an error of Issuer.Consume. The client cannot tell what
+// is wrong with a ticket; the audit can.
 func rejectConsume(err error) *Rejection {
 	switch {
 	case errors.Is(err, tickets.ErrUsed):
@@ -163,10 +163,9 @@ func (rej *Rejection) answer(
 	onReject(w, r, rej)
 }
 
-// ServeHTTP answers the request with the rejection: a JSON body that names Code,
-// or the redirect to sign-in for a page load. Applications that call
-// [Gate.Authenticate] or [Guard.Admit] themselves call it when there is a
-// Rejection.
+// ServeHTTP answers the request with the rejection: a JSON body that names Code, or the redirect to
+// sign-in for a page load. Applications that call [Gate.Authenticate] or [Guard.Admit] themselves
+// call it when there is a Rejection.
 func (rej *Rejection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status := rej.Status
 	if status < 400 || status > 599 { // an application's own: a refusal must not look like success
@@ -183,7 +182,8 @@ func (rej *Rejection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.Add("Vary", "Cookie")
 	if rej.RetryAfter > 0 {
-		h.Set("Retry-After", strconv.FormatInt(int64((rej.RetryAfter+time.Second-1)/time.Second), 10))
+		seconds := (rej.RetryAfter + time.Second - 1) / time.Second
+		h.Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
 	}
 	if rej.Allow != "" {
 		h.Set("Allow", rej.Allow)
@@ -221,8 +221,8 @@ func (rej *Rejection) requireUpgrade(h http.Header, r *http.Request) {
 	}
 }
 
-// record writes the one audit line of a refusal. ticketID is "" and who is nil
-// where they are not known.
+// record writes the one audit line of a refusal. ticketID is "" and who is nil where they are not
+// known.
 func (rej *Rejection) record(l *audit.Log, r *http.Request, ip, ticketID string, who *Session) {
 	event := rej.why.event
 	if event == "" {
@@ -250,8 +250,8 @@ func (rej *Rejection) record(l *audit.Log, r *http.Request, ip, ticketID string,
 	if origin := r.Header["Origin"]; origin != nil && (minting || event == audit.UpgradeRefused) {
 		add("origin", cutField(strings.Join(origin, ", ")))
 	}
-	// What went wrong underneath is for the operator; that a ticket is used or a
-	// session expired, reason says already.
+	// What went wrong underneath is for the operator; that a ticket is used or a session expired,
+	// reason says already.
 	switch rej.Status {
 	case http.StatusServiceUnavailable, http.StatusForbidden:
 		if rej.Err != nil {
@@ -261,8 +261,8 @@ func (rej *Rejection) record(l *audit.Log, r *http.Request, ip, ticketID string,
 	l.Record(r.Context(), event, attrs...)
 }
 
-// maxField bounds what a stranger's path and Origin take of a line: it bounds
-// the cost of redaction, and how fast refusals fill the log's files.
+// maxField bounds what a stranger's path and Origin take of a line: it bounds the cost of
+// redaction, and how fast refusals fill the log's files.
 const maxField = 1 << 10
 
 func cutField(s string) string {
@@ -278,6 +278,5 @@ func ticketID(k tickets.Key) string {
 	return shortHex(id[:])
 }
 
-// shortHex is the hexadecimal of the first 6 bytes of a hash, as the audit shows
-// them.
+// shortHex is the hexadecimal of the first 6 bytes of a hash, as the audit shows them.
 func shortHex(hash []byte) string { return hex.EncodeToString(hash[:6]) }

@@ -21,9 +21,9 @@ const (
 	protocolHeader = "Sec-Websocket-Protocol"
 	protocolPrefix = ticketParam + "." // in a list of subprotocols: ticket.<value>
 
-	// methodPreface begins the client's preface of HTTP/2 (RFC 9113 section 3.4),
-	// which net/http hands to the handler: one that speaks h2c takes the
-	// connection, and whatever comes over it passes no guard.
+	// methodPreface begins the client's preface of HTTP/2 (RFC 9113 section 3.4), which net/http
+	// hands to the handler: one that speaks h2c takes the connection, and whatever comes over it
+	// passes no guard.
 	methodPreface = "PRI"
 )
 
@@ -99,15 +99,15 @@ func (in *incoming) check(stream, requireProtocol bool) *Rejection {
 	case in.longProtocols, notBase64 != nil, len(key) != 16:
 		return reject(refusedKey, nil)
 	case h2c, len(h["Upgrade"]) != 1, len(slices.Collect(elements(h["Upgrade"]))) != 1:
-		// A handler that speaks h2c as well would take an "Upgrade: websocket, h2c" for
-		// HTTP/2, and one ticket would be a tunnel to every path.
+		// A handler that speaks h2c as well would take an "Upgrade: websocket, h2c" for HTTP/2, and
+		// one ticket would be a tunnel to every path.
 		return reject(refusedOtherUpgrade, nil)
 	}
 	return nil
 }
 
-// ticket returns the one ticket that the request carries, in its query or among
-// its subprotocols. Its value may be anything that a client can send.
+// ticket returns the one ticket that the request carries, in its query or among its subprotocols.
+// Its value may be anything that a client can send.
 func (in *incoming) ticket() (tickets.Ticket, *Rejection) {
 	found := slices.Concat(in.inQuery, in.inProtocol)
 	switch {
@@ -116,15 +116,15 @@ func (in *incoming) ticket() (tickets.Ticket, *Rejection) {
 	case len(found) == 0 || found[0] == "":
 		return "", reject(refusedNoTicket, nil)
 	case len(in.inQuery) == 0 && len(in.protocols) == 0:
-		// The server must choose one of the protocols offered or the browser
-		// drops the socket (RFC 6455 section 4.1), and it may not be the ticket.
+		// The server must choose one of the protocols offered or the browser drops the socket (RFC
+		// 6455 section 4.1), and it may not be the ticket.
 		return "", reject(refusedKey, nil)
 	}
 	return tickets.Ticket(found[0]), nil
 }
 
-// forHandler returns the request as the handler behind a Guard gets it: with ctx, and
-// without the ticket, also in Sec-WebSocket-Protocol.
+// forHandler returns the request as the handler behind a Guard gets it: with ctx, and without the
+// ticket, also in Sec-WebSocket-Protocol.
 func (in *incoming) forHandler(ctx context.Context) *http.Request {
 	r := in.WithContext(ctx)
 	stripTickets(r, true)
@@ -136,10 +136,9 @@ func (in *incoming) forHandler(ctx context.Context) *http.Request {
 	return r
 }
 
-// resemblesUpgrade reports whether anything about r could make a WebSocket
-// library or a proxy take it for an upgrade. Two of the libraries in use answer
-// 101 to "Connection: not-upgrade": what resembles an upgrade must never get
-// past a guard without a ticket.
+// resemblesUpgrade reports whether anything about r could make a WebSocket library or a proxy take
+// it for an upgrade. Two of the libraries in use answer 101 to "Connection: not-upgrade": what
+// resembles an upgrade must never get past a guard without a ticket.
 func resemblesUpgrade(r *http.Request) bool {
 	if r.Method == http.MethodConnect || r.Method == methodPreface || len(r.Header["Upgrade"]) > 0 {
 		return true
@@ -152,14 +151,14 @@ func resemblesUpgrade(r *http.Request) bool {
 	return false
 }
 
-// mayBeUpgrade reports whether r resembles an upgrade, or has "upgrade" alone
-// in Connection, as some proxies send it with every request.
+// mayBeUpgrade reports whether r resembles an upgrade, or has "upgrade" alone in Connection, as
+// some proxies send it with every request.
 func mayBeUpgrade(r *http.Request) bool {
 	return resemblesUpgrade(r) || hasToken(r.Header["Connection"], "upgrade")
 }
 
-// isExtendedConnect reports whether r is a WebSocket over HTTP/2 (RFC 8441),
-// which no library for net/http can take over: there is nothing to hijack.
+// isExtendedConnect reports whether r is a WebSocket over HTTP/2 (RFC 8441), which no library for
+// net/http can take over: there is nothing to hijack.
 func isExtendedConnect(r *http.Request) bool {
 	return r.Method == http.MethodConnect && len(r.Header[":protocol"]) > 0
 }
@@ -172,8 +171,7 @@ func one(lines []string) string {
 	return textproto.TrimString(lines[0])
 }
 
-// hasToken reports whether a list that may stretch over several lines has
-// token in it, in any case.
+// hasToken reports whether a list that may stretch over several lines has token in it, in any case.
 func hasToken(lines []string, token string) bool {
 	for t := range elements(lines) {
 		if strings.EqualFold(t, token) {
@@ -183,8 +181,8 @@ func hasToken(lines []string, token string) bool {
 	return false
 }
 
-// elements yields the elements of a list that may stretch over several lines
-// (RFC 9110 section 5.6.1).
+// elements yields the elements of a list that may stretch over several lines (RFC 9110 section
+// 5.6.1).
 func elements(lines []string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, line := range lines {
@@ -197,13 +195,13 @@ func elements(lines []string) iter.Seq[string] {
 	}
 }
 
-// sentQueryKey finds the query as it was before ConcealTicket. It is a pointer, because
-// printing a context prints its strings.
+// sentQueryKey finds the query as it was before ConcealTicket. It is a pointer, because printing a
+// context prints its strings.
 type sentQueryKey struct{}
 
-// sentPath returns the path that the client asked for, whatever the handlers in
-// between have made of URL.Path. It returns "", which is no endpoint and no
-// sign-in page, for a path that not every router reads alike.
+// sentPath returns the path that the client asked for, whatever the handlers in between have made
+// of URL.Path. It returns "", which is no endpoint and no sign-in page, for a path that not every
+// router reads alike.
 func sentPath(r *http.Request) string {
 	u, err := url.ParseRequestURI(r.RequestURI)
 	if err != nil {
@@ -221,5 +219,6 @@ func looksMinted(value string) bool {
 }
 
 func isNotBase64URL(c rune) bool {
-	return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_'
+	return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') &&
+		c != '-' && c != '_'
 }

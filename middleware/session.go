@@ -10,17 +10,14 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// Session is one sign-in of one person: what an [Authenticator] finds, what
-// [SessionFrom] returns behind a [Gate] or a [Guard], and what a ticket is minted
-// for.
+// Session is one sign-in of one person: what an [Authenticator] finds, what [SessionFrom] returns
+// behind a [Gate] or a [Guard], and what a ticket is minted for.
 //
-// A Session is read by many goroutines; do not change one that has been handed
-// to this package.
+// A Session is read by many goroutines; do not change one that has been handed to this package.
 type Session struct {
-	// ID names the session in the application's own store. Revocation, the share of
-	// tickets and the limits per session go by it. Any stable, secret-free name is
-	// best. The cookie will do: ID is never shown, and leaves the process only hashed
-	// or sealed.
+	// ID names the session in the application's own store. Revocation, the share of tickets and the
+	// limits per session go by it. Any stable, secret-free name is best. The cookie will do: ID is
+	// never shown, and leaves the process only hashed or sealed.
 	ID               string
 	Provider, UserID string
 	StartedAt        time.Time // when the person signed in; zero: unknown
@@ -29,8 +26,8 @@ type Session struct {
 	Value            any       // the application's own session; never leaves this process
 }
 
-// Format prints who it is, and the session's ID only as the audit shows it,
-// whatever the verb: it may be the cookie itself.
+// Format prints who it is, and the session's ID only as the audit shows it, whatever the verb: it
+// may be the cookie itself.
 func (s Session) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "session %s of %s/%s", shortSessionID(s.ID), s.Provider, s.UserID)
 }
@@ -51,8 +48,8 @@ func (s *Session) expired() bool {
 	return !s.ExpiresAt.IsZero() && passed(s.ExpiresAt, time.Now())
 }
 
-// passed reports whether t is set and not after now, by the clock: a monotonic reading
-// of t stops while the machine sleeps.
+// passed reports whether t is set and not after now, by the clock: a monotonic reading of t stops
+// while the machine sleeps.
 func passed(t, now time.Time) bool { return !t.IsZero() && !now.Before(t.Round(0)) }
 
 // later reports whether a is a later end than b. The zero Time is no end.
@@ -65,8 +62,7 @@ func (s *Session) same(o *Session) bool {
 
 type sessionKey struct{}
 
-// SessionFrom returns the session that a Gate or Guard put into the context of
-// a request.
+// SessionFrom returns the session that a Gate or Guard put into the context of a request.
 func SessionFrom(ctx context.Context) (*Session, bool) {
 	var s *Session
 	switch v := ctx.Value(sessionKey{}).(type) {
@@ -78,8 +74,8 @@ func SessionFrom(ctx context.Context) (*Session, bool) {
 	return s, s != nil
 }
 
-// WithSession returns a context that carries s, for applications that
-// authenticate by themselves (see [ContextSessions]) and for tests.
+// WithSession returns a context that carries s, for applications that authenticate by themselves
+// (see [ContextSessions]) and for tests.
 func WithSession(ctx context.Context, s *Session) context.Context {
 	return context.WithValue(ctx, sessionKey{}, s)
 }

@@ -18,28 +18,25 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// ErrEvicted is in the cause of a socket's context that was closed to make room
-// for a newer one of the same person or session.
+// ErrEvicted is in the cause of a socket's context that was closed to make room for a newer one of
+// the same person or session.
 var ErrEvicted = errors.New("evicted by a newer socket")
 
-// CloseError is the cause ([context.Cause]) of a guarded socket's context when it
-// is done. The context of a WebSocket is done when the close frame is out. Before
-// the hijack, and for a stream, the client can end the context too: the cause is
-// then the request's. Reads and writes of the connection also return the
-// CloseError, once Sockets has closed it; a library that watches the context may
-// return its own error. errors.Is(err, net.ErrClosed) is true.
+// CloseError is the cause ([context.Cause]) of a guarded socket's context when it is done. The
+// context of a WebSocket is done when the close frame is out. Before the hijack, and for a stream,
+// the client can end the context too: the cause is then the request's. Reads and writes of the
+// connection also return the CloseError, once Sockets has closed it; a library that watches the
+// context may return its own error. errors.Is(err, net.ErrClosed) is true.
 type CloseError struct {
-	// Code is the close code. If Sockets did not close the connection, it is the
-	// one that the handler sent, or 1006.
+	// Code is the close code. If Sockets did not close the connection, it is the one that the
+	// handler sent, or 1006.
 	Code int
-	// Reason is "session_revoked", "session_expired", "evicted", "unavailable",
-	// "going_away", "panic", the application's own, "closed", "dropped" or
-	// "upgrade_failed".
+	// Reason is "session_revoked", "session_expired", "evicted", "unavailable", "going_away",
+	// "panic", the application's own, "closed", "dropped" or "upgrade_failed".
 	Reason string
-	// Err says more: [tickets.ErrRevoked], [ErrSessionExpired], [ErrEvicted],
-	// [tickets.ErrStale], [http.ErrServerClosed] in Shutdown. It is nil for
-	// CloseSession, CloseUser and a panic, and net.ErrClosed where the connection
-	// ended by itself.
+	// Err says more: [tickets.ErrRevoked], [ErrSessionExpired], [ErrEvicted], [tickets.ErrStale],
+	// [http.ErrServerClosed] in Shutdown. It is nil for CloseSession, CloseUser and a panic, and
+	// net.ErrClosed where the connection ended by itself.
 	Err error
 }
 
@@ -50,23 +47,22 @@ func (e *CloseError) Error() string {
 // Unwrap returns e.Err.
 func (e *CloseError) Unwrap() error { return e.Err }
 
-// Is reports whether target is [net.ErrClosed]: the connection has been closed
-// from this side.
+// Is reports whether target is [net.ErrClosed]: the connection has been closed from this side.
 func (e *CloseError) Is(target error) bool { return target == net.ErrClosed }
 
-// Close codes: RFC 6455 section 7.4.1, IANA's registry (1013: try again later), and the
-// range that section 7.4.2 leaves to applications.
+// Close codes: RFC 6455 section 7.4.1, IANA's registry (1013: try again later), and the range that
+// section 7.4.2 leaves to applications.
 var (
 	causeRevoked   = &CloseError{4401, "session_revoked", tickets.ErrRevoked}
-	causeExpired   = &CloseError{4401, codeSessionExpired, ErrSessionExpired}
+	causeExpired   = &CloseError{4401, codeExpired, ErrSessionExpired}
 	causeEvicted   = &CloseError{4429, "evicted", ErrEvicted}
 	causeStale     = &CloseError{1013, codeUnavailable, tickets.ErrStale}
 	causeGoingAway = &CloseError{1001, "going_away", http.ErrServerClosed}
 	causePanic     = &CloseError{1011, "panic", nil}
 )
 
-// socket is one request that was admitted. It is a WebSocket, or a stream: a
-// plain request that AdmitRequests admits, which is live while its handler runs.
+// socket is one request that was admitted. It is a WebSocket, or a stream: a plain request that
+// AdmitRequests admits, which is live while its handler runs.
 type socket struct {
 	sockets *Sockets
 	info    SocketInfo // without EndsAt and the bytes; Sockets.mu guards OpenedAt
@@ -74,10 +70,9 @@ type socket struct {
 	current atomic.Pointer[Session] // changes under Sockets.mu
 	written atomic.Int64            // bytes that went through the ResponseWriter
 
-	// The context of the handler's request. It carries the values of the request's
-	// own context, outlives the handler, and ends with the connection: net/http
-	// cancels its own when the handler returns, and there are libraries whose
-	// handlers return at once.
+	// The context of the handler's request. It carries the values of the request's own context,
+	// outlives the handler, and ends with the connection: net/http cancels its own when the handler
+	// returns, and there are libraries whose handlers return at once.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	detach func() bool // stops the request's own context from ending ctx
@@ -100,8 +95,8 @@ const (
 	stateClosed                // what is left is its last audit line
 )
 
-// move changes the state of k, and is the only method that does. It reports
-// whether the state has changed. Sockets.mu is held.
+// move changes the state of k, and is the only method that does. It reports whether the state has
+// changed. Sockets.mu is held.
 //
 //	from      to       by
 //	admitted  open     hijacked; openStream
@@ -125,9 +120,8 @@ func (k *socket) move(to state) bool {
 	return true
 }
 
-// A link is the thing to close: a request that is not hijacked yet (upgrade), a
-// hijacked connection (webSocket), or a stream's response (stream). Sockets.mu is
-// not held.
+// A link is the thing to close: a request that is not hijacked yet (upgrade), a hijacked connection
+// (webSocket), or a stream's response (stream). Sockets.mu is not held.
 type link interface {
 	close() // begins to close, because of the socket's cause
 	handlerReturned()
@@ -178,8 +172,8 @@ func (k *socket) currentLink() link {
 	return k.link
 }
 
-// close begins to close those of ks that are admitted or open, and returns how
-// many. It does not wait until they are closed.
+// close begins to close those of ks that are admitted or open, and returns how many. It does not
+// wait until they are closed.
 func (s *Sockets) close(ks []*socket, cause *CloseError) int {
 	s.mu.Lock()
 	closing := s.moveToClosing(ks, cause)
@@ -188,8 +182,8 @@ func (s *Sockets) close(ks []*socket, cause *CloseError) int {
 	return len(closing)
 }
 
-// moveToClosing moves those of ks to closing that are admitted or open, and
-// returns them. Sockets.mu is held; the caller calls startClosing after unlocking.
+// moveToClosing moves those of ks to closing that are admitted or open, and returns them.
+// Sockets.mu is held; the caller calls startClosing after unlocking.
 func (s *Sockets) moveToClosing(ks []*socket, cause *CloseError) (closing []*socket) {
 	for _, k := range ks {
 		if k.move(stateClosing) {
@@ -223,9 +217,8 @@ func (k *socket) abort() {
 // noLine is the last line of a socket that was not admitted: its Rejection is recorded.
 const noLine audit.Event = ""
 
-// finish moves k to closed and writes its last audit line. It does nothing if l is
-// no longer the link of k, or k is closed already. fallback is the cause if Sockets
-// did not close k.
+// finish moves k to closed and writes its last audit line. It does nothing if l is no longer the
+// link of k, or k is closed already. fallback is the cause if Sockets did not close k.
 func (k *socket) finish(l link, last audit.Event, fallback *CloseError) {
 	s := k.sockets
 	s.mu.Lock()

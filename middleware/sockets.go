@@ -19,12 +19,12 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// Sockets owns the live connections that guards have admitted. It counts and
-// limits them, knows when their sessions end, and closes them: with a close
-// frame that says why, whatever WebSocket library holds them.
+// Sockets owns the live connections that guards have admitted. It counts and limits them, knows
+// when their sessions end, and closes them: with a close frame that says why, whatever WebSocket
+// library holds them.
 //
-// One Sockets may serve several guards of one issuer; its limits then hold over
-// all of them. All methods are safe for concurrent use.
+// One Sockets may serve several guards of one issuer; its limits then hold over all of them. All
+// methods are safe for concurrent use.
 type Sockets struct {
 	issuer     *tickets.Issuer
 	opts       SocketsOptions
@@ -43,49 +43,45 @@ type Sockets struct {
 	rechecks  chan struct{} // holds as many as run at the same time
 }
 
-// hash is the SHA-256 of a session's id or of a person's names: an id may be a
-// cookie, and other nodes' revocations carry only the hash.
+// hash is the SHA-256 of a session's id or of a person's names: an id may be a cookie, and other
+// nodes' revocations carry only the hash.
 type hash = [sha256.Size]byte
 
 // SocketsOptions are the limits of a [Sockets], and how it closes connections.
 type SocketsOptions struct {
-	// Max is how many sockets there may be at all, MaxPerUser and MaxPerSession
-	// how many of one person and of one session. Default 0: no limit. A session
-	// without a UserID, or without an ID, has no share to exceed.
+	// Max is how many sockets there may be at all, MaxPerUser and MaxPerSession how many of one
+	// person and of one session. Default 0: no limit. A session without a UserID, or without an ID,
+	// has no share to exceed.
 	Max, MaxPerUser, MaxPerSession int
-	// EvictOldest closes the oldest socket of the person or session when one too
-	// many is opened (4429, "evicted"). Default: the newest is refused. At Max
-	// the newest is always refused: the oldest may be another person's.
+	// EvictOldest closes the oldest socket of the person or session when one too many is opened
+	// (4429, "evicted"). Default: the newest is refused. At Max the newest is always refused: the
+	// oldest may be another person's.
 	EvictOldest bool
-	// CloseGrace is how long closing a connection may take, from the decision to
-	// the closed descriptor: for the rest of a frame that has begun, the close
-	// frame, and the peer's answer. Default 1 s.
+	// CloseGrace is how long closing a connection may take, from the decision to the closed
+	// descriptor: for the rest of a frame that has begun, the close frame, and the peer's answer.
+	// Default 1 s.
 	CloseGrace time.Duration
-	// Restore decides whether a session is still valid, and may return it with a
-	// Value and another ExpiresAt (zero: the end that was known stands). It gets a
-	// copy that it may change, and must return a session of the same ID, Provider
-	// and UserID. Errors are as in [Authenticator]. It is called when a ticket has
-	// been consumed, when the session ends, every RecheckEvery, and after a gap in
-	// the revocation log; one answer serves all sockets of the session. Its
-	// context ends after 5 s. Default: the ticket is trusted.
+	// Restore decides whether a session is still valid, and may return it with a Value and another
+	// ExpiresAt (zero: the end that was known stands). It gets a copy that it may change, and must
+	// return a session of the same ID, Provider and UserID. Errors are as in [Authenticator]. It is
+	// called when a ticket has been consumed, when the session ends, every RecheckEvery, and after
+	// a gap in the revocation log; one answer serves all sockets of the session. Its context ends
+	// after 5 s. Default: the ticket is trusted.
 	Restore func(ctx context.Context, s *Session) (*Session, error)
-	// RecheckEvery is how often Restore is called for each session that has
-	// sockets: at least once in this time. Sockets of a session that Restore no
-	// longer knows are closed with 4401; a Restore that fails, panics or takes
-	// more than 5 s is audited, and changes no end.
-	// Default 0: only when a session ends, and after a gap.
+	// RecheckEvery is how often Restore is called for each session that has sockets: at least once
+	// in this time. Sockets of a session that Restore no longer knows are closed with 4401; a
+	// Restore that fails, panics or takes more than 5 s is audited, and changes no end. Default 0:
+	// only when a session ends, and after a gap.
 	RecheckEvery time.Duration
-	// Audit receives ws_opened, ws_closed and revoke; ws_upgrade_refused with
-	// upgrade_failed; and session_verify_failure with recheck.
-	// Default: slog.Default().
+	// Audit receives ws_opened, ws_closed and revoke; ws_upgrade_refused with upgrade_failed; and
+	// session_verify_failure with recheck. Default: slog.Default().
 	Audit *audit.Log
 }
 
 const defaultCloseGrace = time.Second
 
-// NewSockets returns a Sockets for the tickets of issuer, and listens to issuer's
-// revocations until [Sockets.Shutdown]. Its error joins everything that is wrong
-// with the configuration.
+// NewSockets returns a Sockets for the tickets of issuer, and listens to issuer's revocations until
+// [Sockets.Shutdown]. Its error joins everything that is wrong with the configuration.
 func NewSockets(issuer *tickets.Issuer, opts *SocketsOptions) (*Sockets, error) {
 	var o SocketsOptions
 	if opts != nil {
@@ -123,20 +119,22 @@ func (o *SocketsOptions) check(issuer *tickets.Issuer) error {
 	refuse(o.Max < 0, limit, "Max", o.Max)
 	refuse(o.MaxPerUser < 0, limit, "MaxPerUser", o.MaxPerUser)
 	refuse(o.MaxPerSession < 0, limit, "MaxPerSession", o.MaxPerSession)
-	refuse(o.CloseGrace < 0, "CloseGrace is %v: it must be positive, or 0 for %v", o.CloseGrace, defaultCloseGrace)
-	refuse(o.RecheckEvery < 0, "RecheckEvery is %v: it must be positive, or 0 for never", o.RecheckEvery)
+	refuse(o.CloseGrace < 0, "CloseGrace is %v: it must be positive, or 0 for %v",
+		o.CloseGrace, defaultCloseGrace)
+	refuse(o.RecheckEvery < 0, "RecheckEvery is %v: it must be positive, or 0 for never",
+		o.RecheckEvery)
 	if issuer == nil {
 		errs = append(errs, errNoIssuer)
 	}
 	return errors.Join(errs...)
 }
 
-// CloseSession closes the sockets of a session with 4401 and reason, and returns
-// how many. It is for applications that revoke by their own means. Unused tickets
-// stay valid; [tickets.Issuer.Revoke] revokes them too.
+// CloseSession closes the sockets of a session with 4401 and reason, and returns how many. It is
+// for applications that revoke by their own means. Unused tickets stay valid;
+// [tickets.Issuer.Revoke] revokes them too.
 //
-// What does not fit into a close frame (123 bytes of UTF-8) is cut from reason;
-// "" is "session_revoked".
+// What does not fit into a close frame (123 bytes of UTF-8) is cut from reason; "" is
+// "session_revoked".
 func (s *Sockets) CloseSession(id, reason string) int {
 	return s.close(s.socketsOf(tickets.HashSession(id), hash{}), closeBecause(reason))
 }
@@ -162,11 +160,10 @@ func closeBecause(reason string) *CloseError {
 	return &CloseError{Code: causeRevoked.Code, Reason: cmp.Or(reason, causeRevoked.Reason)}
 }
 
-// Extend moves the end of a session's sockets to until, for applications whose
-// sessions slide: the end that was known at the upgrade is no longer true. The
-// zero Time means that there is no known end. It returns how many sockets it has
-// moved. A socket that ends later already stays as it is: what ends sockets
-// sooner is a revocation.
+// Extend moves the end of a session's sockets to until, for applications whose sessions slide: the
+// end that was known at the upgrade is no longer true. The zero Time means that there is no known
+// end. It returns how many sockets it has moved. A socket that ends later already stays as it is:
+// what ends sockets sooner is a revocation.
 func (s *Sockets) Extend(sessionID string, until time.Time) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,8 +197,8 @@ type SocketInfo struct {
 	Stream           bool // not a WebSocket: a request that AdmitRequests admitted
 }
 
-// All returns the sockets that are live when it is called, oldest first: the
-// loop's body may close them.
+// All returns the sockets that are live when it is called, oldest first: the loop's body may close
+// them.
 func (s *Sockets) All() iter.Seq[SocketInfo] {
 	infos := make([]SocketInfo, 0)
 	for _, k := range s.all(true) {
@@ -229,8 +226,8 @@ func (s *Sockets) Len() int { return len(s.all(true)) }
 // User names a person: the same UserID of two providers is two people.
 type User struct{ Provider, UserID string }
 
-// Users returns how many live sockets each person has. Sessions without a UserID
-// are counted under their Provider alone.
+// Users returns how many live sockets each person has. Sessions without a UserID are counted under
+// their Provider alone.
 func (s *Sockets) Users() map[User]int {
 	counts := make(map[User]int)
 	for _, k := range s.all(true) {
@@ -239,12 +236,11 @@ func (s *Sockets) Users() map[User]int {
 	return counts
 }
 
-// Shutdown stops listening to the issuer, closes every socket with 1001
-// ("going_away"), refuses new ones, and waits until all are closed. When ctx ends
-// first, it closes what is left at once and returns ctx's error; only a stream
-// whose handler ignores its context goes on. [http.Server.Shutdown] neither closes
-// nor awaits hijacked connections; the two may run in either order, and Shutdown
-// more than once.
+// Shutdown stops listening to the issuer, closes every socket with 1001 ("going_away"), refuses new
+// ones, and waits until all are closed. When ctx ends first, it closes what is left at once and
+// returns ctx's error; only a stream whose handler ignores its context goes on.
+// [http.Server.Shutdown] neither closes nor awaits hijacked connections; the two may run in either
+// order, and Shutdown more than once.
 func (s *Sockets) Shutdown(ctx context.Context) error {
 	s.stopEvents()
 	s.mu.Lock()
@@ -291,9 +287,8 @@ func (s *Sockets) revoked(r tickets.Revocation) {
 	s.opts.Audit.Record(context.Background(), audit.Revoke, attrs...)
 }
 
-// missed is called when the issuer may have missed revocations. After ErrGap,
-// Restore decides about each session; without a Restore the sockets stay. ErrStale
-// closes all sockets.
+// missed is called when the issuer may have missed revocations. After ErrGap, Restore decides about
+// each session; without a Restore the sockets stay. ErrStale closes all sockets.
 func (s *Sockets) missed(err error) {
 	if errors.Is(err, tickets.ErrStale) {
 		s.close(s.all(false), causeStale)

@@ -7,9 +7,8 @@ import (
 	"net/http"
 )
 
-// socketWriter tracks whether the handler takes the connection. It has what
-// net/http's own has: WebSocket libraries ask for Hijack, streams for Flush,
-// and downloads for ReadFrom.
+// socketWriter tracks whether the handler takes the connection. It has what net/http's own has:
+// WebSocket libraries ask for Hijack, streams for Flush, and downloads for ReadFrom.
 type socketWriter struct {
 	http.ResponseWriter
 	k        *socket
@@ -53,17 +52,16 @@ func (w *socketWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// WriteHeaderNow is for gin's ResponseWriter, which keeps the status back until
-// it is called: without it, the 101 of a library that writes it before it hijacks
-// would never go out.
+// WriteHeaderNow is for gin's ResponseWriter, which keeps the status back until it is called:
+// without it, the 101 of a library that writes it before it hijacks would never go out.
 func (w *socketWriter) WriteHeaderNow() {
 	if gin, ok := w.ResponseWriter.(interface{ WriteHeaderNow() }); ok {
 		gin.WriteHeaderNow()
 	}
 }
 
-// CloseNotify is deprecated, but gin's ResponseWriter panics where what it wraps
-// has none, and httputil.ReverseProxy asks gin's.
+// CloseNotify is deprecated, but gin's ResponseWriter panics where what it wraps has none, and
+// httputil.ReverseProxy asks gin's.
 func (w *socketWriter) CloseNotify() <-chan bool {
 	if c, ok := find[interface{ CloseNotify() <-chan bool }](w.ResponseWriter); ok {
 		return c.CloseNotify()

@@ -14,18 +14,18 @@ type closing struct {
 	flushed chan struct{} // closed after Flushed
 }
 
-// MaxReason is how long the reason of a close frame may be: a control frame holds
-// 125 bytes (RFC 6455 section 5.5), and the code takes two.
+// MaxReason is how long the reason of a close frame may be: a control frame holds 125 bytes (RFC
+// 6455 section 5.5), and the code takes two.
 const MaxReason = 123
 
 var longAgo = time.Unix(1, 0) // a deadline that wakes blocked calls
 
-// CloseWith begins to close the connection, and returns. It sends a close frame of
-// code and reason (at most [MaxReason] bytes), and closes within grace. err is what the
-// library's reads and writes return. Only the first call counts, and only if the
-// library has not called Close.
+// CloseWith begins to close the connection, and returns. It sends a close frame of code and reason
+// (at most [MaxReason] bytes), and closes within grace. err is what the library's reads and writes
+// return. Only the first call counts, and only if the library has not called Close.
 func (c *Conn) CloseWith(code int, reason string, err error, grace time.Duration) {
-	frame := append([]byte{0x80 | opClose, byte(2 + len(reason)), byte(code >> 8), byte(code)}, reason...)
+	head := []byte{0x80 | opClose, byte(2 + len(reason)), byte(code >> 8), byte(code)}
+	frame := append(head, reason...)
 	closing := &closing{frame: frame, err: err, flushed: make(chan struct{})}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -56,8 +56,7 @@ func (c *Conn) Abort() {
 func (c *Conn) drainAndClose(closing *closing, grace time.Duration) {
 	limit := time.AfterFunc(grace, c.Abort)
 	defer limit.Stop()
-	// In a goroutine: this write can block until the loop below has read the
-	// peer's bytes.
+	// In a goroutine: this write can block until the loop below has read the peer's bytes.
 	go c.sendClose(closing)
 
 	c.reading.Lock() // the library's Read has returned, and none will begin
@@ -71,8 +70,8 @@ func (c *Conn) drainAndClose(closing *closing, grace time.Duration) {
 	c.report()
 }
 
-// sendClose sends the close frame at a frame boundary, if no Write runs. Otherwise
-// the Write that runs, or the one that ends the frame, calls sendClose.
+// sendClose sends the close frame at a frame boundary, if no Write runs. Otherwise the Write that
+// runs, or the one that ends the frame, calls sendClose.
 func (c *Conn) sendClose(closing *closing) {
 	if !c.writing.TryLock() {
 		return
@@ -88,8 +87,8 @@ func (c *Conn) sendClose(closing *closing) {
 func (c *Conn) sendCloseLocked(closing *closing) bool {
 	switch {
 	case c.sent.phase == phaseOther, c.sent.closed:
-		// The peer expects no close frame, or has the handler's: a second one
-		// would break the protocol (RFC 6455 section 5.5.1).
+		// The peer expects no close frame, or has the handler's: a second one would break the
+		// protocol (RFC 6455 section 5.5.1).
 	case !c.sent.boundary():
 		return false
 	default:
@@ -124,8 +123,8 @@ func (c *Conn) report() {
 	c.owner.Closed(outcome)
 }
 
-// below is the connection that carries the bytes. Draining and closing use it: TLS
-// could block on its own locks.
+// below is the connection that carries the bytes. Draining and closing use it: TLS could block on
+// its own locks.
 func (c *Conn) below() net.Conn {
 	if t, ok := c.Conn.(*tls.Conn); ok {
 		return t.NetConn()

@@ -1,6 +1,6 @@
-// Package wsconn closes a hijacked WebSocket connection from outside, with a
-// close frame that the peer can read, whatever library holds the connection. It
-// knows the framing of RFC 6455, and nothing of sessions, tickets or logs.
+// Package wsconn closes a hijacked WebSocket connection from outside, with a close frame that the
+// peer can read, whatever library holds the connection. It knows the framing of RFC 6455, and
+// nothing of sessions, tickets or logs.
 package wsconn
 
 import (
@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// Conn is a hijacked connection. Reads and writes pass through, and Conn follows
-// the frames that go out. Closing from outside takes these steps:
+// Conn is a hijacked connection. Reads and writes pass through, and Conn follows the frames that go
+// out. Closing from outside takes these steps:
 //
 //  1. [Conn.CloseWith] returns. From now on the library's reads and writes block,
 //     except to finish a frame that has begun. Conn reads and drops what the peer
@@ -51,17 +51,17 @@ type Conn struct {
 	reportOpened, reportFlushed sync.Once
 }
 
-// An Owner learns what happens to its [Conn]. Each method is called at most once,
-// without a lock held.
+// An Owner learns what happens to its [Conn]. Each method is called at most once, without a lock
+// held.
 type Owner interface {
-	// Opened: the 101 is out. Start calls it, or the Write that completes the 101. It
-	// returns before Closed is called.
+	// Opened: the 101 is out. Start calls it, or the Write that completes the 101. It returns
+	// before Closed is called.
 	Opened()
-	// Flushed: nothing more goes out. The close frame is on its way, or never
-	// will be, or the library has called Close.
+	// Flushed: nothing more goes out. The close frame is on its way, or never will be, or the
+	// library has called Close.
 	Flushed()
-	// Closed: the connection is closed. It is called once for every Conn that
-	// the library closes or CloseWith is called for.
+	// Closed: the connection is closed. It is called once for every Conn that the library closes or
+	// CloseWith is called for.
 	Closed(Outcome)
 }
 
@@ -72,10 +72,10 @@ type Outcome struct {
 	Code      int  // of that close frame; 1005: it had none; 1006: no close frame
 }
 
-// New returns conn as a Conn. rw is the pair that came with it from Hijack: New
-// resets it to go through the Conn, with what the client has sent already.
-// switched says that the 101 went out before the hijack; [Conn.Start] then reports
-// that the connection has opened. raw says that it is no WebSocket.
+// New returns conn as a Conn. rw is the pair that came with it from Hijack: New resets it to go
+// through the Conn, with what the client has sent already. switched says that the 101 went out
+// before the hijack; [Conn.Start] then reports that the connection has opened. raw says that it is
+// no WebSocket.
 func New(conn net.Conn, rw *bufio.ReadWriter, switched, raw bool, owner Owner) (*Conn, error) {
 	c := &Conn{Conn: conn, owner: owner}
 	c.opened.Store(switched || raw)
@@ -91,8 +91,8 @@ func New(conn net.Conn, rw *bufio.ReadWriter, switched, raw bool, owner Owner) (
 	return c, nil
 }
 
-// adopt resets rw to go through c. What the client has sent already stays in the
-// reader's buffer: libraries look for it there.
+// adopt resets rw to go through c. What the client has sent already stays in the reader's buffer:
+// libraries look for it there.
 func (c *Conn) adopt(rw *bufio.ReadWriter) error {
 	if err := rw.Writer.Flush(); err != nil {
 		return err
@@ -117,8 +117,8 @@ func (c *Conn) Start() {
 	}
 }
 
-// NetConn returns the original connection, for socket options. Writing to it goes
-// past Conn, and can break the close frame.
+// NetConn returns the original connection, for socket options. Writing to it goes past Conn, and
+// can break the close frame.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
 
 // Traffic returns how many bytes were read and written.
@@ -136,8 +136,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	c.reading.Unlock()
 	if closing := c.closing.Load(); closing != nil {
-		// Not before the close frame is out: a proxy that copies in two goroutines
-		// closes both ends when this fails, and the rest of a frame never comes.
+		// Not before the close frame is out: a proxy that copies in two goroutines closes both ends
+		// when this fails, and the rest of a frame never comes.
 		<-closing.flushed
 		return 0, closing.err
 	}
@@ -181,8 +181,7 @@ func (c *Conn) send(p []byte) (int, error) {
 	return n, err
 }
 
-// sendRest writes the rest of a frame, or of the HTTP response, and nothing after
-// it.
+// sendRest writes the rest of a frame, or of the HTTP response, and nothing after it.
 func (c *Conn) sendRest(p []byte) (int, error) {
 	if len(p) > 0 && c.sent.phase == phaseStart {
 		c.sent.begin(p[0])
@@ -194,8 +193,8 @@ func (c *Conn) sendRest(p []byte) (int, error) {
 	return c.send(p[:ahead.next(p)])
 }
 
-// Close is for the library. It closes the connection, unless CloseWith was called
-// first: then the connection is closed after the close frame.
+// Close is for the library. It closes the connection, unless CloseWith was called first: then the
+// connection is closed after the close frame.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	first := !c.closed
@@ -231,13 +230,11 @@ func (c *Conn) CloseWrite() error {
 	return half.CloseWrite()
 }
 
-func (c *Conn) SetDeadline(t time.Time) error { return c.setDeadline(t, c.Conn.SetDeadline) }
+func (c *Conn) SetDeadline(t time.Time) error      { return c.deadline(t, c.Conn.SetDeadline) }
+func (c *Conn) SetReadDeadline(t time.Time) error  { return c.deadline(t, c.Conn.SetReadDeadline) }
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.deadline(t, c.Conn.SetWriteDeadline) }
 
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.setDeadline(t, c.Conn.SetReadDeadline) }
-
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.setDeadline(t, c.Conn.SetWriteDeadline) }
-
-func (c *Conn) setDeadline(t time.Time, set func(time.Time) error) error {
+func (c *Conn) deadline(t time.Time, set func(time.Time) error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing.Load() != nil {

@@ -2,10 +2,9 @@ package wsconn
 
 import "bytes"
 
-// frames follows what a server sends on a hijacked connection: only where one
-// WebSocket frame ends and the next may begin (RFC 6455 section 5.2). Server
-// frames are not masked, so that their lengths are enough. It looks at no
-// payload, but for the status code of a close frame.
+// frames follows what a server sends on a hijacked connection: only where one WebSocket frame ends
+// and the next may begin (RFC 6455 section 5.2). Server frames are not masked, so that their
+// lengths are enough. It looks at no payload, but for the status code of a close frame.
 type frames struct {
 	phase phase
 
@@ -40,9 +39,9 @@ const (
 	statusEnd = len("HTTP/1.1 101")
 )
 
-// begin decides what the first byte begins. Some libraries write their HTTP
-// response through the connection that they have hijacked, others before. No
-// server frame begins with an H: it would be a fragmented control frame.
+// begin decides what the first byte begins. Some libraries write their HTTP response through the
+// connection that they have hijacked, others before. No server frame begins with an H: it would be
+// a fragmented control frame.
 func (f *frames) begin(first byte) {
 	if first == 'H' {
 		*f = frames{phase: phaseResponse, status: make([]byte, 0, statusEnd)}
@@ -63,8 +62,8 @@ func (f *frames) advance(p []byte) {
 	}
 }
 
-// next follows p up to the first boundary in it, or to its end, and returns how
-// far that is: at least one byte of a p that is not empty.
+// next follows p up to the first boundary in it, or to its end, and returns how far that is: at
+// least one byte of a p that is not empty.
 func (f *frames) next(p []byte) int {
 	if len(p) > 0 && f.phase == phaseStart {
 		f.begin(p[0])
@@ -105,8 +104,8 @@ func (f *frames) endResponse() {
 	}
 }
 
-// frame follows the current frame in p, which is not empty, and returns the rest
-// of p. When the frame has ended, head is 0.
+// frame follows the current frame in p, which is not empty, and returns the rest of p. When the
+// frame has ended, head is 0.
 func (f *frames) frame(p []byte) []byte {
 	switch {
 	case f.head == 0:
@@ -156,8 +155,8 @@ func (f *frames) secondByte(b byte) {
 	}
 }
 
-// closeCode is the status code of the close frame that went out: 1005 if it had
-// none, 1006 if there was no close frame (RFC 6455 section 7.4.1).
+// closeCode is the status code of the close frame that went out: 1005 if it had none, 1006 if there
+// was no close frame (RFC 6455 section 7.4.1).
 func (f *frames) closeCode() int {
 	switch {
 	case !f.closed:
