@@ -74,9 +74,8 @@ func atLeast[T int | int64 | time.Duration](name string, v *T, byDefault, minimu
 // "auth.log") makes it an error to open a file that is open, in this process or another. An error
 // names all options that are out of range.
 //
-// Old files are named after the file, with a number that rises by one and the time when they were
-// put away: auth.log.0000000042-20260527T091227Z, with .gz where they are compressed. There is a
-// file at path at every moment.
+// Old files have the file's name, a number that rises by one, and the time they were put away:
+// auth.log.0000000042-20260527T091227Z, with .gz if compressed. There is always a file at path.
 //
 // Part of a line that a crash left is closed off with a newline before the next line; one that a
 // full disk left is taken back. The log notices within a quarter of a second of writing that others

@@ -37,8 +37,7 @@ var byDefault = New(nil)
 // be: groups for objects, []any for lists. Refusals have slog.LevelWarn, all others slog.LevelInfo.
 //
 // h.Enabled is not called: a level that is set against chatter must not make sign-ins vanish. A nil
-// h stands for slog.Default(). Record waits for h: the example shows a handler that does not wait,
-// and what is lost with it.
+// h is slog.Default()'s. Record waits for h: the example's doesn't wait, and may lose events.
 func New(h slog.Handler) *Log {
 	o, _ := (*FileOptions)(nil).withDefaults()
 	return &Log{opts: o, handler: h}

@@ -30,6 +30,9 @@ var endings = map[string]string{
 
 // nameKind returns what a field's name says. Of password[0] and user[password] each part counts.
 func nameKind(name string) (kind int) {
+	if len(name) < len("pwd") { // the shortest
+		return plainName
+	}
 	if strings.IndexByte(name, '[') >= 0 {
 		bracket := func(c rune) bool { return c == '[' || c == ']' }
 		for part := range strings.FieldsFuncSeq(name, bracket) {
@@ -140,8 +143,7 @@ func redactText(s string) string {
 	return s
 }
 
-// undo undoes one level of percent-encoding and of JSON's escapes. What would end a value, but did
-// not in the text, becomes a plus.
+// undo undoes percent-encoding and JSON's escapes once. What would newly end a value is a plus.
 var undo = sync.OnceValue(func() *strings.Replacer {
 	pairs := []string{`\\`, `\\`, `\"`, `"`, `\/`, `/`, `\n`, "\n", `\r`, "\n"}
 	for c := range 256 {

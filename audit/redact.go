@@ -71,7 +71,7 @@ func (m *masker) hideWord(from int, chars string) {
 	if m.ends == nil {
 		m.ends = map[string]int{}
 	}
-	if end := m.ends[chars]; from >= end {
+	if from >= m.ends[chars] {
 		m.ends[chars] = m.end(from, chars)
 	}
 	m.hide(from, m.ends[chars])
@@ -203,16 +203,18 @@ func (m *masker) afterSlash(i int) {
 func (m *masker) userinfo(i int) {
 	end := m.end(i, `/?#\`)
 	authority := m.v[i:end]
-	at := strings.LastIndexByte(authority, '@')
-	_, port, ok := strings.Cut(authority[strings.LastIndexByte(authority, ']')+1:], ":")
-	if at >= 0 {
+	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
 		m.hide(i, i+at)
-	} else if _, err := strconv.ParseUint(port, 10, 16); ok && err != nil {
-		if m.at < end {
-			m.at = m.end(end, "@")
-		}
-		if strings.HasPrefix(m.v[m.at:], "@") {
-			m.hide(i, m.at)
-		}
+		return
+	}
+	if m.at < end {
+		m.at = m.end(end, "@")
+	}
+	_, port, ok := strings.Cut(authority[strings.LastIndexByte(authority, ']')+1:], ":")
+	if !ok || m.at <= m.done || !strings.HasPrefix(m.v[m.at:], "@") {
+		return
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		m.hide(i, m.at)
 	}
 }

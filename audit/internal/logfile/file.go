@@ -236,8 +236,7 @@ func (f *File) scan() {
 	}
 }
 
-// append writes one line and nothing else. Part of a line before it is closed off; part of the line
-// itself is taken back.
+// append writes one line. It closes off part of a line before it, and takes back part of this one.
 func (f *File) append(line []byte) error {
 	if f.torn {
 		line = slices.Concat(newline, line)

@@ -41,8 +41,7 @@ func noSpace(error) bool { return false }
 // syncDir does nothing: directories can't be flushed.
 func (f *File) syncDir() error { return nil }
 
-// takeLock makes a file that nobody removes while it is open: on Windows. Other systems have no
-// lock here.
+// takeLock makes a file that nobody can remove while it is open. Only Windows has such a lock.
 func takeLock(path string) (*os.File, error) {
 	if err := removeIfThere(path); err != nil {
 		return nil, fmt.Errorf("it is in use: another log holds %s: %w", path, err)
