@@ -32,8 +32,10 @@ func BenchmarkRecord(b *testing.B) {
 	h, g := slog.New(slog.NewJSONHandler(file("slog"), nil)), file("write")
 	own := func() {
 		l.Record(ctx, audit.TicketMinted,
-			slog.String("provider", "oidc"), slog.String("user_id", "u-2041"), slog.String("ip", "203.0.113.9"),
-			slog.String("ticket_id", "c0ffee123456"), slog.String("endpoint", "/ws/pty"), slog.String("reason", "logout"))
+			slog.String("provider", "oidc"), slog.String("user_id", "u-2041"),
+			slog.String("ip", "203.0.113.9"),
+			slog.String("ticket_id", "c0ffee123456"), slog.String("endpoint", "/ws/pty"),
+			slog.String("reason", "logout"))
 	}
 	own()
 	ready, err := os.ReadFile(filepath.Join(dir, "audit"))
@@ -44,8 +46,10 @@ func BenchmarkRecord(b *testing.B) {
 	}{
 		{"slog.JSONHandler", func() {
 			h.LogAttrs(ctx, slog.LevelInfo, string(audit.TicketMinted),
-				slog.String("provider", "oidc"), slog.String("user_id", "u-2041"), slog.String("ip", "203.0.113.9"),
-				slog.String("ticket_id", "c0ffee123456"), slog.String("endpoint", "/ws/pty"), slog.String("reason", "logout"))
+				slog.String("provider", "oidc"), slog.String("user_id", "u-2041"),
+				slog.String("ip", "203.0.113.9"),
+				slog.String("ticket_id", "c0ffee123456"), slog.String("endpoint", "/ws/pty"),
+				slog.String("reason", "logout"))
 		}},
 		{"write(2)", func() { _, _ = g.Write(ready) }},
 	}
@@ -81,7 +85,8 @@ func BenchmarkSync(b *testing.B) {
 				for range writers {
 					wg.Go(func() {
 						for range lines {
-							l.Record(ctx, audit.TicketMinted, slog.String("provider", "oidc"), slog.String("ip", "203.0.113.9"))
+							l.Record(ctx, audit.TicketMinted, slog.String("provider", "oidc"),
+								slog.String("ip", "203.0.113.9"))
 						}
 					})
 				}
@@ -89,7 +94,8 @@ func BenchmarkSync(b *testing.B) {
 				mine += time.Since(start) / time.Duration(writers)
 				start = time.Now()
 				for range lines {
-					_, _ = f.WriteString("{\"ts\":\"2026-05-27T09:12:27.000123+00:00\",\"event\":\"ws_ticket_minted\",\"provider\":\"oidc\",\"ip\":\"203.0.113.9\"}\n")
+					_, _ = f.WriteString(`{"ts":"2026-05-27T09:12:27.000123+00:00",` +
+						`"event":"ws_ticket_minted","provider":"oidc","ip":"203.0.113.9"}` + "\n")
 					_ = f.Sync()
 				}
 				theirs += time.Since(start)
@@ -120,6 +126,7 @@ func BenchmarkRefusedIntoDiscard(b *testing.B) {
 	l := audit.New(slog.DiscardHandler)
 	b.ReportAllocs()
 	for b.Loop() {
-		l.Record(ctx, audit.UpgradeRefused, slog.String("reason", "origin"), slog.String("ip", "203.0.113.9"))
+		l.Record(ctx, audit.UpgradeRefused, slog.String("reason", "origin"),
+			slog.String("ip", "203.0.113.9"))
 	}
 }

@@ -30,7 +30,9 @@ import (
 // its standard output which Record has returned.
 func childWriters(path string) {
 	sync8, _ := strconv.ParseBool(os.Getenv("AUDIT_SYNC"))
-	l, err := audit.OpenFile(path, &audit.FileOptions{MaxSize: 64 << 10, KeepFiles: math.MaxInt, Compress: os.Getenv("AUDIT_RUN")[0]%2 == 0, Sync: sync8})
+	l, err := audit.OpenFile(path, &audit.FileOptions{
+		MaxSize: 64 << 10, KeepFiles: math.MaxInt,
+		Compress: os.Getenv("AUDIT_RUN")[0]%2 == 0, Sync: sync8})
 	if err != nil {
 		panic(err)
 	}
@@ -39,7 +41,8 @@ func childWriters(path string) {
 		go func() {
 			for i := 0; ; i++ {
 				id := fmt.Sprint(os.Getenv("AUDIT_RUN"), "-", w, "-", i)
-				l.Record(context.Background(), audit.SocketOpened, slog.String("id", id), slog.String("pad", pad[:rand.IntN(len(pad))]), slog.String("end", id))
+				l.Record(context.Background(), audit.SocketOpened, slog.String("id", id),
+					slog.String("pad", pad[:rand.IntN(len(pad))]), slog.String("end", id))
 				if l.Stats().Failed > 0 {
 					panic("it failed")
 				}
@@ -60,7 +63,8 @@ func TestKilled(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "auth.log")
 	acknowledged := map[string]bool{}
 	for run := range kills {
-		cmd, out := startChild(t, "writers", path, fmt.Sprint("AUDIT_RUN=", run), fmt.Sprint("AUDIT_SYNC=", run%10 == 0))
+		cmd, out := startChild(t, "writers", path, fmt.Sprint("AUDIT_RUN=", run),
+			fmt.Sprint("AUDIT_SYNC=", run%10 == 0))
 		lines := bufio.NewReader(out)
 		killed := false
 		for {
@@ -71,7 +75,8 @@ func TestKilled(t *testing.T) {
 			acknowledged[line[:len(line)-1]] = true
 			if !killed {
 				killed = true
-				time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond, func() { cmd.Process.Kill() })
+				soon := time.Duration(rand.IntN(3000)) * time.Microsecond
+				time.AfterFunc(soon, func() { cmd.Process.Kill() })
 			}
 		}
 		require.ErrorContains(t, cmd.Wait(), "killed")
@@ -93,7 +98,8 @@ func TestKilled(t *testing.T) {
 			t.Errorf("torn line: %s", rec.Line)
 		}
 	}
-	// A fragment that lacked nothing but its newline is a line once it is healed, and was not acknowledged.
+	// A fragment that lacked nothing but its newline is a line once it is healed, and was not
+	// acknowledged.
 	whole := own["torn"] - skipped
 	assert.GreaterOrEqual(t, whole, 0, "fragments healed, less those skipped")
 	assert.LessOrEqual(t, whole, len(ids)-len(acknowledged)-1, "lines that were not acknowledged")
@@ -124,7 +130,8 @@ func TestManyRotations(t *testing.T) {
 	for w := range writers {
 		wg.Go(func() {
 			for i := range each {
-				l.Record(ctx, audit.SocketOpened, slog.String("id", fmt.Sprint(w, "-", i)), slog.String("pad", pad))
+				l.Record(ctx, audit.SocketOpened, slog.String("id", fmt.Sprint(w, "-", i)),
+					slog.String("pad", pad))
 			}
 		})
 	}
@@ -180,7 +187,8 @@ func TestFullDisk(t *testing.T) {
 				require.NoError(t, l.Reopen())
 			}
 			emit := func() {
-				l.Record(ctx, audit.SocketOpened, slog.String("id", fmt.Sprint(emitted)), slog.String("pad", strings.Repeat("x", 100+rand.IntN(8000))))
+				l.Record(ctx, audit.SocketOpened, slog.String("id", fmt.Sprint(emitted)),
+					slog.String("pad", strings.Repeat("x", 100+rand.IntN(8000))))
 				emitted++
 			}
 			ballast := filepath.Join(dir, "ballast")
@@ -208,7 +216,8 @@ func TestFullDisk(t *testing.T) {
 			}
 			assert.EqualValues(t, stats.Failed, own["failed"])
 			assert.Zero(t, skippedAll)
-			t.Logf("%d cycles: emitted %d = written %d + failed %d", cycles, emitted, stats.Written, stats.Failed)
+			t.Logf("%d cycles: emitted %d = written %d + failed %d", cycles, emitted, stats.Written,
+				stats.Failed)
 		})
 	}
 }
@@ -218,7 +227,8 @@ func childLimited(path string) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	signal.Ignore(syscall.SIGXFSZ)
 	const limit = 20_000
-	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: limit, Max: limit}); err != nil {
+	most := &syscall.Rlimit{Cur: limit, Max: limit}
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, most); err != nil {
 		panic(err)
 	}
 	l, err := audit.OpenFile(path, &audit.FileOptions{KeepFiles: math.MaxInt})
@@ -226,7 +236,8 @@ func childLimited(path string) {
 		panic(err)
 	}
 	for i := range 500 {
-		l.Record(context.Background(), audit.SocketOpened, slog.String("id", fmt.Sprint(i)), slog.String("pad", strings.Repeat("x", rand.IntN(8000))))
+		l.Record(context.Background(), audit.SocketOpened, slog.String("id", fmt.Sprint(i)),
+			slog.String("pad", strings.Repeat("x", rand.IntN(8000))))
 	}
 	err = l.Close()
 	fmt.Println(l.Stats().Written, l.Stats().Failed, err)

@@ -23,8 +23,8 @@ import (
 	"github.com/ticketgate/ticketgate/audit"
 )
 
-// breakFile puts another file behind path's descriptor. Writes to /proc/self/mem fail with EIO, as on
-// a bad disk: nothing is mapped at the beginning of memory. A pipe takes writes, but no fsync.
+// breakFile puts another file behind path's descriptor. Writes to /proc/self/mem fail with EIO, as
+// on a bad disk: nothing is mapped at the beginning of memory. A pipe takes writes, but no fsync.
 func breakFile(t testing.TB, path string, with *os.File) {
 	t.Helper()
 	fds, err := os.ReadDir("/proc/self/fd")
@@ -146,7 +146,8 @@ func TestRetention_CountsOnlyFilesWithLines(t *testing.T) {
 		l.Record(ctx, audit.Logout, slog.String("pad", strings.Repeat("x", 1000)))
 	}
 	require.NoError(t, l.Close())
-	tidied(t, path, &audit.FileOptions{KeepFiles: 2}, 3, "Z") // Close ends what goes on in the background
+	// Close ends what goes on in the background.
+	tidied(t, path, &audit.FileOptions{KeepFiles: 2}, 3, "Z")
 	before, _ := records(t, path)
 	for i := range 10 {
 		empty := fmt.Sprintf("%s.%010d-20260527T091227Z", path, 100+i)

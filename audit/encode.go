@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -28,9 +29,8 @@ const (
 	badValue = "!ERROR"  // for what can't be encoded; add recovers from it as a panic
 )
 
-// A record is what becomes of one call of Record: plain values, redacted, no
-// more than a line has room for. It is built before any lock is taken: the
-// values may have methods that record events themselves.
+// A record is what becomes of one call of Record: plain values, redacted, no more than a line has
+// room for. It is built before any lock is taken: the values' methods may record events themselves.
 type record struct {
 	event     string
 	attrs     []slog.Attr
@@ -77,8 +77,8 @@ func newRecord(now time.Time, e Event, attrs []slog.Attr, raw bool) *record {
 	return r
 }
 
-// add adds a field, redacted: a plain value as it is, or what its JSON says. It
-// is !ERROR where it can't be encoded, or a method of it panics.
+// add adds a field, redacted: a plain value as it is, or what its JSON says. It is !ERROR where it
+// can't be encoded, or a method of it panics.
 func (r *record) add(a slog.Attr) {
 	if r.secret(a.Key, weakName) {
 		return // before its method is called
@@ -121,8 +121,7 @@ func (r *record) put(name string, v slog.Value) {
 	}
 }
 
-// members appends attributes as slog does: those of a group without a name stand
-// beside the others, and an empty group is left out.
+// members appends attributes as slog does: it inlines groups without a name, and omits empty ones.
 func (r *record) members(b []byte, attrs []slog.Attr, depth int) []byte {
 	if depth > maxDepth {
 		panic(badValue)
@@ -187,16 +186,14 @@ func appendMembers(b []byte, attrs []slog.Attr) []byte {
 	return closeJSON(b, '}')
 }
 
-// appendTime appends t in UTC, with microseconds. Package time is quick for
-// RFC3339Nano only, and leaves out zeros at its end: there is none.
+// appendTime appends t in UTC, with microseconds. AppendText is several times as fast as a layout,
+// but leaves out zeros at the end: with a nanosecond more there are none.
 func appendTime(b []byte, t time.Time) []byte {
-	start := len(b)
-	b = append(b, '"')
-	b = t.UTC().Truncate(time.Microsecond).Add(1).AppendFormat(b, time.RFC3339Nano)
-	if b[start+len(`"2006`)] != '-' { // a year beyond RFC 3339
+	b, err := t.UTC().Truncate(time.Microsecond).Add(1).AppendText(append(b, '"'))
+	if err != nil { // a year beyond RFC 3339
 		panic(badValue)
 	}
-	return append(b[:start+len(`"2006-01-02T15:04:05.000000`)], `+00:00"`...)
+	return append(bytes.TrimSuffix(b, []byte("001Z")), `+00:00"`...)
 }
 
 // appendValue appends v as JSON. It panics for what JSON does not have.
@@ -248,13 +245,13 @@ func closeJSON(b []byte, end byte) []byte {
 	return append(bytes.TrimSuffix(b, []byte(",")), end)
 }
 
-// appendString appends s as a JSON string. Escaped are control characters, and
-// those that make a line look like another: line ends, the bidi controls of
-// UAX #9 (CVE-2021-42574), the byte order mark.
+// appendString appends s as a JSON string. Escaped are control characters, and those that make a
+// line look like another: line ends, UAX #9's bidi controls (CVE-2021-42574), the byte order mark.
 func appendString(b []byte, s string) []byte {
 	const hex = "0123456789abcdef"
 	plain := 0 // bytes, most often all of them
-	for plain < len(s) && s[plain] >= ' ' && s[plain] < 0x7f && s[plain] != '"' && s[plain] != '\\' {
+	for plain < len(s) && s[plain] >= ' ' && s[plain] < 0x7f &&
+		s[plain] != '"' && s[plain] != '\\' {
 		plain++
 	}
 	b = append(append(b, '"'), s[:plain]...)
@@ -262,8 +259,8 @@ func appendString(b []byte, s string) []byte {
 		switch {
 		case c == '"' || c == '\\':
 			b = append(b, '\\', byte(c))
-		case c < 0x20 || c >= 0x7f && c <= 0x9f || c == 0x2028 || c == 0x2029 ||
-			c >= 0x202a && c <= 0x202e || c >= 0x2066 && c <= 0x2069 || c == 0xfeff:
+		case unicode.IsControl(c), c == 0xfeff,
+			c >= 0x2028 && c <= 0x202e, c >= 0x2066 && c <= 0x2069:
 			b = append(b, '\\', 'u', hex[c>>12&15], hex[c>>8&15], hex[c>>4&15], hex[c&15])
 		default:
 			b = utf8.AppendRune(b, c)
@@ -272,8 +269,8 @@ func appendString(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// cut cuts a record to what a line has room for: each value to an equal share.
-// A group or a list that is too long becomes a string, of its JSON.
+// cut cuts a record to what a line has room for: each value to an equal share. A group or a list
+// that is too long becomes a string, of its JSON.
 func (r *record) cut() {
 	names := 128 // with the time
 	for _, a := range r.attrs {

@@ -1,17 +1,16 @@
 package audit
 
-// An Event names what happened. Applications may record events of their own
-// beside these; a name is a few words in lower case, joined by underscores.
+// An Event names what happened. Applications may record events of their own beside these; a name is
+// a few words in lower case, joined by underscores.
 type Event string
 
-// The application records the first six; the names are here so that one log
-// serves. provider, user_id, ip and reason are their fields. The others are
-// recorded by package middleware, with the fields that stand beside them.
+// The application records the first six; the names are here so that one log serves. provider,
+// user_id, ip and reason are their fields. The others are recorded by package middleware, with the
+// fields that stand beside them.
 //
-// session is the first 12 hexadecimal digits of the SHA-256 of the session's
-// id, ticket_id those of the ticket's, and socket_id a random number: they join
-// the lines of one session, one ticket and one socket, and open no door. Who
-// knows a user finds the sessions in the lines with that provider and user_id.
+// session is the first 12 hexadecimal digits of the SHA-256 of the session's id, ticket_id those of
+// the ticket's, and socket_id a random number: they join the lines of one session, one ticket and
+// one socket, and open no door. The lines with a provider and user_id name the user's sessions.
 const (
 	LoginStart     Event = "login_start"
 	LoginSuccess   Event = "login_success"

@@ -46,7 +46,8 @@ func TestEvents(t *testing.T) {
 			require.NoError(t, json.Unmarshal([]byte(record(t, tt.event, attrs...)), &line))
 			assert.NotEmpty(t, line["ts"])
 			delete(line, "ts")
-			want := map[string]string{"event": tt.name, "provider": "oidc", "user_id": "u1", "ip": "203.0.113.9", "reason": "why"}
+			want := map[string]string{"event": tt.name, "provider": "oidc", "user_id": "u1",
+				"ip": "203.0.113.9", "reason": "why"}
 			assert.Equal(t, want, line)
 
 			var got slog.Record

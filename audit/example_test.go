@@ -42,7 +42,8 @@ func ExampleOpenFile() {
 		panic(err)
 	}
 	log.Record(context.Background(), audit.LoginSuccess,
-		slog.String("provider", "oidc"), slog.String("user_id", "u1"), slog.String("ip", "203.0.113.9"))
+		slog.String("provider", "oidc"), slog.String("user_id", "u1"),
+		slog.String("ip", "203.0.113.9"))
 	if err := log.Close(); err != nil {
 		panic(err)
 	}
@@ -88,7 +89,8 @@ func ExampleLog_Handler() {
 		panic(err)
 	}
 	defer file.Close()
-	app := slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: withoutTime})
+	app := slog.NewTextHandler(os.Stdout,
+		&slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: withoutTime})
 
 	log := audit.New(slog.NewMultiHandler(file.Handler(), app))
 	log.Record(context.Background(), audit.LoginSuccess, slog.String("user_id", "u1"))

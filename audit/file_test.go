@@ -19,7 +19,8 @@ func TestOpenFile_MakesDirectoriesAndFile(t *testing.T) {
 	require.NoError(t, err)
 	l.Record(ctx, audit.LoginStart)
 	require.NoError(t, l.Close())
-	for p, want := range map[string]os.FileMode{path: 0o600, filepath.Dir(path): 0o700, filepath.Dir(filepath.Dir(path)): 0o700} {
+	for p, want := range map[string]os.FileMode{path: 0o600, filepath.Dir(path): 0o700,
+		filepath.Dir(filepath.Dir(path)): 0o700} {
 		info, err := os.Stat(p)
 		require.NoError(t, err)
 		assert.Equal(t, want, info.Mode().Perm(), p)
@@ -91,7 +92,8 @@ func TestHomePath(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, filepath.FromSlash("/x/logs/auth.log"), got)
 
-	for _, bad := range []string{"", ".", "..", "../x", "a/b", `a\b`, "/etc", ".hidden", "a\x00b", "a\nb", "C:x"} {
+	for _, bad := range []string{
+		"", ".", "..", "../x", "a/b", `a\b`, "/etc", ".hidden", "a\x00b", "a\nb", "C:x"} {
 		_, err := audit.HomePath(bad, bad)
 		require.Error(t, err, bad)
 		assert.Contains(t, err.Error(), "app")

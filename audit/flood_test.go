@@ -23,12 +23,14 @@ import (
 )
 
 func refuse(l *audit.Log, reason, ip string) {
-	l.Record(ctx, audit.TicketRejected, slog.String("reason", reason), slog.String("ip", ip), slog.String("path", "/ws"))
+	l.Record(ctx, audit.TicketRejected, slog.String("reason", reason), slog.String("ip", ip),
+		slog.String("path", "/ws"))
 }
 
 // flooded records within a bubble of its own time, and returns what the file
 // holds after Close.
-func flooded(t *testing.T, opts *audit.FileOptions, do func(l *audit.Log, path string)) (all []logged, stats audit.Stats) {
+func flooded(t *testing.T, opts *audit.FileOptions,
+	do func(l *audit.Log, path string)) (all []logged, stats audit.Stats) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "auth.log")
 	synctest.Test(t, func(t *testing.T) {
@@ -56,13 +58,15 @@ func TestSuppress_RepeatsAreCountedAndReported(t *testing.T) {
 		assert.Equal(t, 60, lines(readAll(t, path)))
 		refuse(l, "unknown", "203.0.113.10") // another address
 		refuse(l, "used", "203.0.113.9")     // another reason
-		l.Record(ctx, audit.UpgradeRefused, slog.String("reason", "unknown"), slog.String("ip", "203.0.113.9"))
+		l.Record(ctx, audit.UpgradeRefused, slog.String("reason", "unknown"),
+			slog.String("ip", "203.0.113.9"))
 		l.Record(ctx, audit.TicketMinted, slog.String("ip", "203.0.113.9"))
 		assert.Equal(t, 64, lines(readAll(t, path)))
 
 		time.Sleep(time.Minute) // the report comes though nothing else happens
 		synctest.Wait()
-		assert.Contains(t, readAll(t, path), `"event":"ws_ticket_rejected","reason":"unknown","ip":"203.0.113.9","suppressed":940}`)
+		assert.Contains(t, readAll(t, path),
+			`"event":"ws_ticket_rejected","reason":"unknown","ip":"203.0.113.9","suppressed":940}`)
 		assert.Equal(t, 65, lines(readAll(t, path)))
 
 		refuse(l, "unknown", "203.0.113.9") // the rate has recovered
@@ -117,10 +121,13 @@ func TestSuppress_ManyAddressesAreBounded(t *testing.T) {
 	all, stats := flooded(t, nil, func(l *audit.Log, _ string) {
 		for m := range minutes {
 			for i := range refused {
-				refuse(l, []string{"unknown", "no_ticket"}[i%2], fmt.Sprintf("2001:db8:%x:%x::1", m, rand.IntN(1<<16)))
+				refuse(l, []string{"unknown", "no_ticket"}[i%2],
+					fmt.Sprintf("2001:db8:%x:%x::1", m, rand.IntN(1<<16)))
 				if i%1000 == 0 {
-					l.Record(ctx, audit.LoginSuccess, slog.String("reason", "unknown"), slog.String("ip", "203.0.113.9"))
-					l.Record(ctx, "app_refused", slog.String("reason", "unknown"), slog.String("ip", "203.0.113.9"))
+					l.Record(ctx, audit.LoginSuccess, slog.String("reason", "unknown"),
+						slog.String("ip", "203.0.113.9"))
+					l.Record(ctx, "app_refused", slog.String("reason", "unknown"),
+						slog.String("ip", "203.0.113.9"))
 				}
 			}
 			time.Sleep(time.Minute)
@@ -138,18 +145,21 @@ func TestSuppress_ManyAddressesAreBounded(t *testing.T) {
 	assert.Equal(t, minutes*50, by[audit.LoginSuccess])
 	assert.Equal(t, minutes*50, by["app_refused"])
 	assert.LessOrEqual(t, by[audit.TicketRejected], (minutes+1)*600)
-	assert.LessOrEqual(t, summaries, minutes*(256+2), "one for each address that is known, and for each reason")
+	assert.LessOrEqual(t, summaries, minutes*(256+2),
+		"one for each address that is known, and for each reason")
 	assert.Equal(t, minutes*refused, by[audit.TicketRejected]+total, "each is written or counted")
 	assert.EqualValues(t, total, stats.Suppressed)
 	assert.EqualValues(t, minutes*(refused+100), stats.Suppressed+stats.Written)
 }
 
 func TestSuppress_NoLimit(t *testing.T) {
-	all, _ := flooded(t, &audit.FileOptions{RepeatsPerMinute: math.MaxInt, RefusalsPerMinute: math.MaxInt}, func(l *audit.Log, _ string) {
-		for range 5000 {
-			refuse(l, "unknown", "203.0.113.9")
-		}
-	})
+	all, _ := flooded(t,
+		&audit.FileOptions{RepeatsPerMinute: math.MaxInt, RefusalsPerMinute: math.MaxInt},
+		func(l *audit.Log, _ string) {
+			for range 5000 {
+				refuse(l, "unknown", "203.0.113.9")
+			}
+		})
 	assert.Len(t, all, 5000)
 }
 
@@ -170,7 +180,8 @@ func TestSuppress_FailedReportIsRepeated(t *testing.T) {
 		removeFile(t, filepath.Dir(path))
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		assert.Contains(t, readAll(t, path), `"event":"ws_ticket_rejected","reason":"unknown","ip":"203.0.113.9","suppressed":9}`)
+		assert.Contains(t, readAll(t, path),
+			`"event":"ws_ticket_rejected","reason":"unknown","ip":"203.0.113.9","suppressed":9}`)
 		require.NoError(t, l.Close())
 	})
 }

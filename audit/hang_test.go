@@ -85,7 +85,8 @@ func TestDisk_FailedFileIsPutAway(t *testing.T) {
 			asDefault(t, slog.DiscardHandler)
 			l, path := open(t, &audit.FileOptions{Sync: sync, MaxSize: math.MaxInt64})
 			l.Record(ctx, audit.Logout, slog.String("id", "1"))
-			r, w, err := os.Pipe() // takes lines, but can't fsync; with nobody to read, it takes none
+			// takes lines, but can't fsync; with nobody to read, it takes none
+			r, w, err := os.Pipe()
 			require.NoError(t, err)
 			if !sync {
 				r.Close()

@@ -64,9 +64,11 @@ func fields(t testing.TB, line string) string {
 
 func TestLine_Format(t *testing.T) {
 	line := record(t, audit.TicketMinted,
-		slog.String("provider", "oidc"), slog.String("user_id", "u1"), slog.String("ip", "203.0.113.9"))
+		slog.String("provider", "oidc"), slog.String("user_id", "u1"),
+		slog.String("ip", "203.0.113.9"))
 	require.Regexp(t, `^\{"ts":"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d{6}\+00:00",`+
-		`"event":"ws_ticket_minted","provider":"oidc","user_id":"u1","ip":"203\.0\.113\.9"\}$`, line)
+		`"event":"ws_ticket_minted","provider":"oidc","user_id":"u1","ip":"203\.0\.113\.9"\}$`,
+		line)
 
 	ts := line[len(`{"ts":"`):][:len("2026-05-27T09:12:27.000123+00:00")]
 	at, err := time.Parse(time.RFC3339Nano, ts)
@@ -163,7 +165,8 @@ func TestLine_Values(t *testing.T) {
 		{"time in a map", map[string]any{"at": &at}, `{"at":"2026-05-27T09:12:27.000123+00:00"}`},
 		{"time beyond RFC 3339", at.AddDate(9000, 0, 0), `"!ERROR"`},
 		{"error", errors.New("no\nluck"), `"no\u000aluck"`},
-		{"wrapped error in a list", []error{fmt.Errorf("a: %w", os.ErrNotExist)}, `["a: file does not exist"]`},
+		{"wrapped error in a list", []error{fmt.Errorf("a: %w", os.ErrNotExist)},
+			`["a: file does not exist"]`},
 		{"error that panics", &ownError{}, `"!ERROR"`},
 		{"nil pointer with a method", nilPointer, `null`},
 		{"text bytes", []byte("grüße"), `"grüße"`},
@@ -177,9 +180,12 @@ func TestLine_Values(t *testing.T) {
 		{"int keys", map[int]bool{2: true, -1: false}, `{"-1":false,"2":true}`},
 		{"text keys", map[netip.Addr]int{netip.MustParseAddr("::1"): 1}, `{"::1":1}`},
 		{"struct keys", map[struct{}]int{{}: 1}, `"!ERROR"`},
-		{"struct", embedding{inner: &inner{1}, Inner: Inner{2, "in"}, Skip: "s", quiet: "q", Name: "out"}, `{"name":"out","N":2,"Name":"in"}`},
+		{"struct",
+			embedding{inner: &inner{1}, Inner: Inner{2, "in"}, Skip: "s", quiet: "q", Name: "out"},
+			`{"name":"out","N":2,"Name":"in"}`},
 		{"Stringer", stringer{}, `{}`},
-		{"json.Marshaler", json.RawMessage(`{"b": [1e3, null, {"x":"\u2028"}], "a":false}`), `{"b":[1e3,null,{"x":"\u2028"}],"a":false}`},
+		{"json.Marshaler", json.RawMessage(`{"b": [1e3, null, {"x":"\u2028"}], "a":false}`),
+			`{"b":[1e3,null,{"x":"\u2028"}],"a":false}`},
 		{"json.Number", json.Number("1.50"), `1.50`},
 		{"json.Number that is none", json.Number("{}"), `"!ERROR"`},
 		{"MarshalJSON fails", badJSON{errors.New("x")}, `"!ERROR"`},
@@ -198,10 +204,15 @@ func TestLine_Values(t *testing.T) {
 		{"LogValuer", chain(3), `"end"`},
 		{"LogValuer that panics", chain(-2), `"!ERROR"`},
 		{"LogValuer without end", chain(-1), `"!ERROR"`},
-		{"LogValuer in a list", []any{chain(0), group{[]slog.Attr{slog.Int("a", 1), slog.Group("", slog.Int("b", 2))}}}, `["end",{"a":1,"b":2}]`},
+		{"LogValuer in a list", []any{chain(0), group{[]slog.Attr{
+			slog.Int("a", 1), slog.Group("", slog.Int("b", 2))}}}, `["end",{"a":1,"b":2}]`},
 		{"LogValuer in a list panics", []any{chain(-2)}, `"!ERROR"`},
-		{"slog values in a map", map[string]any{"v": slog.IntValue(1), "a": slog.Int("k", 2), "l": []slog.Attr{slog.Int("m", 3)}}, `{"a":{"k":2},"l":{"m":3},"v":1}`},
-		{"group", slog.GroupValue(slog.Int("a", 1), slog.Int("a", 2), slog.Group("g", slog.Int("ts", 3))), `{"a":1,"g":{"ts":3}}`},
+		{"slog values in a map", map[string]any{
+			"v": slog.IntValue(1), "a": slog.Int("k", 2), "l": []slog.Attr{slog.Int("m", 3)}},
+			`{"a":{"k":2},"l":{"m":3},"v":1}`},
+		{"group",
+			slog.GroupValue(slog.Int("a", 1), slog.Int("a", 2), slog.Group("g", slog.Int("ts", 3))),
+			`{"a":1,"g":{"ts":3}}`},
 		{"invalid UTF-8 (RFC 3629)", "a\xff\xc3b", `"a��b"`},
 	}
 	for _, tt := range tests {
@@ -220,7 +231,8 @@ func TestLine_ControlAndBidiCharactersAreEscaped(t *testing.T) {
 			r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069, r == 0xfeff: // CVE-2021-42574
 			in.WriteRune(r)
 			fmt.Fprintf(&want, `\u%04x`, r)
-		case r == 0x20, r == 0x7e, r == 0xa0, r == 0x2027, r == 0x202f, r == 0x2065, r == 0x206a, r == 0xfefe:
+		case r == 0x20, r == 0x7e, r == 0xa0, r == 0x2027, r == 0x202f, r == 0x2065, r == 0x206a,
+			r == 0xfefe:
 			in.WriteRune(r)
 			want.WriteRune(r)
 		}
@@ -244,14 +256,21 @@ func TestLine_FieldsAndOrder(t *testing.T) {
 		want  string
 	}{
 		{"none", nil, `{}`},
-		{"order", []slog.Attr{slog.Int("z", 1), slog.Int("a", 2), slog.Int("m", 3)}, `{"z":1,"a":2,"m":3}`},
-		{"the first stays", []slog.Attr{slog.Int("a", 1), slog.Int("b", 2), slog.Int("a", 3)}, `{"a":1,"b":2}`},
+		{"order", []slog.Attr{
+			slog.Int("z", 1), slog.Int("a", 2), slog.Int("m", 3)}, `{"z":1,"a":2,"m":3}`},
+		{"the first stays", []slog.Attr{
+			slog.Int("a", 1), slog.Int("b", 2), slog.Int("a", 3)}, `{"a":1,"b":2}`},
 		{"the first of many stays", many, "{" + strings.Join(wantMany, ",") + "}"},
-		{"equal only once they are UTF-8", []slog.Attr{slog.Int("a\xff", 1), slog.Int("a\xfe", 2)}, `{"a�":1}`},
-		{"reserved", []slog.Attr{slog.String("ts", "x"), slog.String("event", "x"), slog.Int("a", 1)}, `{"a":1}`},
-		{"reserved for readers that fold case", []slog.Attr{slog.String("TS", "x"), slog.String("tſ", "x"), slog.String("Event", "x")}, `{}`},
-		{"reserved, through an inlined group", []slog.Attr{slog.Group("", slog.String("event", "x"), slog.Int("a", 1))}, `{"a":1}`},
-		{"time and seq are free", []slog.Attr{slog.Int("time", 1), slog.Int("seq", 2)}, `{"time":1,"seq":2}`},
+		{"equal only once they are UTF-8", []slog.Attr{
+			slog.Int("a\xff", 1), slog.Int("a\xfe", 2)}, `{"a�":1}`},
+		{"reserved", []slog.Attr{
+			slog.String("ts", "x"), slog.String("event", "x"), slog.Int("a", 1)}, `{"a":1}`},
+		{"reserved for readers that fold case", []slog.Attr{
+			slog.String("TS", "x"), slog.String("tſ", "x"), slog.String("Event", "x")}, `{}`},
+		{"reserved, through an inlined group", []slog.Attr{
+			slog.Group("", slog.String("event", "x"), slog.Int("a", 1))}, `{"a":1}`},
+		{"time and seq are free", []slog.Attr{
+			slog.Int("time", 1), slog.Int("seq", 2)}, `{"time":1,"seq":2}`},
 		{"empty attr, empty group", []slog.Attr{{}, slog.Group("g"), slog.Int("a", 1)}, `{"a":1}`},
 		{"empty name", []slog.Attr{slog.Int("", 1)}, `{"":1}`},
 		{"line ends in a name", []slog.Attr{slog.Int("a\r\n\"b", 1)}, `{"a\u000d\u000a\"b":1}`},
@@ -292,18 +311,34 @@ func TestLine_LongRecordsAreCut(t *testing.T) {
 		keeps int // fields that must be there
 		names bool
 	}{
-		{"one string of 100 MB", []slog.Attr{slog.Int("a", 1), slog.String("v", long), slog.String("b", "kept")}, 3, false},
-		{"of control characters", []slog.Attr{slog.String("v", strings.Repeat("\x00", 1<<20)), slog.String("b", "kept")}, 2, false},
-		{"of letters of three bytes", []slog.Attr{slog.String("v", strings.Repeat("界", 1<<20)), slog.String("b", "kept")}, 2, false},
-		{"of invalid UTF-8", []slog.Attr{slog.String("v", strings.Repeat("\xff", 1<<20)), slog.String("b", "kept")}, 2, false},
-		{"of secrets", []slog.Attr{slog.String("v", strings.Repeat("ticket=CANARY&", 1<<20)), slog.String("b", "kept")}, 2, false},
-		{"an error of 1 MB", []slog.Attr{slog.Any("v", errors.New(long[:1<<20])), slog.String("b", "kept")}, 2, false},
-		{"bytes", []slog.Attr{slog.Any("v", []byte(strings.Repeat("é", 1<<20))), slog.String("b", "kept")}, 2, false},
-		{"base64", []slog.Attr{slog.Any("v", []byte(strings.Repeat("\xff", 50<<10))), slog.String("b", "kept")}, 2, false},
+		{"one string of 100 MB", []slog.Attr{
+			slog.Int("a", 1), slog.String("v", long), slog.String("b", "kept")}, 3, false},
+		{"of control characters", []slog.Attr{
+			slog.String("v", strings.Repeat("\x00", 1<<20)), slog.String("b", "kept")}, 2, false},
+		{"of letters of three bytes", []slog.Attr{
+			slog.String("v", strings.Repeat("界", 1<<20)), slog.String("b", "kept")}, 2, false},
+		{"of invalid UTF-8", []slog.Attr{
+			slog.String("v", strings.Repeat("\xff", 1<<20)), slog.String("b", "kept")}, 2, false},
+		{"of secrets",
+			[]slog.Attr{slog.String("v", strings.Repeat("ticket=CANARY&", 1<<20)),
+				slog.String("b", "kept")}, 2, false},
+		{"an error of 1 MB", []slog.Attr{
+			slog.Any("v", errors.New(long[:1<<20])), slog.String("b", "kept")}, 2, false},
+		{"bytes",
+			[]slog.Attr{slog.Any("v", []byte(strings.Repeat("é", 1<<20))),
+				slog.String("b", "kept")}, 2, false},
+		{"base64",
+			[]slog.Attr{slog.Any("v", []byte(strings.Repeat("\xff", 50<<10))),
+				slog.String("b", "kept")}, 2, false},
 		{"a long list", []slog.Attr{slog.Any("v", headers), slog.String("b", "kept")}, 2, false},
-		{"a long header", []slog.Attr{slog.Any("v", http.Header{"A": headers}), slog.String("b", "kept")}, 2, false},
-		{"JSON of its own", []slog.Attr{slog.Any("v", json.RawMessage(`["`+long[:1<<20]+`"]`)), slog.String("b", "kept")}, 2, false},
-		{"members of a group", []slog.Attr{slog.Attr{Key: "g", Value: slog.GroupValue(numbered(100, long[:4096])...)}, slog.String("b", "kept")}, 2, false},
+		{"a long header", []slog.Attr{
+			slog.Any("v", http.Header{"A": headers}), slog.String("b", "kept")}, 2, false},
+		{"JSON of its own",
+			[]slog.Attr{slog.Any("v", json.RawMessage(`["`+long[:1<<20]+`"]`)),
+				slog.String("b", "kept")}, 2, false},
+		{"members of a group",
+			[]slog.Attr{slog.Attr{Key: "g", Value: slog.GroupValue(numbered(100, long[:4096])...)},
+				slog.String("b", "kept")}, 2, false},
 		{"1000 fields", numbered(1000, "value of some length that is cut"), 1000, false},
 		{"of 100,000 fields, those that fit", numbered(100_000, "v"), 1000, true},
 		{"100,000 names of a map", []slog.Attr{slog.Any("v", func() any {
@@ -313,7 +348,8 @@ func TestLine_LongRecordsAreCut(t *testing.T) {
 			}
 			return m
 		}()), slog.String("b", "kept")}, 2, false},
-		{"a name of 1 MB", []slog.Attr{slog.String(long[:1<<20], "v"), slog.String("b", "kept")}, 2, true},
+		{"a name of 1 MB", []slog.Attr{
+			slog.String(long[:1<<20], "v"), slog.String("b", "kept")}, 2, true},
 		{"an event of 1 MB", nil, 0, true},
 	}
 	for _, tt := range tests {
@@ -340,7 +376,8 @@ func TestLine_LongRecordsAreCut(t *testing.T) {
 			}
 			if len(tt.attrs) < 4 && !tt.names {
 				assert.Equal(t, "kept", got["b"])
-				assert.Greater(t, len(fmt.Sprint(got[tt.attrs[len(tt.attrs)-2].Key])), 1000, "it may take more")
+				assert.Greater(t, len(fmt.Sprint(got[tt.attrs[len(tt.attrs)-2].Key])), 1000,
+					"it may take more")
 			}
 		})
 	}

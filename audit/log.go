@@ -13,8 +13,8 @@ import (
 	"github.com/ticketgate/ticketgate/audit/internal/logfile"
 )
 
-// A Log records events. New makes one of a slog.Handler, OpenFile one of a file.
-// A nil *Log records to slog.Default(). The methods may be called concurrently.
+// A Log records events. New makes one of a slog.Handler, OpenFile one of a file. A nil *Log records
+// to slog.Default(). The methods may be called concurrently.
 type Log struct {
 	opts    FileOptions
 	handler slog.Handler // of a log without a file; nil: slog.Default()'s
@@ -31,26 +31,24 @@ type Log struct {
 // byDefault is what a nil *Log stands for.
 var byDefault = New(nil)
 
-// New returns a Log that hands its events to h: the event as the message and
-// as the first attribute, "event", then the attributes. Refusals are suppressed
-// at FileOptions' default rates, and secrets redacted, as they are for a file.
-// What is not a plain value arrives as its JSON would be: groups for objects,
-// []any for lists. Refusals have slog.LevelWarn, all others slog.LevelInfo.
+// New returns a Log that hands its events to h: the event as the message and as the first
+// attribute, "event", then the attributes. Refusals are suppressed at FileOptions' default rates,
+// and secrets redacted, as they are for a file. What is not a plain value arrives as its JSON would
+// be: groups for objects, []any for lists. Refusals have slog.LevelWarn, all others slog.LevelInfo.
 //
-// h.Enabled is not called: a level that is set against chatter must not make
-// sign-ins vanish. A nil h stands for slog.Default(). Record waits for h: the
-// example shows a handler that does not wait, and what is lost with it.
+// h.Enabled is not called: a level that is set against chatter must not make sign-ins vanish. A nil
+// h is slog.Default()'s. Record waits for h: the example's doesn't wait, and may lose events.
 func New(h slog.Handler) *Log {
 	o, _ := (*FileOptions)(nil).withDefaults()
 	return &Log{opts: o, handler: h}
 }
 
-// Record records one event with attrs as its fields. It never fails its
-// caller: what goes wrong in a handler, on a disk or in a value's methods is
-// counted, and reported to slog.Default() as a warning, at most once a minute.
+// Record records one event with attrs as its fields. It never fails its caller: what goes wrong in
+// a handler, on a disk or in a value's methods is counted, and reported to slog.Default() as a
+// warning, at most once a minute.
 //
-// Of attributes with equal names, the first stays; ts and event are the log's
-// own. The package comment says what becomes of values and secrets.
+// Of attributes with equal names, the first stays; ts and event are the log's own. The package
+// comment says what becomes of values and secrets.
 func (l *Log) Record(ctx context.Context, e Event, attrs ...slog.Attr) {
 	l = cmp.Or(l, byDefault)
 	if l.handler == slog.DiscardHandler {
@@ -64,8 +62,7 @@ func (l *Log) Record(ctx context.Context, e Event, attrs ...slog.Attr) {
 	_ = l.count(l.write(ctx, e, attrs, false))
 }
 
-// write writes an event to the file, or hands it to the handler. It is raw if
-// another Log has redacted it.
+// write writes an event to the file or hands it to the handler. raw: another Log has redacted it.
 func (l *Log) write(ctx context.Context, e Event, attrs []slog.Attr, raw bool) error {
 	now := time.Now()
 	r := newRecord(now, e, attrs, raw)
@@ -83,8 +80,7 @@ func (l *Log) write(ctx context.Context, e Event, attrs []slog.Attr, raw bool) e
 	return l.handle(ctx, rec)
 }
 
-// maxInside ends a handler that records events through this log without end,
-// before the stack does.
+// maxInside ends a handler that records events through this log without end, before the stack does.
 const maxInside = 10_000
 
 func (l *Log) handle(ctx context.Context, rec slog.Record) (err error) {
@@ -101,10 +97,9 @@ func (l *Log) handle(ctx context.Context, rec slog.Record) (err error) {
 	return h.Handle(cmp.Or(ctx, context.Background()), rec)
 }
 
-// Handler returns a slog.Handler that writes to l what another Log hands to
-// it: a record's message is the event, its attributes are the fields. It
-// neither suppresses nor redacts, because that Log has done so. Use it with
-// slog.NewMultiHandler, to write to a file and somewhere else:
+// Handler returns a slog.Handler that writes to l what another Log hands to it: a record's message
+// is the event, its attributes are the fields. It neither suppresses nor redacts, because that Log
+// has done so. Use it with slog.NewMultiHandler, to write to a file and somewhere else:
 //
 //	log := audit.New(slog.NewMultiHandler(file.Handler(), metrics))
 func (l *Log) Handler() slog.Handler {
@@ -120,10 +115,7 @@ type sink func(ctx context.Context, e Event, attrs []slog.Attr) error
 func (s sink) Enabled(context.Context, slog.Level) bool { return true }
 
 func (s sink) Handle(ctx context.Context, rec slog.Record) error {
-	attrs := make([]slog.Attr, 0, rec.NumAttrs())
-	for a := range rec.Attrs {
-		attrs = append(attrs, a)
-	}
+	attrs := slices.AppendSeq(make([]slog.Attr, 0, rec.NumAttrs()), rec.Attrs)
 	return s(ctx, Event(rec.Message), attrs)
 }
 
@@ -135,13 +127,12 @@ func (s sink) WithAttrs(first []slog.Attr) slog.Handler {
 
 func (s sink) WithGroup(name string) slog.Handler {
 	return sink(func(ctx context.Context, e Event, attrs []slog.Attr) error {
-		group := slog.Attr{Key: name, Value: slog.GroupValue(attrs...)}
-		return s(ctx, e, []slog.Attr{group})
+		return s(ctx, e, []slog.Attr{slog.GroupAttrs(name, attrs...)})
 	})
 }
 
-// Stats is what became of the events recorded so far: their sum is how many
-// there were. Lines that the log writes on its own account do not count.
+// Stats is what became of the events recorded so far: their sum is how many there were. Lines that
+// the log writes on its own account do not count.
 type Stats struct {
 	Written    uint64 // whole lines in the file, or records that a handler took without an error
 	Failed     uint64 // not written, because of an error
@@ -154,19 +145,13 @@ func (l *Log) Stats() Stats {
 	return Stats{l.written.Load(), l.failed.Load(), l.suppressed.Load()}
 }
 
-// Close reports what was suppressed, and closes the file. Events that are
-// recorded to a file later fail; for a handler, no refusal is suppressed any
-// more. Later calls return the same.
+// Close reports what was suppressed, and closes the file. Events that are recorded to a file later
+// fail; for a handler, no refusal is suppressed any more. Later calls return the same.
 func (l *Log) Close() error {
 	if l == nil {
 		return nil
 	}
-	l.reporting.Lock() // what a report leaves is in the last one
-	l.mu.Lock()
-	l.closed = true
-	l.mu.Unlock()
-	l.reporting.Unlock()
-	l.endMinute()
+	l.report(true)
 	if l.file == nil {
 		return nil
 	}
@@ -187,19 +172,17 @@ func (l *Log) count(err error) error {
 	return err
 }
 
-// warn reports to slog.Default() what went wrong, if nothing was reported
-// within the minute. That may lead back here, may panic and may hang: warn
-// waits for no more than a moment.
+// warn reports to slog.Default() what went wrong, if nothing was reported within the minute. That
+// may lead back here, may panic and may hang: warn waits for no more than a moment.
 func (l *Log) warn(what string, err error) {
 	if !l.warning.TryLock() {
 		return
 	}
-	now := time.Now()
-	if now.Sub(l.warned) < time.Minute {
+	if time.Since(l.warned) < time.Minute {
 		l.warning.Unlock()
 		return
 	}
-	l.warned = now
+	l.warned = time.Now()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

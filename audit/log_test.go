@@ -52,23 +52,32 @@ func TestNew_HandlerGetsEventAndPlainValues(t *testing.T) {
 		return nil
 	}))
 	l.Record(context.WithValue(ctx, ctxKey{}, "passed on"), audit.TicketRejected,
-		slog.String("reason", "used"), slog.String("token", "CANARY"), slog.Duration("d", time.Second),
-		slog.Float64("seconds", 1.5), slog.String("url", "/ws?ticket=CANARY&a=b"), slog.String("reason", "again"),
-		slog.String("event", "forged"), slog.String("ts", "forged"), slog.String("control", "a\nb\u202e"),
+		slog.String("reason", "used"), slog.String("token", "CANARY"),
+		slog.Duration("d", time.Second),
+		slog.Float64("seconds", 1.5), slog.String("url", "/ws?ticket=CANARY&a=b"),
+		slog.String("reason", "again"),
+		slog.String("event", "forged"), slog.String("ts", "forged"),
+		slog.String("control", "a\nb\u202e"),
 		slog.Any("err", errors.New("Bearer CANARY")), slog.Any("chan", make(chan int)),
-		slog.Any("m", map[string]any{"a": 1, "password": "CANARY", "f": 1.5, "n": nil, "l": []any{true, "x"}}),
-		slog.Group("g", slog.Int("in", 1), slog.String("secret", "CANARY")), slog.Group("", slog.Int("inlined", 1)),
-		slog.Any("v", group{[]slog.Attr{slog.String("ticket", "CANARY"), slog.Int("a", 1)}}), slog.Any("bad", chain(-2)))
+		slog.Any("m", map[string]any{
+			"a": 1, "password": "CANARY", "f": 1.5, "n": nil, "l": []any{true, "x"}}),
+		slog.Group("g", slog.Int("in", 1), slog.String("secret", "CANARY")),
+		slog.Group("", slog.Int("inlined", 1)),
+		slog.Any("v", group{[]slog.Attr{slog.String("ticket", "CANARY"), slog.Int("a", 1)}}),
+		slog.Any("bad", chain(-2)))
 
 	assert.Equal(t, "passed on", gotCtx.Value(ctxKey{}))
 	assert.Equal(t, "ws_ticket_rejected", got.Message)
 	assert.Equal(t, slog.LevelWarn, got.Level)
 	assert.WithinDuration(t, time.Now(), got.Time, time.Minute)
 	want := []slog.Attr{
-		slog.String("event", "ws_ticket_rejected"), slog.String("reason", "used"), slog.Duration("d", time.Second),
-		slog.Float64("seconds", 1.5), slog.String("url", "/ws?ticket=***&a=b"), slog.String("control", "a\nb\u202e"),
+		slog.String("event", "ws_ticket_rejected"), slog.String("reason", "used"),
+		slog.Duration("d", time.Second),
+		slog.Float64("seconds", 1.5), slog.String("url", "/ws?ticket=***&a=b"),
+		slog.String("control", "a\nb\u202e"),
 		slog.String("err", "Bearer ***"), slog.String("chan", "!ERROR"),
-		slog.Group("m", slog.Int("a", 1), slog.Float64("f", 1.5), slog.Any("l", []any{true, "x"}), slog.Any("n", nil)),
+		slog.Group("m", slog.Int("a", 1), slog.Float64("f", 1.5),
+			slog.Any("l", []any{true, "x"}), slog.Any("n", nil)),
 		slog.Group("g", slog.Int("in", 1)), slog.Int("inlined", 1),
 		slog.Group("v", slog.Int("a", 1)), slog.String("bad", "!ERROR"),
 	}
@@ -104,9 +113,11 @@ func TestNew_HandlerGetsNoSecrets(t *testing.T) {
 	for _, v := range secretsInside {
 		var out bytes.Buffer
 		l := audit.New(slog.NewJSONHandler(&out, nil))
-		attrs := []slog.Attr{slog.String("s", v), slog.Any("e", errors.New(v)), slog.String(v, v), slog.Any("l", []any{v})}
+		attrs := []slog.Attr{slog.String("s", v), slog.Any("e", errors.New(v)), slog.String(v, v),
+			slog.Any("l", []any{v})}
 		for _, name := range secretNames {
-			attrs = append(attrs, slog.String(name, "CANARY"), slog.Group("g"+name, slog.String(name, "CANARY")))
+			attrs = append(attrs, slog.String(name, "CANARY"),
+				slog.Group("g"+name, slog.String(name, "CANARY")))
 		}
 		l.Record(ctx, audit.Event(v), attrs...)
 		assert.NotContains(t, out.String(), "CANARY", v)
@@ -140,7 +151,9 @@ func TestNew_DiscardHandlerIsNotCalled(t *testing.T) {
 
 func TestRecord_FailureWarnsOnceAMinute(t *testing.T) {
 	for name, fails := range map[string]handler{
-		"error": func(context.Context, slog.Record) error { return errors.New("disk on fire, Bearer CANARY") },
+		"error": func(context.Context, slog.Record) error {
+			return errors.New("disk on fire, Bearer CANARY")
+		},
 		"panic": func(context.Context, slog.Record) error { panic("disk on fire, Bearer CANARY") },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -173,7 +186,9 @@ func TestRecord_FailureWarnsOnceAMinute(t *testing.T) {
 func TestRecord_FaultyDefaultLoggerIsHarmless(t *testing.T) {
 	failing := handler(func(context.Context, slog.Record) error { return errors.New("full") })
 	t.Run("panics", func(t *testing.T) {
-		asDefault(t, enabled{handler(func(context.Context, slog.Record) error { panic("no logger") })})
+		asDefault(t, enabled{handler(func(context.Context, slog.Record) error {
+			panic("no logger")
+		})})
 		l := audit.New(failing)
 		l.Record(ctx, audit.Logout)
 		assert.Equal(t, audit.Stats{Failed: 1}, l.Stats())
@@ -181,7 +196,10 @@ func TestRecord_FaultyDefaultLoggerIsHarmless(t *testing.T) {
 	t.Run("blocks", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			release := make(chan struct{})
-			asDefault(t, enabled{handler(func(context.Context, slog.Record) error { <-release; return nil })})
+			asDefault(t, enabled{handler(func(context.Context, slog.Record) error {
+				<-release
+				return nil
+			})})
 			l := audit.New(failing)
 			for range 5 {
 				l.Record(ctx, audit.Logout)
@@ -238,7 +256,8 @@ func TestRecord_Concurrent(t *testing.T) {
 	for w := range 20 {
 		wg.Go(func() {
 			for i := range 200 {
-				l.Record(ctx, audit.SocketOpened, slog.Int("w", w), slog.Int("i", i), slog.Any("e", errors.New("x")))
+				l.Record(ctx, audit.SocketOpened, slog.Int("w", w), slog.Int("i", i),
+					slog.Any("e", errors.New("x")))
 			}
 		})
 	}

@@ -19,8 +19,7 @@ const (
 	secretName // a secret anywhere
 )
 
-// endings are what the names of secrets end in, by the last three letters. A ^
-// is the beginning of the name.
+// endings are what the names of secrets end in, by the last three letters. ^ begins the name.
 var endings = map[string]string{
 	"ode": "^code", "ate": "^state", "ket": "^ticket",
 	"ken": "token", "ret": "secret", "key": "apikey", "ord": "password",
@@ -29,9 +28,11 @@ var endings = map[string]string{
 	"ion": "authorization", "kie": "cookie", "ies": "^cookies",
 }
 
-// nameKind returns what a field's name says. Of password[0] and user[password]
-// each part counts.
+// nameKind returns what a field's name says. Of password[0] and user[password] each part counts.
 func nameKind(name string) (kind int) {
+	if len(name) < len("pwd") { // the shortest
+		return plainName
+	}
 	if strings.IndexByte(name, '[') >= 0 {
 		bracket := func(c rune) bool { return c == '[' || c == ']' }
 		for part := range strings.FieldsFuncSeq(name, bracket) {
@@ -51,8 +52,8 @@ func nameKind(name string) (kind int) {
 	return secretName
 }
 
-// lastLetters fills room with the last letters of a name, in lower case:
-// X-API-KEY, xApiKey and x.api.key are one name, in every width.
+// lastLetters fills room with the last letters of a name, in lower case: X-API-KEY, xApiKey and
+// x.api.key are one name, in every width.
 func lastLetters(room []byte, name string) []byte {
 	at := len(room)
 	for at > 0 && name != "" {
@@ -83,8 +84,7 @@ func lastLetters(room []byte, name string) []byte {
 // secret reports whether a name is at least of this kind.
 func (r *record) secret(name string, kind int) bool { return !r.raw && nameKind(name) >= kind }
 
-// text returns s without the secrets in it. Of a JSON text they go by their
-// names, as values do.
+// text returns s without the secrets in it. Of a JSON text they go by their names, as values do.
 func (r *record) text(s string) string {
 	clipped := len(s) > maxText
 	if clipped {
@@ -109,7 +109,7 @@ func (r *record) text(s string) string {
 
 // inToken reports whether c is one of base64url's characters (RFC 4648, 5).
 func inToken(c byte) bool {
-	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '_' || c == '-'
+	return c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '0' && c <= '9' || c == '_' || c == '-'
 }
 
 func isToken(s string) bool {
@@ -129,9 +129,8 @@ func beginsObject(s string) bool {
 
 const masked = "***"
 
-// redactText returns s with *** for the secrets in it. One whose form is
-// percent-encoded or escaped as in JSON is found once that is undone, and s is
-// returned like that.
+// redactText returns s with *** for the secrets in it. One whose form is percent-encoded or escaped
+// as in JSON is found once that is undone, and s is returned like that.
 func redactText(s string) string {
 	s = mask(s, false)
 	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '\\') < 0 {
@@ -144,8 +143,7 @@ func redactText(s string) string {
 	return s
 }
 
-// undo undoes one level of percent-encoding and of JSON's escapes. What would
-// end a value, but did not in the text, becomes a plus.
+// undo undoes percent-encoding and JSON's escapes once. What would newly end a value is a plus.
 var undo = sync.OnceValue(func() *strings.Replacer {
 	pairs := []string{`\\`, `\\`, `\"`, `"`, `\/`, `/`, `\n`, "\n", `\r`, "\n"}
 	for c := range 256 {
@@ -161,8 +159,7 @@ var undo = sync.OnceValue(func() *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 })
 
-// redactJSON returns a JSON text with *** for its secrets. A text without any
-// stays as it is.
+// redactJSON returns a JSON text with *** for its secrets. A text without any stays as it is.
 func redactJSON(s string) (clean string) {
 	defer func() {
 		if recover() != nil {
@@ -176,8 +173,8 @@ func redactJSON(s string) (clean string) {
 	return s
 }
 
-// decode returns the value of a JSON text, which is valid, redacted: attributes
-// for an object, but a map where it is empty or in a list.
+// decode returns the value of a JSON text, which is valid, redacted: attributes for an object, but
+// a map where it is empty or in a list.
 func (r *record) decode(text []byte) any {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()

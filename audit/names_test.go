@@ -17,9 +17,12 @@ import (
 // of each, escaped.
 func TestLine_NamesBesideSecretsAndEscapes(t *testing.T) {
 	stands := map[string]string{ // how a name stands in a line
-		"reason": "reason", "truncated": "truncated", "é": "é", "\xff": "\ufffd", "\ufffd": "\ufffd", "***": "***",
+		"reason": "reason", "truncated": "truncated",
 		"a name that is too long to be known": "a name that is too long to be known",
-		`"`:                                   `\"`, `\`: `\\`, `""`: `\"\"`, "\n": `\u000a`, "\u202e": `\u202e`,
+
+		"é": "é", "\xff": "\ufffd", "\ufffd": "\ufffd", "***": "***",
+		`"`: `\"`, `\`: `\\`, `""`: `\"\"`, "\n": `\u000a`, "\u202e": `\u202e`,
+
 		"q?code=5": "q?code=***", "q?ticket=5": "q?ticket=***", "q?ticket=6": "q?ticket=***",
 	}
 	for _, a := range "xyz" { // names of the same letters get into one another's way
@@ -39,9 +42,13 @@ func TestLine_NamesBesideSecretsAndEscapes(t *testing.T) {
 		value slog.Value
 		json  string
 	}{
-		{slog.StringValue("v"), `"v"`}, {slog.StringValue("/ws/admin"), `"/ws/admin"`}, {slog.IntValue(5), "5"},
-		{slog.StringValue(`a"b`), `"a\"b"`}, {slog.StringValue("/reset-password/5"), `"/reset-password/***"`},
-		{slog.GroupValue(slog.String("reason", "v"), slog.String("ts", "v"), slog.String("ts", "w")), `{"reason":"v","ts":"v"}`},
+		{slog.StringValue("v"), `"v"`}, {slog.StringValue("/ws/admin"), `"/ws/admin"`},
+		{slog.IntValue(5), "5"},
+		{slog.StringValue(`a"b`), `"a\"b"`},
+		{slog.StringValue("/reset-password/5"), `"/reset-password/***"`},
+		{slog.GroupValue(
+			slog.String("reason", "v"), slog.String("ts", "v"), slog.String("ts", "w")),
+			`{"reason":"v","ts":"v"}`},
 	}
 
 	random := rand.New(rand.NewPCG(1, 2))

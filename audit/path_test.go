@@ -47,9 +47,15 @@ func TestOpenFile_RefusesAllButPrivateFiles(t *testing.T) {
 			require.NoError(t, os.WriteFile(path+".target", nil, 0o600))
 			require.NoError(t, os.Symlink(path+".target", path))
 		},
-		"dangling symbolic link": func(t *testing.T, path string) { require.NoError(t, os.Symlink(path+".none", path)) },
-		"FIFO":                   func(t *testing.T, path string) { require.NoError(t, syscall.Mkfifo(path, 0o600)) },
-		"directory":              func(t *testing.T, path string) { require.NoError(t, os.Mkdir(path, 0o700)) },
+		"dangling symbolic link": func(t *testing.T, path string) {
+			require.NoError(t, os.Symlink(path+".none", path))
+		},
+		"FIFO": func(t *testing.T, path string) {
+			require.NoError(t, syscall.Mkfifo(path, 0o600))
+		},
+		"directory": func(t *testing.T, path string) {
+			require.NoError(t, os.Mkdir(path, 0o700))
+		},
 		"hard link": func(t *testing.T, path string) {
 			require.NoError(t, os.WriteFile(path+".other", nil, 0o600))
 			require.NoError(t, os.Link(path+".other", path))
@@ -126,7 +132,9 @@ func TestFile_RemovedMovedOrTruncatedIsNoticed(t *testing.T) {
 		}},
 		{"cut to nothing", "truncated", 2, 0, func(p string) error { return os.Truncate(p, 0) }},
 		{"cut amid a line", "truncated", 2, 0, func(p string) error { return os.Truncate(p, 10) }},
-		{"its folder removed", "removed", 2, 0, func(p string) error { return os.RemoveAll(filepath.Dir(p)) }},
+		{"its folder removed", "removed", 2, 0, func(p string) error {
+			return os.RemoveAll(filepath.Dir(p))
+		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -147,7 +155,8 @@ func TestFile_RemovedMovedOrTruncatedIsNoticed(t *testing.T) {
 				time.Sleep(250 * time.Millisecond)
 				l.Record(ctx, audit.Logout, slog.String("id", "3"))
 				got := readAll(t, path)
-				assert.Contains(t, got, fmt.Sprintf(`"event":"audit_gap","reason":%q,"lines":%d}`, tt.reason, tt.lines))
+				assert.Contains(t, got,
+					fmt.Sprintf(`"event":"audit_gap","reason":%q,"lines":%d}`, tt.reason, tt.lines))
 				assert.Contains(t, got, `"id":"3"`)
 				if tt.kept > 0 {
 					assert.Equal(t, tt.kept, lines(readAll(t, path+".1")))
@@ -209,8 +218,10 @@ func TestFile_PathBecomesDirectory(t *testing.T) {
 
 func TestOpenFile_AllBadOptionsAreNamed(t *testing.T) {
 	_, err := audit.OpenFile(filepath.Join(t.TempDir(), "x"), &audit.FileOptions{
-		MaxSize: 100, MaxAge: time.Millisecond, KeepFiles: -1, RepeatsPerMinute: -1, RefusalsPerMinute: -1})
-	for _, name := range []string{"MaxSize is 100: want 0, for 67108864, or at least 4096", "MaxAge", "KeepFiles", "RepeatsPerMinute", "RefusalsPerMinute"} {
+		MaxSize: 100, MaxAge: time.Millisecond, KeepFiles: -1, RepeatsPerMinute: -1,
+		RefusalsPerMinute: -1})
+	for _, name := range []string{"MaxSize is 100: want 0, for 67108864, or at least 4096",
+		"MaxAge", "KeepFiles", "RepeatsPerMinute", "RefusalsPerMinute"} {
 		assert.ErrorContains(t, err, name)
 	}
 }

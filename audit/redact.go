@@ -5,9 +5,8 @@ import (
 	"strings"
 )
 
-// A masker looks for secrets in v, from left to right. A secret may begin
-// inside another and end after it. The masker looks at each byte a bounded
-// number of times: strangers choose what v is.
+// A masker looks for secrets in v, from left to right. A secret may begin inside another and end
+// after it. The masker looks at each byte a bounded number of times: strangers choose what v is.
 type masker struct {
 	v       string
 	decoded bool           // v was percent-encoded, or escaped
@@ -72,7 +71,7 @@ func (m *masker) hideWord(from int, chars string) {
 	if m.ends == nil {
 		m.ends = map[string]int{}
 	}
-	if end := m.ends[chars]; from >= end {
+	if from >= m.ends[chars] {
 		m.ends[chars] = m.end(from, chars)
 	}
 	m.hide(from, m.ends[chars])
@@ -97,8 +96,8 @@ func (m *masker) follows(i int, word string) bool {
 		strings.EqualFold(m.v[start:i], word)
 }
 
-// afterName masks the value in a query (RFC 3986, 3.4), a form, a header line,
-// a JSON text, and what %v prints of a map or a struct.
+// afterName masks the value in a query (RFC 3986, 3.4), a form, a header line, a JSON text, and
+// what %v prints of a map or a struct.
 func (m *masker) afterName(i int) {
 	before := strings.TrimRight(m.v[:i], " ")
 	name := strings.TrimRight(before, `"'`)
@@ -139,8 +138,8 @@ func (m *masker) afterName(i int) {
 	}
 }
 
-// isHeader reports whether a name from start to a colon at i is a header's: one
-// after a line's end or an escape, with a capital letter, or that is nothing else.
+// isHeader reports whether a name from start to a colon at i is a header's: one after a line's end
+// or an escape, with a capital letter, or that is nothing else.
 func (m *masker) isHeader(start, i int) bool {
 	before, name, value := strings.TrimRight(m.v[:start], " "), m.v[start:i], m.v[i+1:]
 	lower := strings.TrimRight(strings.ToLower(name), " ")
@@ -161,8 +160,8 @@ func (m *masker) inQuotes(i int) {
 	m.hide(i+1, to-escapes(to))
 }
 
-// afterDot masks a ticket in a list of subprotocols, and a JWT (RFC 7519): parts
-// of base64url of which the first, before i, is a JSON object.
+// afterDot masks a ticket in a list of subprotocols, and a JWT (RFC 7519): parts of base64url of
+// which the first, before i, is a JSON object.
 func (m *masker) afterDot(i int) {
 	if m.follows(i, "ticket") {
 		m.hideWord(i+1, `,;&"'`)
@@ -185,8 +184,8 @@ func (m *masker) afterDot(i int) {
 	}
 }
 
-// afterSlash masks a URL's userinfo (RFC 3986, 3.2.1), and the segment of a
-// path that follows one with a secret's name: /reset-password/…
+// afterSlash masks a URL's userinfo (RFC 3986, 3.2.1), and the segment of a path that follows one
+// with a secret's name: /reset-password/…
 func (m *masker) afterSlash(i int) {
 	if strings.HasPrefix(m.v[i:], "//") {
 		m.userinfo(i + 2)
@@ -199,22 +198,23 @@ func (m *masker) afterSlash(i int) {
 	}
 }
 
-// userinfo masks what stands before the @ of the authority at i. A password
-// with a / or # in it makes the authority end too early: where its port is no
-// number, the @ is looked for beyond.
+// userinfo masks what stands before the @ of the authority at i. A password with a / or # in it
+// makes the authority end too early: where its port is no number, the @ is looked for beyond.
 func (m *masker) userinfo(i int) {
 	end := m.end(i, `/?#\`)
 	authority := m.v[i:end]
-	at := strings.LastIndexByte(authority, '@')
-	_, port, ok := strings.Cut(authority[strings.LastIndexByte(authority, ']')+1:], ":")
-	if at >= 0 {
+	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
 		m.hide(i, i+at)
-	} else if _, err := strconv.ParseUint(port, 10, 16); ok && err != nil {
-		if m.at < end {
-			m.at = m.end(end, "@")
-		}
-		if strings.HasPrefix(m.v[m.at:], "@") {
-			m.hide(i, m.at)
-		}
+		return
+	}
+	if m.at < end {
+		m.at = m.end(end, "@")
+	}
+	_, port, ok := strings.Cut(authority[strings.LastIndexByte(authority, ']')+1:], ":")
+	if !ok || m.at <= m.done || !strings.HasPrefix(m.v[m.at:], "@") {
+		return
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		m.hide(i, m.at)
 	}
 }

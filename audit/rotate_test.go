@@ -31,7 +31,8 @@ func childWithoutDescriptors(path string) {
 	if err != nil {
 		panic(err)
 	}
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 30, Max: 30}); err != nil {
+	most := &syscall.Rlimit{Cur: 30, Max: 30}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, most); err != nil {
 		panic(err)
 	}
 	var hold []*os.File
@@ -43,7 +44,8 @@ func childWithoutDescriptors(path string) {
 		hold = append(hold, f)
 	}
 	for i := range 20 {
-		l.Record(context.Background(), audit.Logout, slog.String("id", fmt.Sprint(i)), slog.String("pad", strings.Repeat("x", 1000)))
+		l.Record(context.Background(), audit.Logout, slog.String("id", fmt.Sprint(i)),
+			slog.String("pad", strings.Repeat("x", 1000)))
 	}
 	for _, f := range hold {
 		f.Close()
@@ -76,9 +78,11 @@ func TestRotate_FailureKeepsOldFile(t *testing.T) {
 		require.NoError(t, err)
 		defer l.Close()
 		spare := filepath.Join(dir, ".auth.log.new")
-		require.NoError(t, os.MkdirAll(filepath.Join(spare, "full"), 0o700)) // in the new file's way
+		// in the new file's way
+		require.NoError(t, os.MkdirAll(filepath.Join(spare, "full"), 0o700))
 		for i := range 20 {
-			l.Record(ctx, audit.Logout, slog.String("id", fmt.Sprint(i)), slog.String("pad", strings.Repeat("x", 1000)))
+			l.Record(ctx, audit.Logout, slog.String("id", fmt.Sprint(i)),
+				slog.String("pad", strings.Repeat("x", 1000)))
 		}
 		assert.Equal(t, audit.Stats{Written: 20}, l.Stats())
 		assert.Equal(t, []string{path}, logFiles(t, path))
@@ -144,7 +148,8 @@ func TestOpenFile_HealsTornLine(t *testing.T) {
 func TestRotate_Keeps(t *testing.T) {
 	write := func(l *audit.Log, n int) {
 		for range n {
-			l.Record(ctx, audit.Logout, slog.String("id", "x"), slog.String("pad", strings.Repeat("x", 1000)))
+			l.Record(ctx, audit.Logout, slog.String("id", "x"),
+				slog.String("pad", strings.Repeat("x", 1000)))
 		}
 	}
 	t.Run("N files", func(t *testing.T) {
@@ -155,7 +160,8 @@ func TestRotate_Keeps(t *testing.T) {
 		assert.Regexp(t, `auth\.log\.0000000031-\d{8}T\d{6}Z$`, files[0])
 	})
 	t.Run("compressed", func(t *testing.T) {
-		l, path := open(t, &audit.FileOptions{MaxSize: 4 << 10, KeepFiles: math.MaxInt, Compress: true})
+		l, path := open(t, &audit.FileOptions{
+			MaxSize: 4 << 10, KeepFiles: math.MaxInt, Compress: true})
 		write(l, 100)
 		require.NoError(t, l.Close())
 		tidied(t, path, &audit.FileOptions{KeepFiles: math.MaxInt, Compress: true}, 34, ".gz")
@@ -166,8 +172,9 @@ func TestRotate_Keeps(t *testing.T) {
 		l, path := open(t, &audit.FileOptions{MaxSize: 4 << 10})
 		write(l, 8)
 		require.NoError(t, l.Close())
-		old := path + ".0000000100-20260527T091227Z"   // the first one to be looked at
-		second := filepath.Join(t.TempDir(), "second") // as path is, until the new file takes its place
+		old := path + ".0000000100-20260527T091227Z" // the first one to be looked at
+		// as path is, until the new file takes its place
+		second := filepath.Join(t.TempDir(), "second")
 		require.NoError(t, os.WriteFile(second, []byte("{}\n"), 0o600))
 		require.NoError(t, os.Link(second, old))
 		l, err := audit.OpenFile(path, &audit.FileOptions{KeepFiles: math.MaxInt, Compress: true})
@@ -182,7 +189,9 @@ func TestRotate_Keeps(t *testing.T) {
 	})
 	t.Run("files of others stay", func(t *testing.T) {
 		l, path := open(t, &audit.FileOptions{MaxSize: 4 << 10, KeepFiles: 1})
-		others := []string{path + ".1", path + ".1-20260527T091227Z", path + ".0000000001-x", path + "x.0000000001-20260527T091227Z", path + ".0000000001-20260527T091227Z.bak", path + ".bak"}
+		others := []string{path + ".1", path + ".1-20260527T091227Z", path + ".0000000001-x",
+			path + "x.0000000001-20260527T091227Z", path + ".0000000001-20260527T091227Z.bak",
+			path + ".bak"}
 		for _, o := range others {
 			require.NoError(t, os.WriteFile(o, nil, 0o600))
 		}
@@ -213,13 +222,15 @@ func TestRotate_Keeps(t *testing.T) {
 
 // tidied opens a log once more, waits until it has n files of which the old
 // ones end in suffix, and returns them.
-func tidied(t *testing.T, path string, opts *audit.FileOptions, n int, suffix string) (files []string) {
+func tidied(t *testing.T, path string, opts *audit.FileOptions, n int,
+	suffix string) (files []string) {
 	t.Helper()
 	l, err := audit.OpenFile(path, opts)
 	require.NoError(t, err)
 	waitFor(t, func() bool {
 		files = logFiles(t, path)
-		return len(files) == n && !slices.ContainsFunc(files[:n-1], func(f string) bool { return !strings.HasSuffix(f, suffix) })
+		other := func(f string) bool { return !strings.HasSuffix(f, suffix) }
+		return len(files) == n && !slices.ContainsFunc(files[:n-1], other)
 	})
 	require.NoError(t, l.Close())
 	assert.Equal(t, files, logFiles(t, path))

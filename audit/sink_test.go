@@ -21,7 +21,9 @@ func TestHandler_WritesAndDoesNotRedact(t *testing.T) {
 	for _, line := range splitLines(readAll(t, path)) {
 		got = append(got, fields(t, line))
 	}
-	assert.Equal(t, []string{`{"a":1,"token":"T","path":"/ws?ticket=T"}`, `{"first":1,"g":{"b":2,"c":3}}`, `{"x":1,"y":1}`, `{"x":1,"z":1}`, `{}`}, got)
+	assert.Equal(t,
+		[]string{`{"a":1,"token":"T","path":"/ws?ticket=T"}`, `{"first":1,"g":{"b":2,"c":3}}`,
+			`{"x":1,"y":1}`, `{"x":1,"z":1}`, `{}`}, got)
 }
 
 func splitLines(s string) (lines []string) {

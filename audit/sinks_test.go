@@ -39,8 +39,10 @@ var hostileRows = []struct {
 			slog.Int("a", 1), slog.Int("a", 2), slog.Any("m", json.RawMessage(`{"b":1,"b":2}`))},
 		`{"seq":1,"a":1,"m":{"b":1}}`},
 	{"A6", "names of secrets at every depth",
-		[]slog.Attr{slog.String("X-API-KEY", "S"), slog.String("ｔｉｃｋｅｔ", "S"), slog.String("bot.token", "S"),
-			slog.Any("m", map[string]any{"pwd": "S", "l": []any{map[string]string{"Set-Cookie": "S"}}}),
+		[]slog.Attr{slog.String("X-API-KEY", "S"), slog.String("ｔｉｃｋｅｔ", "S"),
+			slog.String("bot.token", "S"),
+			slog.Any("m", map[string]any{
+				"pwd": "S", "l": []any{map[string]string{"Set-Cookie": "S"}}}),
 			slog.Any("s", struct{ Password, B string }{"S", "b"}),
 			slog.Any("p", &struct{ SessionToken, B string }{"S", "b"}),
 			slog.Any("v", group{[]slog.Attr{slog.String("webhook_secret", "S"), slog.Int("c", 1)}}),
@@ -53,8 +55,8 @@ var hostileRows = []struct {
 		[]slog.Attr{slog.String("path", "/ws?ticket=S&a=b"), slog.String("u", "https://u:S@h/"),
 			slog.String("p", "/ticket/S"), slog.Any("e", errors.New("got Bearer S")),
 			slog.Any("l", []any{"ticket=S", []byte("token=S")})},
-		`{"path":"/ws?ticket=***&a=b","u":"https://***@h/","p":"/ticket/***","e":"got Bearer ***",` +
-			`"l":["ticket=***","token=***"]}`},
+		`{"path":"/ws?ticket=***&a=b","u":"https://***@h/","p":"/ticket/***",` +
+			`"e":"got Bearer ***","l":["ticket=***","token=***"]}`},
 	{"A8", "100 MB", []slog.Attr{slog.String("v", strings.Repeat("x", 100<<20)), slog.Int("b", 1)},
 		""}, // below
 	{"A15", "times of a clock that steps back, in other zones",
@@ -69,7 +71,8 @@ var hostileRows = []struct {
 	{"A17", "a JSON text", []slog.Attr{slog.String("v", `{"token":{"x":"S"},"a":1}`)},
 		`{"v":"{\"token\":\"***\",\"a\":1}"}`},
 	{"A18", "a LogValuer that holds itself",
-		[]slog.Attr{slog.Any("v", selfish{[]string{"", ""}}), slog.Int("a", 1)}, `{"v":"!ERROR","a":1}`},
+		[]slog.Attr{slog.Any("v", selfish{[]string{"", ""}}), slog.Int("a", 1)},
+		`{"v":"!ERROR","a":1}`},
 	{"slog.Handler", "groups that become empty, and then a field of their name",
 		[]slog.Attr{
 			slog.Group("session", slog.String("token", "CANARY")), slog.String("session", "abc"),
@@ -78,7 +81,8 @@ var hostileRows = []struct {
 	{"slog.Handler", "a group without a name that a LogValuer returns",
 		[]slog.Attr{
 			slog.String("a", "first"),
-			slog.Any("", says{slog.String("user_id", "u1"), slog.String("event", "x"), slog.Int("a", 2)}),
+			slog.Any("", says{
+				slog.String("user_id", "u1"), slog.String("event", "x"), slog.Int("a", 2)}),
 			slog.Group("h", slog.String("a", "1"), slog.Any("", says{slog.String("a", "2")})),
 		}, `{"a":"first","user_id":"u1","h":{"a":"1"}}`},
 	{"slog.JSONHandler", "a member without a name",
@@ -86,7 +90,8 @@ var hostileRows = []struct {
 			slog.Any("claims", json.RawMessage(`{"x":{"":null}}`)), slog.String("z", "1"),
 		}, `{"claims":{"x":{"_":null}},"z":"1"}`},
 	{"A18", "a method that panics, what JSON does not have, a cycle",
-		[]slog.Attr{slog.Any("v", chain(-2)), slog.Any("c", make(chan int)), slog.Any("l", cyclic())},
+		[]slog.Attr{slog.Any("v", chain(-2)), slog.Any("c", make(chan int)),
+			slog.Any("l", cyclic())},
 		`{"v":"!ERROR","c":"!ERROR","l":"!ERROR"}`},
 }
 
@@ -192,7 +197,8 @@ func TestSinks_FloodIsSuppressedAndCountedInEach(t *testing.T) {
 					counted[rec.Event+" "+rec.Reason] += max(rec.Suppressed, 1)
 				}
 				want := map[string]int{
-					"ws_ticket_rejected unknown": 2000, "ws_ticket_rejected used": 2000, "login_success ": 1,
+					"ws_ticket_rejected unknown": 2000, "ws_ticket_rejected used": 2000,
+					"login_success ": 1,
 				}
 				assert.Equal(t, want, counted)
 			})

@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"strings"
 	"sync"
@@ -11,7 +12,7 @@ import (
 
 // floods counts the refusals of each minute, which begins with its first one.
 type floods struct {
-	reporting sync.Mutex // held during a report, for which Close waits
+	reporting sync.Mutex // held during a report: Close waits, and then reports what it left
 
 	mu     sync.Mutex
 	kinds  map[kind]*tally
@@ -34,8 +35,8 @@ type tally struct {
 // maxKinds bounds the kinds with an address, and those with a reason beside them.
 const maxKinds = 256
 
-// suppress reports whether a refusal is one too many, and counts it. After Close
-// there are no reports, so nothing is suppressed.
+// suppress counts a refusal, and reports whether it is one too many. After Close none is, because
+// no report would follow.
 func (l *Log) suppress(e Event, attrs []slog.Attr) bool {
 	k := kind{event: e}
 	for _, a := range attrs {
@@ -66,8 +67,7 @@ func (l *Log) suppress(e Event, attrs []slog.Attr) bool {
 	return true
 }
 
-// network returns the address that addr counts as: one customer has a whole /64
-// of IPv6 (RFC 6177).
+// network returns the address that addr counts as: one customer has a whole /64 of IPv6 (RFC 6177).
 func network(addr string) string {
 	ip, err := netip.ParseAddr(addr)
 	if err != nil {
@@ -80,14 +80,20 @@ func network(addr string) string {
 	return prefix.String()
 }
 
-// tally returns the tally of a kind. Kinds that there is no room for share one
+// tally returns the tally of a kind. Those that came once make room for it, so that many addresses
+// don't hide one that comes again and again. Kinds that there is still no room for share a tally
 // without their address, then without their reason.
 func (l *Log) tally(k kind) (t *tally, shared bool) {
 	if l.minute == nil {
-		l.minute = time.AfterFunc(time.Minute, l.endMinute)
+		l.minute = time.AfterFunc(time.Minute, func() { l.report(false) })
 		l.kinds, l.passed = map[kind]*tally{}, 0
 	}
-	if l.kinds[k] == nil && len(l.kinds) >= maxKinds && !l.forgetOne() {
+	if l.kinds[k] == nil && len(l.kinds) >= maxKinds {
+		maps.DeleteFunc(l.kinds, func(_ kind, t *tally) bool {
+			return t.passed <= 1 && t.suppressed == 0
+		})
+	}
+	if l.kinds[k] == nil && len(l.kinds) >= maxKinds {
 		k.addr, shared = "", true
 	}
 	if l.kinds[k] == nil && len(l.kinds) >= 2*maxKinds {
@@ -100,24 +106,13 @@ func (l *Log) tally(k kind) (t *tally, shared bool) {
 	return l.kinds[k], shared
 }
 
-// forgetOne makes room for a kind: it forgets one that has come once, so that many
-// addresses do not hide one that comes again and again.
-func (l *Log) forgetOne() bool {
-	for k, t := range l.kinds {
-		if t.passed <= 1 && t.suppressed == 0 {
-			delete(l.kinds, k)
-			return true
-		}
-	}
-	return false
-}
-
-// endMinute reports what was suppressed in the minute. What can't be reported
-// counts as suppressed in the next one.
-func (l *Log) endMinute() {
+// report ends the minute, and reports what was suppressed in it. What can't be reported counts as
+// suppressed in the next minute, unless this was the last one.
+func (l *Log) report(last bool) {
 	l.reporting.Lock()
 	defer l.reporting.Unlock()
 	l.mu.Lock()
+	l.closed = l.closed || last
 	kinds := l.kinds
 	if l.minute != nil {
 		l.minute.Stop()

@@ -12,8 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// walk appends x as JSON, for decode to redact. It does what json.Marshal does,
-// but finds LogValuers, errors and Go names at every depth.
+// walk appends x as JSON, for decode to redact. It does what json.Marshal does, but finds
+// LogValuers, errors and Go names at every depth.
 func (r *record) walk(b []byte, x any, depth int) []byte {
 	v := reflect.ValueOf(x)
 	if isNil(v) {
@@ -87,8 +87,7 @@ func (r *record) walkKind(b []byte, v reflect.Value, depth int) []byte {
 	return appendJSON(b, v.Interface())
 }
 
-// fields appends a struct's own fields, then those of what it embeds: of equal
-// names, the first stays.
+// fields appends a struct's own fields, then the embedded ones: the first of equal names stays.
 func (r *record) fields(b []byte, v reflect.Value, depth int) []byte {
 	if depth > maxDepth { // it embeds itself
 		panic(badValue)

@@ -1,5 +1,5 @@
-// Package logfile writes whole lines to a file that rotates. It notices what
-// others do to the file, and writes a line of its own where lines are missing.
+// Package logfile writes whole lines to a file that rotates. It notices what others do to the file,
+// and writes a line of its own where lines are missing.
 package logfile
 
 import (
@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -44,14 +45,14 @@ type Options struct {
 	Warn func(what string, err error)
 }
 
-// A File is the file at a path, and the old files beside it. Its methods may
-// be called concurrently.
+// A File is the file at a path and the old files beside it. Its methods may be called concurrently.
 type File struct {
 	path string
 	o    Options
 
+	closed atomic.Bool // set with mu held; tidying ends
+
 	mu     sync.Mutex
-	closed bool
 	lock   *os.File // makes this File the only one at path
 	f      *os.File // nil: none could be opened; each look tries again
 	broken error    // why f is nil
@@ -73,7 +74,6 @@ type File struct {
 	background sync.WaitGroup // tidying, and warnings
 	untidy     atomic.Bool    // tidying is due
 	tidying    sync.Mutex
-	stopped    atomic.Bool // tidying ends
 
 	closing  sync.Once
 	closeErr error
@@ -82,13 +82,16 @@ type File struct {
 // A batch is lines that share one fsync.
 type batch struct {
 	lines int
-	done  bool
 	err   error
 }
 
-// Open opens the file at path, or makes it, with its directory. It fails where
-// path is not a regular file of this user's with one name, or is open already.
+// Open opens the file at path, or makes it, with its directory. It fails where path is not a
+// regular file of this user's with one name, or is open already.
 func Open(path string, o Options) (*File, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
 	f := &File{path: path, o: o, looked: time.Now(), batch: &batch{}, gaps: map[string]int{}}
 	if err := f.open(); err != nil {
 		f.lock.Close()
@@ -98,8 +101,7 @@ func Open(path string, o Options) (*File, error) {
 	return f, nil
 }
 
-// Write writes one line, which ends in a newline, at the time now. It returns
-// nil if the line is in the file as a whole.
+// Write writes a line, newline included, at the time now. It returns nil if the file has it whole.
 func (f *File) Write(now time.Time, line []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -112,7 +114,7 @@ func (f *File) Write(now time.Time, line []byte) error {
 	f.mu.Unlock()
 	runtime.Gosched() // callers that wait for mu write their lines to the batch
 	f.mu.Lock()
-	if !b.done {
+	if f.batch == b { // nobody has flushed it
 		f.flush()
 	}
 	return b.err
@@ -120,7 +122,7 @@ func (f *File) Write(now time.Time, line []byte) error {
 
 // put writes one line to the file that is due, or counts it as failed.
 func (f *File) put(now time.Time, line []byte) error {
-	if f.closed {
+	if f.closed.Load() {
 		return ErrClosed
 	}
 	err := f.ready(now, len(line))
@@ -152,11 +154,8 @@ func (f *File) ready(now time.Time, size int) error {
 	switch {
 	case err == nil:
 		return nil
-	case f.suspect:
-		f.retry = now.Add(retryEvery)
-		return err
-	case f.f == nil: // where it had to be closed first
-		f.broken = err
+	case f.suspect, f.f == nil: // nil where it had to be closed first
+		f.retry, f.broken = now.Add(retryEvery), err
 		return err
 	}
 	f.retry = now.Add(time.Second)
@@ -171,10 +170,9 @@ func (f *File) serve(err error) {
 	})
 }
 
-// look compares what is open with what is at path, if that is due, and opens
-// another file that is there.
+// look compares what is open with what is at path, if that is due, and opens it if it is another.
 func (f *File) look(now time.Time) {
-	if since := now.Sub(f.looked); f.closed || since >= 0 && since < lookEvery {
+	if since := now.Sub(f.looked); f.closed.Load() || since >= 0 && since < lookEvery {
 		return
 	}
 	f.looked = now
@@ -187,8 +185,7 @@ func (f *File) look(now time.Time) {
 		f.measure(info.Size())
 		return
 	}
-	// A file without a name is lost, and its lines with it. One that was moved
-	// serves until there is another.
+	// A file without a name is lost with its lines. A moved one serves until there is another.
 	reason, lost := "moved", 0
 	if info, err := f.f.Stat(); err != nil || names(info) == 0 {
 		reason, lost = "removed", f.lines
@@ -219,8 +216,7 @@ func (f *File) measure(size int64) {
 	}
 }
 
-// scan counts the whole lines in the file, and notices part of a line at its
-// end, for append to close off.
+// scan counts the file's whole lines, and notices part of a line at its end, to be closed off.
 func (f *File) scan() {
 	f.lines, f.torn = 0, false
 	buf := make([]byte, maxLine)
@@ -240,8 +236,7 @@ func (f *File) scan() {
 	}
 }
 
-// append writes one line and nothing else. Part of a line before it is closed
-// off; part of the line itself is taken back.
+// append writes one line. It closes off part of a line before it, and takes back part of this one.
 func (f *File) append(line []byte) error {
 	if f.torn {
 		line = slices.Concat(newline, line)
@@ -272,16 +267,15 @@ func (f *File) takeBack(n int64) {
 	f.size -= n
 }
 
-// flush brings the batch to the disk. Where fsync fails once, it is not asked
-// again: a second call would succeed without having written anything.
+// flush brings the batch to the disk. Where fsync fails once, it is not asked again: a second call
+// would succeed without having written anything.
 func (f *File) flush() error {
 	b := f.batch
 	if !f.o.Sync || !f.dirty {
 		return nil
 	}
 	f.batch, f.dirty = &batch{}, false
-	b.done, b.err = true, f.f.Sync()
-	if b.err != nil {
+	if b.err = f.f.Sync(); b.err != nil {
 		f.suspect = true
 		f.lines = f.synced
 		f.gaps["failed"] += b.lines
@@ -290,8 +284,7 @@ func (f *File) flush() error {
 	return b.err
 }
 
-// tellGaps writes a line for each gap. With Sync, the gap is forgotten when
-// that line is on the disk.
+// tellGaps writes a line for each gap, and forgets the gap; with Sync, once that is on the disk.
 func (f *File) tellGaps() error {
 	for reason, lines := range f.gaps {
 		if err := f.append(f.o.Gap(reason, lines)); err != nil {
@@ -309,7 +302,7 @@ func (f *File) tellGaps() error {
 func (f *File) Reopen() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.closed {
+	if f.closed.Load() {
 		return ErrClosed
 	}
 	return f.open()
@@ -319,13 +312,12 @@ func (f *File) Reopen() error {
 func (f *File) Close() error {
 	f.closing.Do(func() {
 		f.mu.Lock()
-		f.closed = true
+		f.closed.Store(true)
 		var err error
 		if f.f != nil && !f.suspect {
 			err = f.tellGaps()
 		}
 		err = errors.Join(err, f.closeFile())
-		f.stopped.Store(true)
 		f.mu.Unlock()
 		f.background.Wait()
 		f.closeErr = errors.Join(err, f.lock.Close())

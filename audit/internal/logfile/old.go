@@ -29,8 +29,7 @@ type oldFile struct {
 	info os.FileInfo
 }
 
-// oldFiles returns path's old files in the order of their numbers, which rise
-// even if the clock steps back.
+// oldFiles returns path's old files by their numbers, which rise even if the clock steps back.
 func oldFiles(path string) (old []oldFile, err error) {
 	dir, base := filepath.Split(path)
 	entries, err := os.ReadDir(filepath.Clean(dir))
@@ -40,21 +39,19 @@ func oldFiles(path string) (old []oldFile, err error) {
 		number, stamp, _ := strings.Cut(rest, "-")
 		seq, errSeq := strconv.ParseUint(number, 10, 64)
 		_, errStamp := time.Parse(stampLayout, stamp)
-		if !ours || !entry.Type().IsRegular() || len(number) < 10 || errSeq != nil || errStamp != nil {
+		if !ours || !entry.Type().IsRegular() || len(number) < 10 ||
+			errSeq != nil || errStamp != nil {
 			continue
 		}
 		if info, err := entry.Info(); err == nil { // else it was removed meanwhile
 			old = append(old, oldFile{dir + entry.Name(), seq, gz, info})
 		}
 	}
-	slices.SortFunc(old, func(a, b oldFile) int {
-		return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.path, b.path))
-	})
+	slices.SortStableFunc(old, func(a, b oldFile) int { return cmp.Compare(a.seq, b.seq) })
 	return old, err
 }
 
-// startTidying tidies in the background: after the run that is under way, if
-// there is one, and only once for all calls during that run.
+// startTidying tidies in the background, after a run under way and once for all calls during it.
 func (f *File) startTidying() {
 	if f.o.KeepFiles == math.MaxInt && !f.o.Compress || f.untidy.Swap(true) {
 		return
@@ -63,7 +60,7 @@ func (f *File) startTidying() {
 		f.tidying.Lock()
 		defer f.tidying.Unlock()
 		f.untidy.Store(false)
-		if err := f.tidy(); err != nil && !f.stopped.Load() {
+		if err := f.tidy(); err != nil && !f.closed.Load() {
 			f.o.Warn("an old file could not be removed or compressed", err)
 		}
 	})
@@ -75,11 +72,11 @@ func (f *File) tidy() error {
 	newer, last := 0, uint64(0) // files with lines in them; a plain one and its .gz are one
 	for _, o := range slices.Backward(old) {
 		switch {
-		case f.stopped.Load():
+		case f.closed.Load():
 			return err
 		case newer >= f.o.KeepFiles:
 			err = errors.Join(err, removeIfThere(o.path), removeIfThere(o.path+".gz.tmp"))
-		case f.o.Compress && !o.gz && names(o.info) == 1: // with a second name, it is being put away
+		case f.o.Compress && !o.gz && names(o.info) == 1: // a second name: it is being put away
 			err = errors.Join(err, f.compress(o.path))
 		}
 		if o.info.Size() > 0 && (newer == 0 || o.seq != last) {
@@ -89,8 +86,7 @@ func (f *File) tidy() error {
 	return err
 }
 
-// compress puts a compressed file in a plain one's place. The plain one goes
-// when the other is whole and on the disk.
+// compress puts a compressed file in a plain one's place, when it is whole and on the disk.
 func (f *File) compress(path string) error {
 	tmp := path + ".gz.tmp"
 	err := f.compressTo(tmp, path)
@@ -118,7 +114,7 @@ func (f *File) compressTo(tmp, path string) error {
 	}
 	z := gzip.NewWriter(out)
 	for err == nil {
-		if _, err = io.CopyN(z, in, 1<<20); f.stopped.Load() {
+		if _, err = io.CopyN(z, in, 1<<20); f.closed.Load() {
 			err = ErrClosed
 		}
 	}

@@ -10,11 +10,9 @@ import (
 	"time"
 )
 
-// open opens what is at path, or makes it. The file that was open stays so
-// until then.
+// open opens what is at path, or makes it. The file that was open stays so until then.
 func (f *File) open() error {
-	dir := filepath.Dir(f.path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(f.path), 0o700); err != nil {
 		return err
 	}
 	if err := f.own(); err != nil {
@@ -31,10 +29,7 @@ func (f *File) open() error {
 	f.scan()
 	f.synced = f.lines
 	f.born = f.began()
-	if f.o.Sync {
-		return syncDir(dir)
-	}
-	return nil
+	return f.syncDir()
 }
 
 // use makes f write to next, which is taken to be empty.
@@ -44,8 +39,8 @@ func (f *File) use(next *os.File, info os.FileInfo) {
 	f.lines, f.synced, f.torn, f.suspect = 0, 0, false, false
 }
 
-// rotate makes an old file of f and begins a new one. A file without lines is
-// replaced: a disk that goes on failing must not use up the old files' places.
+// rotate makes an old file of f and begins a new one. A file without lines is replaced: a disk that
+// goes on failing must not use up the old files' places.
 func (f *File) rotate(now time.Time) error {
 	_ = f.flush() // the batch has the error
 	failed := f.suspect
@@ -60,14 +55,11 @@ func (f *File) rotate(now time.Time) error {
 	} else {
 		f.startTidying()
 	}
-	if f.o.Sync {
-		return syncDir(filepath.Dir(f.path))
-	}
-	return nil
+	return f.syncDir()
 }
 
-// own takes the lock that makes f the only one at path. If it has it already,
-// it checks that the lock is still where others look for it.
+// own takes the lock that makes f the only one at path. If it has it already, it checks that the
+// lock is still where others look for it.
 func (f *File) own() error {
 	path := f.beside(".lock")
 	there, _ := os.Lstat(path)
@@ -89,8 +81,8 @@ func (f *File) beside(suffix string) string {
 	return filepath.Join(filepath.Dir(f.path), "."+filepath.Base(f.path)+suffix)
 }
 
-// clear removes what a rotation or a compression left that was killed: a new
-// file, a second name of the file, or its lines in plain and in a .gz.
+// clear removes what a rotation or a compression left that was killed: a new file, a second name of
+// the file, or its lines in plain and in a .gz.
 func (f *File) clear() error {
 	err := removeIfThere(f.beside(".new"))
 	old, errOld := oldFiles(f.path)
@@ -99,7 +91,8 @@ func (f *File) clear() error {
 		f.seq = max(f.seq, o.seq)
 		// A .gz that others can write to is no copy of the plain file.
 		gz, errGz := os.Lstat(o.path + ".gz")
-		copied := errGz == nil && gz.Mode().IsRegular() && gz.Mode().Perm()&0o022 == 0 && onlyOurs(gz) == nil
+		copied := errGz == nil && gz.Mode().IsRegular() &&
+			gz.Mode().Perm()&0o022 == 0 && onlyOurs(gz) == nil
 		if copied || os.SameFile(info, o.info) {
 			err = errors.Join(err, removeIfThere(o.path))
 		}
@@ -107,8 +100,8 @@ func (f *File) clear() error {
 	return errors.Join(err, errOld)
 }
 
-// openPrivate opens a file for appending, and makes it its owner's alone. It
-// fails where it is no regular file of this user's with one name.
+// openPrivate opens a file for appending, and makes it its owner's alone. It fails where it is no
+// regular file of this user's with one name.
 func openPrivate(path string, flags int) (*os.File, os.FileInfo, error) {
 	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
 		return nil, nil, notRegular(path, info)
@@ -145,8 +138,7 @@ func removeIfThere(path string) error {
 	return nil
 }
 
-// began returns when the file's first line was written or, if that cannot be
-// read, when the last one was.
+// began returns when the file's first line was written or, if that can't be read, the last one.
 func (f *File) began() time.Time {
 	if f.size == 0 {
 		return time.Now()

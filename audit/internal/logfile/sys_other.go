@@ -11,8 +11,8 @@ import (
 
 const openFlags = 0
 
-// putAway gives the file an old file's name, if it is kept, and returns the
-// new file at path. It closes the file first: Windows renames no open file.
+// putAway gives the file an old file's name, if it is kept, and returns the new file at path. It
+// closes the file first: Windows renames no open file.
 func (f *File) putAway(now time.Time, keep bool) (*os.File, os.FileInfo, error) {
 	err := f.closeFile()
 	if keep && err == nil {
@@ -39,10 +39,9 @@ func names(os.FileInfo) int { return 1 }
 func noSpace(error) bool { return false }
 
 // syncDir does nothing: directories can't be flushed.
-func syncDir(string) error { return nil }
+func (f *File) syncDir() error { return nil }
 
-// takeLock makes a file that nobody removes while it is open: on Windows.
-// Other systems have no lock here.
+// takeLock makes a file that nobody can remove while it is open. Only Windows has such a lock.
 func takeLock(path string) (*os.File, error) {
 	if err := removeIfThere(path); err != nil {
 		return nil, fmt.Errorf("it is in use: another log holds %s: %w", path, err)

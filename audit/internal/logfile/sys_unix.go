@@ -6,16 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 )
 
-// Files are opened through no symbolic link, and without waiting for the
-// other end of a FIFO.
+// Files are opened through no symbolic link, and without waiting for the other end of a FIFO.
 const openFlags = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
 
-// putAway gives the file an old file's name, if it is kept, and returns the
-// new file at path. There is a file at path at every moment.
+// putAway gives the file an old file's name, if it is kept, and returns the new file at path. There
+// is a file at path at every moment.
 func (f *File) putAway(now time.Time, keep bool) (*os.File, os.FileInfo, error) {
 	if !f.isAtPath() {
 		return nil, nil, errors.New("another file was put in its place")
@@ -49,9 +49,8 @@ func (f *File) isAtPath() bool {
 	return os.SameFile(info, f.id)
 }
 
-// secondName gives the file an old file's name beside its own. A link takes no
-// other file's place, and shows the next process that this one was killed
-// before it was done.
+// secondName gives the file an old file's name beside its own. A link takes no other file's place,
+// and shows the next process that this one was killed before it was done.
 func (f *File) secondName(now time.Time) (string, error) {
 	for {
 		f.seq++
@@ -65,11 +64,10 @@ func (f *File) secondName(now time.Time) (string, error) {
 	}
 }
 
-// onlyOurs returns an error for a file that another user owns, or that has a
-// second name.
+// onlyOurs returns an error for a file that another user owns, or that has a second name.
 func onlyOurs(info os.FileInfo) error {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("it belongs to user %d, and this process to %d", st.Uid, os.Geteuid())
+	if uid := info.Sys().(*syscall.Stat_t).Uid; int(uid) != os.Geteuid() {
+		return fmt.Errorf("it belongs to user %d, and this process to %d", uid, os.Geteuid())
 	}
 	if n := names(info); n > 1 {
 		return fmt.Errorf("it has %d names: want no hard links", n)
@@ -79,10 +77,7 @@ func onlyOurs(info os.FileInfo) error {
 
 // names returns how many names a file has.
 func names(info os.FileInfo) int {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return int(st.Nlink)
-	}
-	return 1
+	return int(info.Sys().(*syscall.Stat_t).Nlink)
 }
 
 // takeLock locks the file at path while it is open.
@@ -101,16 +96,18 @@ func takeLock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// noSpace reports whether a write failed because there is no more space, for
-// the disk, the user or the file.
+// noSpace reports whether a write failed for want of space, for the disk, the user or the file.
 func noSpace(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) ||
 		errors.Is(err, syscall.EFBIG)
 }
 
-// syncDir brings the names in a directory to the disk.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// syncDir brings the names in the directory to the disk, if Sync.
+func (f *File) syncDir() error {
+	if !f.o.Sync {
+		return nil
+	}
+	d, err := os.Open(filepath.Dir(f.path))
 	if err != nil {
 		return err
 	}
