@@ -143,7 +143,8 @@ func Example() {
 	response, err := browser.PostForm(server.URL+"/login", url.Values{"user": {"ada"}})
 	check(err)
 	response.Body.Close()
-	fmt.Println("signed in:", response.StatusCode, response.Request.URL.Path, response.Header.Get("Content-Type"))
+	fmt.Println("signed in:", response.StatusCode, response.Request.URL.Path,
+		response.Header.Get("Content-Type"))
 
 	response, err = browser.Post(server.URL+"/api/auth/ws-ticket", "", nil)
 	check(err)

@@ -23,7 +23,8 @@ import (
 
 // What WIRE.md calls fields that must not become attributes.
 var who = []slog.Attr{
-	slog.String("provider", "oidc"), slog.String("user_id", "ann"), slog.String("ip", "203.0.113.9"),
+	slog.String("provider", "oidc"), slog.String("user_id", "ann"),
+	slog.String("ip", "203.0.113.9"),
 	slog.String("path", "/ws/7"), slog.String("origin", "https://app.example"),
 	slog.String("session", "0123456789ab"), slog.String("ticket_id", "c0ffee123456"),
 	slog.String("socket_id", "s-1"), slog.String("endpoint", "/ws"),
@@ -81,7 +82,8 @@ func TestHandler_CountsEvents(t *testing.T) {
 func TestHandler_KnowsEveryReasonOfTheContract(t *testing.T) {
 	h, reader := newHandler(t, otelaudit.Options{})
 	for event, reasons := range map[audit.Event]string{
-		audit.TicketRejected: "no_ticket two_tickets unknown used expired revoked endpoint session store",
+		audit.TicketRejected: "no_ticket two_tickets unknown used expired revoked endpoint " +
+			"session store",
 		audit.UpgradeRefused: "not_upgrade method version key body query origin too_many " +
 			"upgrade_failed query_ticket not_hijackable going_away",
 		audit.MintRefused:          "method origin body too_many endpoint session revoked store",
@@ -135,7 +137,9 @@ func TestHandler_SeriesAreBounded(t *testing.T) {
 	events := []audit.Event{audit.LoginFailure, audit.RefreshFailure, audit.SessionVerifyFailure,
 		audit.TicketRejected, audit.UpgradeRefused, audit.MintRefused}
 	for name, count := range map[string]func(log *audit.Log, e audit.Event, attrs ...slog.Attr){
-		"through a log": func(log *audit.Log, e audit.Event, attrs ...slog.Attr) { log.Record(ctx, e, attrs...) },
+		"through a log": func(log *audit.Log, e audit.Event, attrs ...slog.Attr) {
+			log.Record(ctx, e, attrs...)
+		},
 		"alone": func(_ *audit.Log, e audit.Event, attrs ...slog.Attr) {
 			r := slog.NewRecord(time.Now(), slog.LevelWarn, string(e), 0)
 			r.AddAttrs(attrs...)

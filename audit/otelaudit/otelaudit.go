@@ -44,7 +44,8 @@ type Options struct {
 }
 
 const (
-	maxReasons      = 50 // with all close codes: fewer than the 2,000 series that the SDK keeps apart
+	// With all close codes, this is fewer than the 2,000 series that the SDK keeps apart.
+	maxReasons      = 50
 	maxReasonLength = 64
 )
 

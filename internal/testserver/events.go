@@ -51,7 +51,8 @@ func (f *feed) handler() slog.Handler {
 			}
 			switch a.Key {
 			case slog.TimeKey:
-				return slog.String("ts", a.Value.Time().UTC().Format("2006-01-02T15:04:05.000000+00:00"))
+				const layout = "2006-01-02T15:04:05.000000+00:00"
+				return slog.String("ts", a.Value.Time().UTC().Format(layout))
 			case slog.LevelKey, slog.MessageKey:
 				return slog.Attr{} // the event is an attribute already
 			}

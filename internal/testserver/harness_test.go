@@ -63,9 +63,11 @@ func newBrowser(t *testing.T, base string) *browser {
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &browser{t: t, base: base, http: &http.Client{
-		Jar:           jar,
-		Transport:     transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Jar:       jar,
+		Transport: transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse
+		},
 	}}
 }
 
@@ -88,9 +90,12 @@ func (b *browser) do(req *http.Request) (int, http.Header, string) {
 	return res.StatusCode, res.Header, string(body)
 }
 
-func (b *browser) request(method, path string, body string, headers ...string) (int, http.Header, string) {
+func (b *browser) request(
+	method, path, body string, headers ...string,
+) (int, http.Header, string) {
 	b.t.Helper()
-	req, err := http.NewRequestWithContext(b.t.Context(), method, b.base+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(b.t.Context(), method, b.base+path,
+		strings.NewReader(body))
 	require.NoError(b.t, err)
 	for i := 0; i < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
@@ -105,7 +110,8 @@ func (b *browser) get(path string, headers ...string) (int, http.Header, string)
 
 func (b *browser) post(path string, form url.Values, headers ...string) (int, http.Header, string) {
 	b.t.Helper()
-	return b.request(http.MethodPost, path, form.Encode(), append(headers, "Content-Type", "application/x-www-form-urlencoded")...)
+	headers = append(headers, "Content-Type", "application/x-www-form-urlencoded")
+	return b.request(http.MethodPost, path, form.Encode(), headers...)
 }
 
 func (b *browser) getJSON(path string, v any) {
@@ -142,7 +148,8 @@ func (b *browser) dial(path, ticket, origin string) (*websocket.Conn, *http.Resp
 	if ticket != "" {
 		path += "?ticket=" + ticket
 	}
-	c, res, err := websocket.Dial(b.t.Context(), b.base+path, &websocket.DialOptions{HTTPClient: b.http, HTTPHeader: h})
+	c, res, err := websocket.Dial(b.t.Context(), b.base+path,
+		&websocket.DialOptions{HTTPClient: b.http, HTTPHeader: h})
 	if c != nil {
 		b.t.Cleanup(func() { c.CloseNow() })
 	}

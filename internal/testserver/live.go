@@ -94,7 +94,9 @@ func only(id string) selection {
 // end ends sessions in the order that matters: first in the application's own
 // store, so that no page comes back with its cookie; then their tickets and
 // their sockets. It returns what each socket was told.
-func (s *Server) end(ctx context.Context, which selection, reason string) ([]middleware.Session, []closedSocket, error) {
+func (s *Server) end(
+	ctx context.Context, which selection, reason string,
+) ([]middleware.Session, []closedSocket, error) {
 	_, lines, stop := s.lines.subscribe("")
 	defer stop()
 
@@ -117,7 +119,8 @@ func (s *Server) end(ctx context.Context, which selection, reason string) ([]mid
 	// while a revocation of the person would reach some seconds ahead, for other
 	// servers' clocks, and catch a person who signs in again at once.
 	for _, m := range ended {
-		if err := s.issuer.Revoke(ctx, tickets.Revocation{SessionID: m.ID, Reason: reason}); err != nil {
+		revocation := tickets.Revocation{SessionID: m.ID, Reason: reason}
+		if err := s.issuer.Revoke(ctx, revocation); err != nil {
 			return nil, nil, err
 		}
 	}

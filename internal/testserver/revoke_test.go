@@ -114,12 +114,14 @@ func TestRevoke(t *testing.T) {
 	require.Contains(t, byPath, "bob/events", "streams are there too")
 
 	t.Run("one session", func(t *testing.T) {
-		status, _, body := bob.post("/api/sessions/revoke", url.Values{"session": {byPath["ada/ws/admin"].Session}})
+		status, _, body := bob.post("/api/sessions/revoke",
+			url.Values{"session": {byPath["ada/ws/admin"].Session}})
 		require.Equal(t, http.StatusOK, status, body)
 		code, reason := closing(t, phones)
 		assert.Equal(t, 4401, code)
 		assert.Equal(t, "session_revoked", reason)
-		assert.JSONEq(t, `4401`, strings.Split(strings.SplitAfter(body, `"close_code":`)[1], "}")[0])
+		_, after, _ := strings.Cut(body, `"close_code":`)
+		assert.JSONEq(t, `4401`, strings.Split(after, "}")[0])
 		assert.Equal(t, "revoked by bob", next(event("revoke")).Reason)
 		assert.Equal(t, "still here", ada.echo(adas, "still here"))
 		status, _, _ = phone.get("/api/auth/me")
@@ -153,7 +155,8 @@ func TestRevoke(t *testing.T) {
 	}
 	status, _, _ := bob.post("/api/sessions/revoke", url.Values{"session": {"000000000000"}})
 	assert.Equal(t, http.StatusNotFound, status)
-	status, _, _ = bob.post("/api/sessions/revoke", url.Values{"user": {"bob"}}, "Origin", "https://evil.example")
+	status, _, _ = bob.post("/api/sessions/revoke", url.Values{"user": {"bob"}},
+		"Origin", "https://evil.example")
 	assert.Equal(t, http.StatusForbidden, status)
 	status, _, _ = newBrowser(t, base).post("/api/sessions/revoke", url.Values{"user": {"bob"}})
 	assert.Equal(t, http.StatusUnauthorized, status)
@@ -178,7 +181,8 @@ func TestShutdown(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	_, err := testserver.New(&testserver.Options{TTL: -1, SessionTTL: time.Millisecond, Pages: fstest.MapFS{}})
+	_, err := testserver.New(&testserver.Options{TTL: -1, SessionTTL: time.Millisecond,
+		Pages: fstest.MapFS{}})
 	require.Error(t, err)
 	for _, want := range []string{"TTL", "SessionTTL is 1ms, want at least 1s", "index.html"} {
 		assert.ErrorContains(t, err, want)

@@ -41,14 +41,16 @@ func (s *Server) signIn(pages *pages) http.HandlerFunc {
 			return
 		}
 		if err != nil {
-			s.log.Record(r.Context(), audit.LoginFailure, slog.String("provider", provider),
-				slog.String("user_id", user), slog.String("ip", address(r)), slog.String("reason", "too_many"))
+			s.log.Record(r.Context(), audit.LoginFailure,
+				slog.String("provider", provider), slog.String("user_id", user),
+				slog.String("ip", address(r)), slog.String("reason", "too_many"))
 			pages.renderLogin(w, r, http.StatusServiceUnavailable, err.Error())
 			return
 		}
 		http.SetCookie(w, cookie(r, session.ID, int(s.sessions.ttl.Seconds())))
-		s.log.Record(r.Context(), audit.LoginSuccess, slog.String("provider", provider),
-			slog.String("user_id", user), slog.String("ip", address(r)), slog.String("session", shown(session.ID)))
+		s.log.Record(r.Context(), audit.LoginSuccess,
+			slog.String("provider", provider), slog.String("user_id", user),
+			slog.String("ip", address(r)), slog.String("session", shown(session.ID)))
 		http.Redirect(w, r, middleware.Next(r), http.StatusSeeOther)
 	}
 }
@@ -121,7 +123,8 @@ func (s *Server) me(w http.ResponseWriter, r *http.Request) {
 		TTL       int    `json:"ttl_seconds"` // of a ticket
 
 		Servers []string `json:"servers,omitempty"` // that share their tickets with this one
-	}{m.UserID, m.Provider, m.ExpiresAt.Unix(), shown(m.ID), int(s.issuer.Lifetime(tickets.Grant{}).Seconds()), s.peers})
+	}{m.UserID, m.Provider, m.ExpiresAt.Unix(), shown(m.ID),
+		int(s.issuer.Lifetime(tickets.Grant{}).Seconds()), s.peers})
 }
 
 // me is who the gate let in; it lets nobody else through to a handler.

@@ -113,7 +113,8 @@ func New(opts *Options) (*Server, error) {
 // routes wires the real middleware in the order in which a request meets it.
 func (s *Server) routes(pages *pages, origins []string) (http.Handler, error) {
 	cookies := middleware.CookieSessions(cookieName, s.sessions.lookup)
-	gate, err1 := middleware.NewGate(cookies, &middleware.GateOptions{LoginURL: "/login", Audit: s.log})
+	gate, err1 := middleware.NewGate(cookies,
+		&middleware.GateOptions{LoginURL: "/login", Audit: s.log})
 	mint, err2 := middleware.NewMint(s.issuer, &middleware.MintOptions{Audit: s.log})
 	guard, err3 := middleware.NewGuard(s.issuer, &middleware.GuardOptions{
 		Origins:  origins,
@@ -138,14 +139,16 @@ func (s *Server) routes(pages *pages, origins []string) (http.Handler, error) {
 	mux.Handle("/api/auth/ws-ticket", gate.Wrap(mint))
 	mux.Handle("GET /api/auth/me", gate.Wrap(http.HandlerFunc(s.me)))
 	mux.Handle("GET /api/sessions", gate.Wrap(http.HandlerFunc(s.listSessions)))
-	mux.Handle("POST /api/sessions/revoke", sameOrigin.Handler(gate.Wrap(http.HandlerFunc(s.revoke))))
+	mux.Handle("POST /api/sessions/revoke",
+		sameOrigin.Handler(gate.Wrap(http.HandlerFunc(s.revoke))))
 	mux.Handle("/ws", guard.Wrap(http.HandlerFunc(echo)))
 	mux.Handle("/ws/admin", guard.Wrap(http.HandlerFunc(echo)))
 	mux.Handle("/events", streams.Wrap(http.HandlerFunc(s.events)))
 	mux.HandleFunc("GET /elsewhere", pages.elsewhere)
 	mux.HandleFunc("GET /assets/", pages.asset)
 	mux.Handle("GET /ticketgate.js", client.Handler())
-	mux.Handle("GET /favicon.ico", http.RedirectHandler("/assets/icon.svg", http.StatusPermanentRedirect))
+	mux.Handle("GET /favicon.ico",
+		http.RedirectHandler("/assets/icon.svg", http.StatusPermanentRedirect))
 	mux.Handle("/", gate.Wrap(http.HandlerFunc(pages.dashboard)))
 	return mux, nil
 }

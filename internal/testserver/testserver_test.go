@@ -53,7 +53,8 @@ func TestSignIn(t *testing.T) {
 
 	status, _, body = newBrowser(t, base).get("/api/auth/me")
 	assert.Equal(t, http.StatusUnauthorized, status)
-	assert.JSONEq(t, `{"error":"unauthenticated","detail":"Unauthorized","reason":"no_session","login_url":"/login"}`, body)
+	assert.JSONEq(t, `{"error":"unauthenticated","detail":"Unauthorized",`+
+		`"reason":"no_session","login_url":"/login"}`, body)
 
 	status, _, _ = b.get("/nothing-here")
 	assert.Equal(t, http.StatusNotFound, status)
@@ -69,16 +70,23 @@ func TestSignInRefuses(t *testing.T) {
 	}{
 		{"no name", url.Values{}, nil, http.StatusUnprocessableEntity},
 		{"blank", url.Values{"user": {" \t"}}, nil, http.StatusUnprocessableEntity},
-		{"too long", url.Values{"user": {strings.Repeat("é", 65)}}, nil, http.StatusUnprocessableEntity},
-		{"as long as may be", url.Values{"user": {strings.Repeat("é", 64)}}, nil, http.StatusSeeOther},
+		{"too long", url.Values{"user": {strings.Repeat("é", 65)}}, nil,
+			http.StatusUnprocessableEntity},
+		{"as long as may be", url.Values{"user": {strings.Repeat("é", 64)}}, nil,
+			http.StatusSeeOther},
 		{"a line break", url.Values{"user": {"a\nb"}}, nil, http.StatusUnprocessableEntity},
-		{"turned around (CVE-2021-42574)", url.Values{"user": {"a\u202eb"}}, nil, http.StatusUnprocessableEntity},
+		{"turned around (CVE-2021-42574)", url.Values{"user": {"a\u202eb"}}, nil,
+			http.StatusUnprocessableEntity},
 		{"joined emoji", url.Values{"user": {"👩‍🚀"}}, nil, http.StatusSeeOther},
 		{"not UTF-8", url.Values{"user": {"\xff"}}, nil, http.StatusUnprocessableEntity},
-		{"a large form", url.Values{"user": {"a"}, "x": {strings.Repeat("x", 5000)}}, nil, http.StatusRequestEntityTooLarge},
-		{"another site's form", url.Values{"user": {"a"}}, []string{"Sec-Fetch-Site", "cross-site"}, http.StatusForbidden},
-		{"another site's form, old browser", url.Values{"user": {"a"}}, []string{"Origin", "https://evil.example"}, http.StatusForbidden},
-		{"next leads away", url.Values{"user": {"a"}, "next": {"//evil.example"}}, nil, http.StatusSeeOther},
+		{"a large form", url.Values{"user": {"a"}, "x": {strings.Repeat("x", 5000)}}, nil,
+			http.StatusRequestEntityTooLarge},
+		{"another site's form", url.Values{"user": {"a"}}, []string{"Sec-Fetch-Site", "cross-site"},
+			http.StatusForbidden},
+		{"another site's form, old browser", url.Values{"user": {"a"}},
+			[]string{"Origin", "https://evil.example"}, http.StatusForbidden},
+		{"next leads away", url.Values{"user": {"a"}, "next": {"//evil.example"}}, nil,
+			http.StatusSeeOther},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			status, h, body := newBrowser(t, base).post("/login", c.form, c.headers...)
@@ -91,7 +99,8 @@ func TestSignInRefuses(t *testing.T) {
 		})
 	}
 	t.Run("what was typed comes back escaped", func(t *testing.T) {
-		_, _, body := newBrowser(t, base).post("/login", url.Values{"user": {`"><script>` + strings.Repeat("x", 64)}})
+		_, _, body := newBrowser(t, base).post("/login",
+			url.Values{"user": {`"><script>` + strings.Repeat("x", 64)}})
 		assert.NotContains(t, body, "<script>x")
 		assert.Contains(t, body, "&lt;script&gt;")
 	})
@@ -113,8 +122,8 @@ func TestEcho(t *testing.T) {
 	}
 }
 
-// What the demo's page shows as refused, but for what takes time: what the page is told, what a script
-// is, and what the audit is.
+// What the demo's page shows as refused, but for what takes time: what the page is told, what a
+// script is, and what the audit is.
 func TestRefusals(t *testing.T) {
 	_, base := start(t, nil)
 	b := signedIn(t, base, "ada")
@@ -136,11 +145,16 @@ func TestRefusals(t *testing.T) {
 			require.NoError(t, c.Close(websocket.StatusNormalClosure, ""))
 			return ticket
 		}, "", 4401, "ticket_rejected", 401, "ws_ticket_rejected", "used"},
-		{"endpoint", func() string { return b.mint("/ws/admin") }, "", 4403, "forbidden", 403, "ws_ticket_rejected", "endpoint"},
-		{"origin", func() string { return b.mint("/ws") }, "http://localhost:1", 4403, "forbidden", 403, "ws_upgrade_refused", "origin"},
-		{"sandbox", func() string { return b.mint("/ws") }, "null", 4403, "forbidden", 403, "ws_upgrade_refused", "origin"},
-		{"unknown", func() string { return strings.Repeat("A", 43) }, "", 4401, "ticket_rejected", 401, "ws_ticket_rejected", "unknown"},
-		{"none", func() string { return "" }, "", 4401, "ticket_rejected", 401, "ws_ticket_rejected", "no_ticket"},
+		{"endpoint", func() string { return b.mint("/ws/admin") }, "",
+			4403, "forbidden", 403, "ws_ticket_rejected", "endpoint"},
+		{"origin", func() string { return b.mint("/ws") }, "http://localhost:1",
+			4403, "forbidden", 403, "ws_upgrade_refused", "origin"},
+		{"sandbox", func() string { return b.mint("/ws") }, "null",
+			4403, "forbidden", 403, "ws_upgrade_refused", "origin"},
+		{"unknown", func() string { return strings.Repeat("A", 43) }, "",
+			4401, "ticket_rejected", 401, "ws_ticket_rejected", "unknown"},
+		{"none", func() string { return "" }, "",
+			4401, "ticket_rejected", 401, "ws_ticket_rejected", "no_ticket"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			origin := c.origin
@@ -165,7 +179,8 @@ func TestRefusals(t *testing.T) {
 			assert.Equal(t, c.status, res.StatusCode)
 			body, _ := io.ReadAll(res.Body)
 			assert.Contains(t, string(body), `"error":"`+c.error+`"`)
-			assert.Equal(t, c.reason, next(func(l audited) bool { return l.Event == c.event }).Reason)
+			assert.Equal(t, c.reason,
+				next(func(l audited) bool { return l.Event == c.event }).Reason)
 		})
 	}
 	t.Run("a ticket that another origin showed is not spent", func(t *testing.T) {
@@ -238,7 +253,8 @@ func TestEvents(t *testing.T) {
 	ticket := b.mint("/ws")
 	minted := next(func(l audited) bool { return strings.Contains(l.raw, `"endpoint":"/ws"`) })
 	assert.Equal(t, "ws_ticket_minted", minted.Event)
-	assert.Regexp(t, `^\{"ts":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00","event":"ws_ticket_minted","provider":"demo","user_id":"ada",`, minted.raw)
+	assert.Regexp(t, `^\{"ts":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00",`+
+		`"event":"ws_ticket_minted","provider":"demo","user_id":"ada",`, minted.raw)
 	assert.NotContains(t, minted.raw, ticket)
 
 	t.Run("who comes back has missed nothing, and gets nothing twice", func(t *testing.T) {
@@ -253,7 +269,8 @@ func TestEvents(t *testing.T) {
 	})
 	t.Run("a spent ticket opens no second stream", func(t *testing.T) {
 		ticket := b.mint("/events")
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, base+"/events?ticket="+ticket, nil)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet,
+			base+"/events?ticket="+ticket, nil)
 		require.NoError(t, err)
 		res, err := b.http.Do(req)
 		require.NoError(t, err)

@@ -18,9 +18,9 @@ import (
 	"github.com/ticketgate/ticketgate/tickets/pgstore"
 )
 
-// Mint and consume beside the least that any store needs: INSERT and DELETE … RETURNING of a row of
-// the same size in the same UNLOGGED table, through the same pool. They take turns of some 100 ms,
-// so that other load falls on both; the ratio is the median of turn by turn.
+// Mint and consume beside the least that any store needs: INSERT and DELETE … RETURNING of a row
+// of the same size in the same UNLOGGED table, through the same pool. They take turns of some
+// 100 ms, so that other load falls on both; the ratio is the median of turn by turn.
 func BenchmarkMintConsume(b *testing.B) {
 	s := server(b)
 	for _, callers := range []int{1, 16, 64} {

@@ -65,8 +65,10 @@ func TestNew_RefusesAndSaysWhy(t *testing.T) {
 			[]string{"open the log", "permission denied for function pg_advisory_xact_lock"},
 		},
 		"a view": {
-			"ALTER TABLE {s}.tickets RENAME TO t; CREATE VIEW {s}.tickets AS SELECT * FROM {s}.t; " +
-				"GRANT ALL ON {s}.tickets TO app", nil, []string{"{s}.tickets is no ordinary table"},
+			"ALTER TABLE {s}.tickets RENAME TO t; " +
+				"CREATE VIEW {s}.tickets AS SELECT * FROM {s}.t; " +
+				"GRANT ALL ON {s}.tickets TO app", nil,
+			[]string{"{s}.tickets is no ordinary table"},
 		},
 		"a column is missing": {
 			"ALTER TABLE {s}.tickets DROP COLUMN born", nil,

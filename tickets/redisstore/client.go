@@ -52,8 +52,9 @@ func (n *server) process(ctx context.Context, cmd *once) error {
 }
 
 func moved(err error) bool {
-	return err != nil && (redis.HasErrorPrefix(err, "MOVED ") || redis.HasErrorPrefix(err, "ASK ") ||
-		redis.HasErrorPrefix(err, "READONLY ") || errors.Is(err, redis.ErrClosed))
+	return err != nil && (redis.HasErrorPrefix(err, "MOVED ") ||
+		redis.HasErrorPrefix(err, "ASK ") || redis.HasErrorPrefix(err, "READONLY ") ||
+		errors.Is(err, redis.ErrClosed))
 }
 
 // route returns the server that has the key.

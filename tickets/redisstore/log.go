@@ -148,10 +148,12 @@ func (s *Store) read(
 		}
 		if c.id != "" {
 			if mark != c.mark {
-				return nil, "", fmt.Errorf("%w: the store has failed over or restarted", tickets.ErrGap)
+				return nil, "",
+					fmt.Errorf("%w: the store has failed over or restarted", tickets.ErrGap)
 			}
 			if len(entries) == 0 || entries[0].id != c.id || entries[0].fields["nonce"] != c.nonce {
-				return nil, "", fmt.Errorf("%w: the entry that was read last is gone", tickets.ErrGap)
+				return nil, "",
+					fmt.Errorf("%w: the entry that was read last is gone", tickets.ErrGap)
 			}
 			entries = entries[1:]
 		}

@@ -145,7 +145,8 @@ func revocationRoundTrip(newNode func() (tickets.Store, error)) error {
 		case got.UserHash != want.UserHash:
 			return fmt.Errorf("UserHash is %x, want %x", got.UserHash, want.UserHash)
 		case got.At.After(want.At) || want.At.Sub(got.At) >= time.Millisecond:
-			return fmt.Errorf("the time is %v, want %v or earlier by less than 1 ms", got.At, want.At)
+			return fmt.Errorf("the time is %v, want %v or earlier by less than 1 ms",
+				got.At, want.At)
 		}
 	}
 	return nil

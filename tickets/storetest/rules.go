@@ -246,11 +246,13 @@ func fill(s tickets.Store, life time.Duration) (keys []tickets.Key, full bool, e
 		key := newKey()
 		switch err := s.Put(ctx, key, grant(life)); {
 		case errors.Is(err, tickets.ErrInvalid):
-			return nil, false, fmt.Errorf("put of ticket %d: %w, which is ErrInvalid", len(keys), err)
+			return nil, false,
+				fmt.Errorf("put of ticket %d: %w, which is ErrInvalid", len(keys), err)
 		case errors.Is(err, tickets.ErrFull):
 			return keys, true, nil
 		case err != nil:
-			return nil, false, fmt.Errorf("put of ticket %d: %w, want nil or ErrFull", len(keys), err)
+			return nil, false,
+				fmt.Errorf("put of ticket %d: %w, want nil or ErrFull", len(keys), err)
 		}
 		keys = append(keys, key)
 	}

@@ -105,7 +105,8 @@ func elsewhere(newNode func() (tickets.Store, error)) error {
 		}
 	}
 	if ns[2].Put(ctx, key, want) == nil {
-		return errors.New("put at another node under the key of a used ticket succeeded, want an error")
+		return errors.New("put at another node under the key of a used ticket succeeded, " +
+			"want an error")
 	}
 	return nil
 }
@@ -170,10 +171,12 @@ func skewedClocks(newNode func() (tickets.Store, error)) error {
 	for _, row := range rows {
 		// On a machine that was busy until the end, a refusal means nothing.
 		if _, err := ns[1].Take(ctx, row.valid); err != nil && time.Since(start) < long {
-			return fmt.Errorf("take of a valid ticket that was put by a clock %v off: %w", row.by, err)
+			return fmt.Errorf("take of a valid ticket that was put by a clock %v off: %w",
+				row.by, err)
 		}
 		if _, err := ns[1].Take(ctx, row.expired); !errors.Is(err, tickets.ErrExpired) {
-			what := fmt.Sprintf("take of a ticket of %v that was put by a clock %v off", life, row.by)
+			what := fmt.Sprintf("take of a ticket of %v that was put by a clock %v off",
+				life, row.by)
 			return wrong(what, err, tickets.ErrExpired)
 		}
 	}

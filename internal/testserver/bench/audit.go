@@ -33,8 +33,9 @@ func auditRow(r *report) {
 	defer l.Close()
 	own := func() {
 		l.Record(ctx, audit.TicketMinted,
-			slog.String("provider", "oidc"), slog.String("user_id", "u-2041"), slog.String("ip", "203.0.113.9"),
-			slog.String("ticket_id", "c0ffee123456"), slog.String("endpoint", "/ws/pty"), slog.String("reason", "logout"))
+			slog.String("provider", "oidc"), slog.String("user_id", "u-2041"),
+			slog.String("ip", "203.0.113.9"), slog.String("ticket_id", "c0ffee123456"),
+			slog.String("endpoint", "/ws/pty"), slog.String("reason", "logout"))
 	}
 	own()
 	ready := must(os.ReadFile(path("audit")))
@@ -51,16 +52,20 @@ func auditRow(r *report) {
 		thing{name: ours, do: repeat(own)},
 		thing{name: slogName, do: repeat(func() {
 			h.LogAttrs(ctx, slog.LevelInfo, event,
-				slog.String("provider", "oidc"), slog.String("user_id", "u-2041"), slog.String("ip", "203.0.113.9"),
-				slog.String("ticket_id", "c0ffee123456"), slog.String("endpoint", "/ws/pty"), slog.String("reason", "logout"))
+				slog.String("provider", "oidc"), slog.String("user_id", "u-2041"),
+				slog.String("ip", "203.0.113.9"), slog.String("ticket_id", "c0ffee123456"),
+				slog.String("endpoint", "/ws/pty"), slog.String("reason", "logout"))
 		})},
 		thing{name: zerologName, do: repeat(func() {
-			z.Info().Timestamp().Str("provider", "oidc").Str("user_id", "u-2041").Str("ip", "203.0.113.9").
-				Str("ticket_id", "c0ffee123456").Str("endpoint", "/ws/pty").Str("reason", "logout").Msg(event)
+			z.Info().Timestamp().Str("provider", "oidc").Str("user_id", "u-2041").
+				Str("ip", "203.0.113.9").Str("ticket_id", "c0ffee123456").
+				Str("endpoint", "/ws/pty").Str("reason", "logout").Msg(event)
 		})},
 		thing{name: "zap v1.28.0", do: repeat(func() {
-			u.Info(event, zap.String("provider", "oidc"), zap.String("user_id", "u-2041"), zap.String("ip", "203.0.113.9"),
-				zap.String("ticket_id", "c0ffee123456"), zap.String("endpoint", "/ws/pty"), zap.String("reason", "logout"))
+			u.Info(event,
+				zap.String("provider", "oidc"), zap.String("user_id", "u-2041"),
+				zap.String("ip", "203.0.113.9"), zap.String("ticket_id", "c0ffee123456"),
+				zap.String("endpoint", "/ws/pty"), zap.String("reason", "logout"))
 		})},
 		thing{name: "open, write, close", do: repeat(func() {
 			f, err := os.OpenFile(reopened, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)

@@ -87,9 +87,9 @@ func slowestRow(r *report) {
 		fmt.Sprintf("1/%.1f", 1/share), share <= 1.0/20)
 }
 
-// heldRow fills each keeper with tickets of sessions of their own, and measures what they take of the
-// heap, how long a garbage collection takes beside them, what it costs to forget them all, and what
-// is left of them then.
+// heldRow fills each keeper with tickets of sessions of their own, and measures what they take of
+// the heap, how long a garbage collection takes beside them, what it costs to forget them all, and
+// what is left of them then.
 func heldRow(r *report) {
 	n := r.many(1_000_000)
 	all := map[string]heldTrial{}
@@ -100,7 +100,8 @@ func heldRow(r *report) {
 		all[name] = t
 		r.line("live heap per outstanding ticket", name,
 			fmt.Sprintf("%.0f B", t.each), fmt.Sprintf("%.2f", t.each/all[ours].each))
-		r.line("live heap per ticket when all have expired", name, fmt.Sprintf("%.1f B", t.left), "")
+		r.line("live heap per ticket when all have expired", name,
+			fmt.Sprintf("%.1f B", t.left), "")
 		r.line("garbage collection beside a million outstanding", name,
 			nanoseconds(t.collection), fmt.Sprintf("%.2f", t.collection/all[ours].collection))
 		r.line("CPU to forget a ticket", name, fmt.Sprintf("%.1f ns", t.forgetting), "")
@@ -115,7 +116,8 @@ func heldRow(r *report) {
 	r.goal("live heap per outstanding ticket", "≤ 260 B, below every rival's",
 		fmt.Sprintf("%.0f B; %s %.0f B", mine.each, least, all[least].each),
 		mine.each <= 260 && mine.each < all[least].each)
-	r.atMost("live heap per ticket after all have expired and one more call", mine.left, 1, "%.1f B")
+	r.atMost("live heap per ticket after all have expired and one more call",
+		mine.left, 1, "%.1f B")
 	share := mine.collection / all[otterIs].collection
 	r.goal("a forced GC with a million outstanding, against otter's", "≤ 1/10",
 		fmt.Sprintf("1/%.1f", 1/share), share <= 0.1)

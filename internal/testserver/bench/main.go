@@ -47,7 +47,8 @@ var rows = []row{
 
 func main() {
 	log.SetFlags(0)
-	only := flag.String("only", "", "the rows to measure, by name, with commas between; all if empty")
+	only := flag.String("only", "",
+		"the rows to measure, by name, with commas between; all if empty")
 	output := flag.String("o", "", "a file for benchstat")
 	child := flag.String("child", "", "for the command itself: measure this one here")
 	scale := flag.Float64("scale", 1, "of the time and the numbers of each row")
@@ -75,7 +76,9 @@ func main() {
 		defer f.Close()
 		stat = f
 	}
-	fmt.Fprintf(stat, "goos: %s\ngoarch: %s\npkg: github.com/ticketgate/ticketgate/internal/testserver/bench\n", runtime.GOOS, runtime.GOARCH)
+	fmt.Fprintf(stat, "goos: %s\ngoarch: %s\n"+
+		"pkg: github.com/ticketgate/ticketgate/internal/testserver/bench\n",
+		runtime.GOOS, runtime.GOARCH)
 	var goals, lines []string
 	began, failed := time.Now(), false
 	for _, row := range rows {
@@ -99,7 +102,8 @@ func main() {
 		}
 	}
 	fmt.Printf("| | goal | measured | |\n|---|---|---|---|\n%s\n\n", strings.Join(goals, "\n"))
-	fmt.Printf("| row | | median | over the first |\n|---|---|---:|---:|\n%s\n", strings.Join(lines, "\n"))
+	fmt.Printf("| row | | median | over the first |\n|---|---|---:|---:|\n%s\n",
+		strings.Join(lines, "\n"))
 	if failed {
 		os.Exit(1)
 	}

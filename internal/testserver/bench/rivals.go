@@ -224,7 +224,8 @@ func newMemstore(_ int, ttl time.Duration) *keeper {
 	return &keeper{
 		mint: func(g *tickets.Grant) string {
 			ticket := random()
-			if err := m.Commit(ticket, must(json.Marshal(heldOf(g))), time.Now().Add(ttl)); err != nil {
+			held := must(json.Marshal(heldOf(g)))
+			if err := m.Commit(ticket, held, time.Now().Add(ttl)); err != nil {
 				panic(err)
 			}
 			return ticket
@@ -267,7 +268,8 @@ func newJWT(_ int, ttl time.Duration) *keeper {
 	return &keeper{
 		mint: func(g *tickets.Grant) string {
 			c := claims{g.Provider, g.UserID, jwt.RegisteredClaims{
-				ID: random(), Subject: g.SessionID, ExpiresAt: jwt.NewNumericDate(time.Now().Add(ttl)),
+				ID: random(), Subject: g.SessionID,
+				ExpiresAt: jwt.NewNumericDate(time.Now().Add(ttl)),
 			}}
 			return must(jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString(key))
 		},

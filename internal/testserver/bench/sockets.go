@@ -21,7 +21,8 @@ import (
 // each metric by "benchmark metric".
 func ownBenchmarks(r *report, pkg, pattern, benchtime string, count int) map[string]float64 {
 	_, file, _, _ := runtime.Caller(0)
-	cmd := exec.Command("go", "test", "-run", "^$", "-bench", pattern, "-benchtime", benchtime, "-count", fmt.Sprint(count), "./"+pkg)
+	cmd := exec.Command("go", "test", "-run", "^$", "-bench", pattern, "-benchtime", benchtime,
+		"-count", fmt.Sprint(count), "./"+pkg)
 	cmd.Dir = filepath.Join(filepath.Dir(file), "..", "..", "..")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
@@ -52,15 +53,19 @@ func ownBenchmarks(r *report, pkg, pattern, benchtime string, count int) map[str
 
 // socketsRow is what a tracked socket costs, with coder/websocket.
 func socketsRow(r *report) {
-	m := ownBenchmarks(r, "middleware", "^BenchmarkEcho$", "4s", 3) // at 1 s, 64 KiB came out between 0.95 and 1.02
+	// At 1 s, 64 KiB came out between 0.95 and 1.02.
+	m := ownBenchmarks(r, "middleware", "^BenchmarkEcho$", "4s", 3)
 	maps.Copy(m, ownBenchmarks(r, "middleware", "^BenchmarkIdleMemory$", "1s", 3))
 	for _, size := range []string{"128B", "4096B", "65536B"} {
 		ratio := m["Echo/"+size+" of-bare"]
-		r.line("echo of "+size+", tracked", ours, nanoseconds(m["Echo/"+size+" guarded-ns/echo"]), fmt.Sprintf("%.2f", 1/ratio))
+		r.line("echo of "+size+", tracked", ours,
+			nanoseconds(m["Echo/"+size+" guarded-ns/echo"]), fmt.Sprintf("%.2f", 1/ratio))
 		r.atLeast("tracked socket, echo throughput against untracked, "+size, ratio, 0.98, "%.3f")
 	}
 	more := m["IdleMemory more-B/socket"]
-	r.line("idle socket, tracked", ours, fmt.Sprintf("%.0f B", m["IdleMemory guarded-B/socket"]), fmt.Sprintf("%.2f", m["IdleMemory guarded-B/socket"]/m["IdleMemory bare-B/socket"]))
+	guarded, bare := m["IdleMemory guarded-B/socket"], m["IdleMemory bare-B/socket"]
+	r.line("idle socket, tracked", ours,
+		fmt.Sprintf("%.0f B", guarded), fmt.Sprintf("%.2f", guarded/bare))
 	r.atMost("memory per idle tracked socket over untracked", more, 2000, "%.0f B")
 }
 
@@ -72,7 +77,9 @@ func durableRow(r *report) {
 		goal    float64
 	}{{1, 1.25}, {16, 0.20}, {64, 0.06}} {
 		name := fmt.Sprintf("Sync/%d_writers ", c.writers)
-		r.line(fmt.Sprintf("durable line, %d writers", c.writers), ours, nanoseconds(m[name+"ns/line"]), fmt.Sprintf("%.3f", m[name+"ratio"]))
-		r.atMost(fmt.Sprintf("durable audit, %d writers, against one fsync per line", c.writers), m[name+"ratio"], c.goal, "%.3f")
+		r.line(fmt.Sprintf("durable line, %d writers", c.writers), ours,
+			nanoseconds(m[name+"ns/line"]), fmt.Sprintf("%.3f", m[name+"ratio"]))
+		r.atMost(fmt.Sprintf("durable audit, %d writers, against one fsync per line", c.writers),
+			m[name+"ratio"], c.goal, "%.3f")
 	}
 }

@@ -47,7 +47,8 @@ func (r *report) line(row, name, measured, ratio string) {
 
 // bench is a sample for benchstat: value and unit in turns.
 func (r *report) bench(row, name string, calls int, metrics ...any) {
-	fmt.Fprintf(r.out, "Benchmark%s/%s-%d\t%d", noSpace(row), noSpace(name), runtime.GOMAXPROCS(0), calls)
+	fmt.Fprintf(r.out, "Benchmark%s/%s-%d\t%d",
+		noSpace(row), noSpace(name), runtime.GOMAXPROCS(0), calls)
 	for i := 0; i < len(metrics); i += 2 {
 		fmt.Fprintf(r.out, "\t%.5g %s", metrics[i], metrics[i+1])
 	}
@@ -136,7 +137,8 @@ func (t *turns) ratio(name, over string) float64 {
 func (t *turns) print(r *report, row string) {
 	floor := t.took[0]
 	for i, one := range t.things {
-		r.line(row, one.name, nanoseconds(median(t.took[i])), fmt.Sprintf("%.2f", medianRatio(t.took[i], floor)))
+		r.line(row, one.name, nanoseconds(median(t.took[i])),
+			fmt.Sprintf("%.2f", medianRatio(t.took[i], floor)))
 		const samples = 8
 		for s := range samples {
 			from, to := len(floor)*s/samples, len(floor)*(s+1)/samples
@@ -179,7 +181,8 @@ func allocations(n int, f func()) (count, bytes float64) {
 		f()
 	}
 	runtime.ReadMemStats(&after)
-	return float64((after.Mallocs - before.Mallocs) / uint64(n)), float64(after.TotalAlloc-before.TotalAlloc) / float64(n)
+	return float64((after.Mallocs - before.Mallocs) / uint64(n)),
+		float64(after.TotalAlloc-before.TotalAlloc) / float64(n)
 }
 
 func must[T any](v T, err error) T {

@@ -46,7 +46,8 @@ func newGuard(opts middleware.GuardOptions) (*middleware.Guard, *tickets.Issuer)
 }
 
 func handshake(target string) string {
-	return "GET " + target + " HTTP/1.1\r\nHost: app.example\r\nOrigin: http://app.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+	return "GET " + target + " HTTP/1.1\r\nHost: app.example\r\n" +
+		"Origin: http://app.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 }
 
@@ -60,7 +61,8 @@ func read(request string) *http.Request {
 func mintTargets(issuer *tickets.Issuer, n int) []string {
 	targets := make([]string, n)
 	for i := range targets {
-		g := tickets.Grant{SessionID: fmt.Sprint("session-", i%1000), Provider: "oidc", UserID: "ann"}
+		session := fmt.Sprint("session-", i%1000)
+		g := tickets.Grant{SessionID: session, Provider: "oidc", UserID: "ann"}
 		targets[i] = "/ws?ticket=" + string(must(issuer.Mint(context.Background(), g)))
 	}
 	return targets
@@ -70,7 +72,8 @@ var noTicket = "/no?ticket=" + strings.Repeat("A", 43)
 
 // refusalRow is what a bad upgrade costs: the decision with its audit, and with the answer.
 func refusalRow(r *report) {
-	silent, issuer := newGuard(middleware.GuardOptions{OnReject: func(http.ResponseWriter, *http.Request, *middleware.Rejection) {}})
+	saysNothing := func(http.ResponseWriter, *http.Request, *middleware.Rejection) {}
+	silent, issuer := newGuard(middleware.GuardOptions{OnReject: saysNothing})
 	guard, _ := newGuard(middleware.GuardOptions{})
 	used := mintTargets(issuer, 1)[0]
 	silent.Wrap(accepts[0]).ServeHTTP(httptest.NewRecorder(), read(handshake(used)))
@@ -82,13 +85,20 @@ func refusalRow(r *report) {
 		{"malformed ticket", handshake("/ws?ticket=a")},
 		{"unknown ticket", handshake(noTicket)},
 		{"used ticket", handshake(used)},
-		{"foreign origin", strings.Replace(handshake(noTicket), "http://app.example", "https://evil.example", 1)},
+		{"foreign origin", strings.Replace(handshake(noTicket),
+			"http://app.example", "https://evil.example", 1)},
 	} {
 		req := read(bad.request)
 		w := &nowhere{make(http.Header)}
 		decide, answer := silent.Wrap(next), guard.Wrap(next)
-		decisions = append(decisions, thing{name: bad.name, do: repeat(func() { decide.ServeHTTP(w, req) })})
-		answers = append(answers, thing{name: bad.name + ", answered", do: repeat(func() { clear(w.header); answer.ServeHTTP(w, req) })})
+		decisions = append(decisions, thing{
+			name: bad.name,
+			do:   repeat(func() { decide.ServeHTTP(w, req) }),
+		})
+		answers = append(answers, thing{
+			name: bad.name + ", answered",
+			do:   repeat(func() { clear(w.header); answer.ServeHTTP(w, req) }),
+		})
 		_, rej := guard.Admit(req)
 		alone = append(alone, thing{do: repeat(func() { clear(w.header); rej.ServeHTTP(w, req) })})
 	}
@@ -105,10 +115,12 @@ func refusalRow(r *report) {
 		response, responseBytes := allocations(r.many(10_000), func() { alone[i].do(1) })
 		count, bytes = count-response, max(0, bytes-responseBytes)
 		most = max(most, count)
-		r.line("refusing a bad upgrade, in process", one.name+", allocations beyond the response", fmt.Sprintf("%.0f, %.0f B", count, bytes), "")
+		r.line("refusing a bad upgrade, in process", one.name+", allocations beyond the response",
+			fmt.Sprintf("%.0f, %.0f B", count, bytes), "")
 		r.bench("refusal, allocations", one.name, r.many(10_000), count, "allocs/op", bytes, "B/op")
 	}
-	r.atMost("refusing a bad upgrade, in process (the slowest kind: "+slowest+")", worst, 300, "%.0f ns")
+	r.atMost("refusing a bad upgrade, in process (the slowest kind: "+slowest+")",
+		worst, 300, "%.0f ns")
 	r.atMost("its allocations beyond the response (the most of all kinds)", most, 0, "%.0f")
 }
 
@@ -143,7 +155,9 @@ func upgradeRow(r *report) {
 				requests, responses = requests[:0], responses[:0]
 				for _, target := range targets(n) {
 					requests = append(requests, read(handshake(target)))
-					responses = append(responses, &hijackable{nowhere: nowhere{make(http.Header)}, rw: bufio.NewReadWriter(bufio.NewReader(nil), bufio.NewWriter(nil))})
+					rw := bufio.NewReadWriter(bufio.NewReader(nil), bufio.NewWriter(nil))
+					responses = append(responses,
+						&hijackable{nowhere: nowhere{make(http.Header)}, rw: rw})
 				}
 				for _, w := range responses {
 					w.rw.Reader.Reset(&w.conn)
@@ -166,7 +180,8 @@ func upgradeRow(r *report) {
 		for i := range t.took[0] {
 			more = append(more, (t.took[1][i]-t.took[0][i])/1e3)
 		}
-		r.atMost("guarded upgrade over unguarded, in process, "+lib.name, median(more), 0.7, "%.2f µs")
+		r.atMost("guarded upgrade over unguarded, in process, "+lib.name,
+			median(more), 0.7, "%.2f µs")
 		if n := guard.Sockets().Len(); n != 0 {
 			panic(fmt.Sprint(n, " sockets are left"))
 		}
@@ -184,7 +199,8 @@ func dialersRow(r *report) {
 		server := httptest.NewServer(mux)
 		upgrades := func(name string, mint func(n int) []string) thing {
 			var targets []string
-			return thing{name: name, batch: true, prepare: func(n int) { targets = mint(n) }, do: func(n int) {
+			prepare := func(n int) { targets = mint(n) }
+			return thing{name: name, batch: true, prepare: prepare, do: func(n int) {
 				work := make(chan string, n)
 				for _, target := range targets {
 					work <- target
@@ -226,7 +242,8 @@ func upgradeOnce(address, target string) {
 	conn := must(net.Dial("tcp", address)).(*net.TCPConn)
 	defer conn.Close()
 	_ = conn.SetLinger(0) // no port is left waiting for what is over
-	_, _ = io.WriteString(conn, strings.Replace(handshake(target), "Origin: http://app.example\r\n", "", 1))
+	request := strings.Replace(handshake(target), "Origin: http://app.example\r\n", "", 1)
+	_, _ = io.WriteString(conn, request)
 	var answer [1024]byte
 	n, err := conn.Read(answer[:])
 	if !strings.HasPrefix(string(answer[:n]), "HTTP/1.1 101 ") {

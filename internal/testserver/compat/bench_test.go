@@ -26,7 +26,8 @@ func BenchmarkEcho(b *testing.B) {
 			for i := 0; b.Loop(); i++ {
 				for j := range 2 {
 					which := (i + j) % 2
-					times[which] = append(times[which], echoes(b, []*gorilla.Conn{direct, guarded}[which], msg, 20))
+					times[which] = append(times[which],
+						echoes(b, []*gorilla.Conn{direct, guarded}[which], msg, 20))
 				}
 			}
 			b.ReportMetric(float64(median(times[0]))/float64(median(times[1])), "of-bare")

@@ -55,7 +55,8 @@ func TestRevokeRacesUpgrade(t *testing.T) {
 			var delay time.Duration
 			refused, closed := 0, 0
 			for end := time.Now().Add(patience); refused < enough || closed < enough; {
-				require.True(t, time.Now().Before(end), "%d were refused, %d closed: never enough of both", refused, closed)
+				require.True(t, time.Now().Before(end),
+					"%d were refused, %d closed: never enough of both", refused, closed)
 				session := a.session()
 				url := a.url(t, session, "u")
 				var revoking sync.WaitGroup
@@ -112,7 +113,8 @@ func TestShutdowns(t *testing.T) {
 func TestDeafPeer(t *testing.T) {
 	for _, lib := range libraries {
 		t.Run(lib.name, func(t *testing.T) {
-			a := newApp(t, lib.echo, appOptions{sockets: middleware.SocketsOptions{CloseGrace: 50 * time.Millisecond}})
+			a := newApp(t, lib.echo,
+				appOptions{sockets: middleware.SocketsOptions{CloseGrace: 50 * time.Millisecond}})
 			c, _, err := a.dial(t, a.session())
 			require.NoError(t, err)
 			require.NoError(t, c.NetConn().(*net.TCPConn).SetReadBuffer(4096))
@@ -125,7 +127,8 @@ func TestDeafPeer(t *testing.T) {
 			out, still := int64(-1), 0
 			eventually(t, "the standstill", func() bool {
 				for info := range a.sockets.All() {
-					if info.BytesOut > 1<<16 && info.BytesOut == out { // what the kernel holds differs
+					// What the kernel holds differs.
+					if info.BytesOut > 1<<16 && info.BytesOut == out {
 						still++
 					} else {
 						out, still = info.BytesOut, 0
@@ -134,7 +137,8 @@ func TestDeafPeer(t *testing.T) {
 				return still > 20
 			})
 			a.revoke(t, tickets.Revocation{Provider: "test", UserID: "u"})
-			assert.NoError(t, a.sockets.Shutdown(t.Context()), "it is gone, and was not waited for any longer")
+			assert.NoError(t, a.sockets.Shutdown(t.Context()),
+				"it is gone, and was not waited for any longer")
 			require.Len(t, a.lines.of("ws_closed"), 1)
 			c.Close()
 			writing.Wait()

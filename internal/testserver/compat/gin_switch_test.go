@@ -23,7 +23,8 @@ func TestGinKeepsTheSwitchBack(t *testing.T) {
 	defer server.Close()
 	page := newVisitor(server)
 	page.setCookie("session", "ann")
-	c, _, err := (&gorilla.Dialer{HandshakeTimeout: 5 * time.Second}).Dial("ws"+server.URL[4:]+"/ws/7?ticket="+page.ticket(), nil)
+	dialer := &gorilla.Dialer{HandshakeTimeout: 5 * time.Second}
+	c, _, err := dialer.Dial("ws"+server.URL[4:]+"/ws/7?ticket="+page.ticket(), nil)
 	require.NoError(t, err)
 	_, message, err := c.ReadMessage()
 	require.NoError(t, err)

@@ -25,7 +25,8 @@ import (
 // the preface of HTTP/2 becomes a tunnel past it (HOSTILE W31).
 func TestNoTunnelToH2C(t *testing.T) {
 	d := newDoors(everybody, doorOptions{guard: middleware.GuardOptions{PassOthers: true}})
-	server := httptest.NewServer(d.guard.Wrap(h2c.NewHandler(http.HandlerFunc(hello), &http2.Server{})))
+	speaker := h2c.NewHandler(http.HandlerFunc(hello), &http2.Server{})
+	server := httptest.NewServer(d.guard.Wrap(speaker))
 	defer server.Close()
 	const key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 	const settings = "HTTP2-Settings: AAMAAABkAAQAAP__"
@@ -35,10 +36,12 @@ func TestNoTunnelToH2C(t *testing.T) {
 	}{
 		"h2c, websocket": {request("GET", "/ws?ticket={T}", "Connection: Upgrade, HTTP2-Settings",
 			"Upgrade: h2c, websocket", "Sec-WebSocket-Version: 13", key, settings), 400},
-		"h2c":         {request("GET", "/ws?ticket={T}", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", settings), 426},
+		"h2c": {request("GET", "/ws?ticket={T}", "Connection: Upgrade, HTTP2-Settings",
+			"Upgrade: h2c", settings), 426},
 		"the preface": {"PRI * HTTP/2.0\r\n\r\n", 426},
 	} {
-		ticket := string(must(d.issuer.Mint(t.Context(), tickets.Grant{SessionID: "1", UserID: "ann"})))
+		ticket := string(must(d.issuer.Mint(t.Context(),
+			tickets.Grant{SessionID: "1", UserID: "ann"})))
 		conn, err := net.Dial("tcp", server.Listener.Addr().String())
 		require.NoError(t, err, name)
 		require.NoError(t, conn.SetDeadline(time.Now().Add(patience)), name)

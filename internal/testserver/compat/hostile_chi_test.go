@@ -33,10 +33,13 @@ type chiDoors struct {
 
 // newChiDoors puts the gate around the router, or into it.
 func newChiDoors(t *testing.T, around bool) *chiDoors {
-	d := &chiDoors{issuer: must(tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxPerSession: 1000})), lines: &lines{}}
+	issuer := must(tickets.NewIssuer(tickets.NewMemoryStore(nil),
+		&tickets.IssuerOptions{MaxPerSession: 1000}))
+	d := &chiDoors{issuer: issuer, lines: &lines{}}
 	log := audit.New(d.lines)
-	clientIP := middleware.ForwardedFor(netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("10.0.0.0/8"))
-	sessions := middleware.CookieSessions("sid", func(_ context.Context, value string) (*middleware.Session, error) {
+	clientIP := middleware.ForwardedFor(netip.MustParsePrefix("127.0.0.1/32"),
+		netip.MustParsePrefix("10.0.0.0/8"))
+	lookUp := func(_ context.Context, value string) (*middleware.Session, error) {
 		switch value {
 		case "ann":
 			return &middleware.Session{ID: "ann's", Provider: "test", UserID: "ann"}, nil
@@ -48,10 +51,14 @@ func newChiDoors(t *testing.T, around bool) *chiDoors {
 			panic(errBoom)
 		}
 		return nil, nil
-	})
-	gate := must(middleware.NewGate(sessions, &middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/", "/ws"}, Audit: log, ClientIP: clientIP}))
-	mint := must(middleware.NewMint(d.issuer, &middleware.MintOptions{Audit: log, ClientIP: clientIP}))
-	guard := must(middleware.NewGuard(d.issuer, &middleware.GuardOptions{Audit: log, ClientIP: clientIP}))
+	}
+	sessions := middleware.CookieSessions("sid", lookUp)
+	gate := must(middleware.NewGate(sessions, &middleware.GateOptions{
+		LoginURL: "/login", Public: []string{"/public/", "/ws"}, Audit: log, ClientIP: clientIP}))
+	mint := must(middleware.NewMint(d.issuer,
+		&middleware.MintOptions{Audit: log, ClientIP: clientIP}))
+	guard := must(middleware.NewGuard(d.issuer,
+		&middleware.GuardOptions{Audit: log, ClientIP: clientIP}))
 	reached := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		who := "nobody"
 		if s, ok := middleware.SessionFrom(r.Context()); ok {
@@ -76,7 +83,8 @@ func newChiDoors(t *testing.T, around bool) *chiDoors {
 			return
 		}
 		defer conn.Close()
-		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\n"+
+			"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	}))
 	r.Handle("/*", reached)
 	var h http.Handler = r
@@ -137,11 +145,14 @@ func rawTo(t *testing.T, server *httptest.Server, request string) (int, http.Hea
 
 // overH2 sends a request whose path goes out as it stands. Header lines are as in
 // request.
-func (d *chiDoors) overH2(t *testing.T, method, target string, lines ...string) (int, http.Header, string) {
+func (d *chiDoors) overH2(
+	t *testing.T, method, target string, lines ...string,
+) (int, http.Header, string) {
 	t.Helper()
 	r := (&http.Request{
 		Method: method, Host: "app.example", Header: make(http.Header),
-		URL: &url.URL{Scheme: "https", Host: d.h2.Listener.Addr().String(), Opaque: "//app.example" + target},
+		URL: &url.URL{
+			Scheme: "https", Host: d.h2.Listener.Addr().String(), Opaque: "//app.example" + target},
 	}).WithContext(t.Context())
 	for _, line := range lines {
 		field, value, _ := strings.Cut(line, ": ")
@@ -161,7 +172,8 @@ func (d *chiDoors) refusals() (reasons []any) {
 	d.lines.mu.Lock()
 	defer d.lines.mu.Unlock()
 	for _, line := range d.lines.all {
-		if line["event"] == "ws_ticket_rejected" || line["event"] == "ws_upgrade_refused" && line["reason"] != "upgrade_failed" {
+		if line["event"] == "ws_ticket_rejected" ||
+			line["event"] == "ws_upgrade_refused" && line["reason"] != "upgrade_failed" {
 			reasons = append(reasons, line["reason"])
 		}
 	}
@@ -169,7 +181,8 @@ func (d *chiDoors) refusals() (reasons []any) {
 }
 
 func request(method, target string, lines ...string) string {
-	return strings.Join(append([]string{method + " " + target + " HTTP/1.1", "Host: app.example"}, lines...), "\r\n") + "\r\n\r\n"
+	lines = append([]string{method + " " + target + " HTTP/1.1", "Host: app.example"}, lines...)
+	return strings.Join(lines, "\r\n") + "\r\n\r\n"
 }
 
 // Behind chi, or around it, what is not public by its plain path is for who has a session.
@@ -213,12 +226,15 @@ func TestHostilePathsAndChi(t *testing.T) {
 			{source: "RFC 9112 3.2.2", target: "http://evil.example/admin", h1: true},
 			{source: "RFC 9112 3.2.4", target: "*", h1: true},
 		} {
-			status, header, _ := d.raw(t, request("GET", tc.target, "X-Original-URL: /login", "X-Forwarded-Prefix: /public", "X-Rewrite-URL: /login"))
-			assert.Equal(t, tc.public, header.Get("X-Reached") != "", "around: %v, %s (%s): %d", around, tc.target, tc.source, status)
+			status, header, _ := d.raw(t, request("GET", tc.target,
+				"X-Original-URL: /login", "X-Forwarded-Prefix: /public", "X-Rewrite-URL: /login"))
+			assert.Equal(t, tc.public, header.Get("X-Reached") != "",
+				"around: %v, %s (%s): %d", around, tc.target, tc.source, status)
 			assert.NotContains(t, header, "X-Injected")
 			if !tc.h1 {
 				status, header, _ = d.overH2(t, "GET", tc.target, "X-Original-Url: /login")
-				assert.Equal(t, tc.public, header.Get("X-Reached") != "", "around: %v, %s (%s) over h2: %d", around, tc.target, tc.source, status)
+				assert.Equal(t, tc.public, header.Get("X-Reached") != "",
+					"around: %v, %s (%s) over h2: %d", around, tc.target, tc.source, status)
 			}
 		}
 		for _, target := range []string{"/public/../admin", "/login", "app.example:443"} {
@@ -226,8 +242,10 @@ func TestHostilePathsAndChi(t *testing.T) {
 			assert.Equal(t, 405, status, "RFC 9110 9.3.6: %s", target)
 			assert.Empty(t, header.Get("X-Reached"))
 		}
-		for cookie, want := range map[string]int{"": 401, "ann": 200, "dead": 401, "down": 503, "ann; sid=bob": 401} {
-			status, _, _ := d.raw(t, request("POST", "/admin", "Content-Length: 0", "Cookie: sid="+cookie))
+		for cookie, want := range map[string]int{
+			"": 401, "ann": 200, "dead": 401, "down": 503, "ann; sid=bob": 401} {
+			status, _, _ := d.raw(t,
+				request("POST", "/admin", "Content-Length: 0", "Cookie: sid="+cookie))
 			assert.Equal(t, want, status, cookie)
 		}
 	}
@@ -235,14 +253,16 @@ func TestHostilePathsAndChi(t *testing.T) {
 
 func TestHostileUpgradesAndChi(t *testing.T) {
 	const key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
-	good := []string{"Connection: keep-alive, Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", key}
+	good := []string{
+		"Connection: keep-alive, Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", key}
 	without := func(n int, more ...string) []string {
 		return append(append(append([]string{}, good[:n]...), good[n+1:]...), more...)
 	}
 	for _, around := range []bool{false, true} {
 		d := newChiDoors(t, around)
 		ticket := func() string {
-			return string(must(d.issuer.Mint(t.Context(), tickets.Grant{SessionID: "ann's", Provider: "test", UserID: "ann"})))
+			grant := tickets.Grant{SessionID: "ann's", Provider: "test", UserID: "ann"}
+			return string(must(d.issuer.Mint(t.Context(), grant)))
 		}
 		for _, tc := range []struct {
 			name, source, method, target string
@@ -252,23 +272,33 @@ func TestHostileUpgradesAndChi(t *testing.T) {
 		}{
 			{"good", "RFC 6455 4.1", "GET", "/ws?ticket={T}", good, 101, ""},
 			{"name escaped", "RFC 3986 2.1", "GET", "/ws?%74icket={T}", good, 101, ""},
-			{"in the protocol", "RFC 6455 11.3.4", "GET", "/ws", without(4-1, key, "Sec-WebSocket-Protocol: chat, ticket.{T}"), 101, ""},
+			{"in the protocol", "RFC 6455 11.3.4", "GET", "/ws",
+				without(4-1, key, "Sec-WebSocket-Protocol: chat, ticket.{T}"), 101, ""},
 			{"none", "RFC 9110 15.5.2", "GET", "/ws", good, 401, "no_ticket"},
 			{"another case", "RFC 3986 6.2.2.1", "GET", "/ws?TICKET={T}", good, 401, "no_ticket"},
 			{"two", "CWE-235", "GET", "/ws?ticket={T}&%74icket={T}", good, 400, "two_tickets"},
 			{"semicolon", "golang/go#25192", "GET", "/ws?ticket={T};ticket=b", good, 400, "query"},
 			{"escaped &", "RFC 3986 2.2", "GET", "/ws?ticket=a%26ticket={T}", good, 401, "unknown"},
-			{"long", "RFC 9110 15.5.15", "GET", "/ws?ticket={T}&a=" + strings.Repeat("a", 2048), good, 414, "query"},
+			{"long", "RFC 9110 15.5.15", "GET", "/ws?ticket={T}&a=" + strings.Repeat("a", 2048),
+				good, 414, "query"},
 			{"plain GET", "RFC 6455 4.2.1", "GET", "/ws?ticket={T}", nil, 426, "not_upgrade"},
-			{"only Connection", "headroom#3281", "GET", "/ws?ticket={T}", without(1), 426, "not_upgrade"},
-			{"only Upgrade", "traefik-modsecurity-plugin#6", "GET", "/ws?ticket={T}", without(0), 426, "not_upgrade"},
-			{"not-upgrade", "x/net and gws answer 101", "GET", "/ws?ticket={T}", without(0, "Connection: not-upgrade"), 426, "not_upgrade"},
-			{"POST", "RFC 6455 4.1", "POST", "/ws?ticket={T}", without(1, "Upgrade: websocket", "Content-Length: 0"), 405, "method"},
-			{"version 8", "RFC 6455 4.4", "GET", "/ws?ticket={T}", without(2, "Sec-WebSocket-Version: 8"), 426, "version"},
+			{"only Connection", "headroom#3281", "GET", "/ws?ticket={T}",
+				without(1), 426, "not_upgrade"},
+			{"only Upgrade", "traefik-modsecurity-plugin#6", "GET", "/ws?ticket={T}",
+				without(0), 426, "not_upgrade"},
+			{"not-upgrade", "x/net and gws answer 101", "GET", "/ws?ticket={T}",
+				without(0, "Connection: not-upgrade"), 426, "not_upgrade"},
+			{"POST", "RFC 6455 4.1", "POST", "/ws?ticket={T}",
+				without(1, "Upgrade: websocket", "Content-Length: 0"), 405, "method"},
+			{"version 8", "RFC 6455 4.4", "GET", "/ws?ticket={T}",
+				without(2, "Sec-WebSocket-Version: 8"), 426, "version"},
 			{"no key", "RFC 6455 4.2.1", "GET", "/ws?ticket={T}", without(3), 400, "key"},
-			{"body", "RFC 9110 9.3.1", "GET", "/ws?ticket={T}", without(3, key, "Content-Length: 1"), 400, "body"},
-			{"null", "ASVS 4.4.2", "GET", "/ws?ticket={T}", without(3, key, "Origin: null"), 403, "origin"},
-			{"suffix", "CVE-2026-34403", "GET", "/ws?ticket={T}", without(3, key, "Origin: https://app.example.evil"), 403, "origin"},
+			{"body", "RFC 9110 9.3.1", "GET", "/ws?ticket={T}",
+				without(3, key, "Content-Length: 1"), 400, "body"},
+			{"null", "ASVS 4.4.2", "GET", "/ws?ticket={T}",
+				without(3, key, "Origin: null"), 403, "origin"},
+			{"suffix", "CVE-2026-34403", "GET", "/ws?ticket={T}",
+				without(3, key, "Origin: https://app.example.evil"), 403, "origin"},
 		} {
 			name := fmt.Sprintf("around: %v, %s (%s)", around, tc.name, tc.source)
 			fresh := ticket()
@@ -312,7 +342,8 @@ func TestHostileMintNextAndAddressAndChi(t *testing.T) {
 		{"null", "RFC 6454 6.1", "POST", []string{"Origin: null"}, 403},
 		{"another", "ASVS 4.4.2", "POST", []string{"Origin: https://evil.example"}, 403},
 	} {
-		status, _, body := d.raw(t, request(tc.method, path, append(tc.lines, "Content-Length: 0", "Cookie: sid=ann")...))
+		lines := append(tc.lines, "Content-Length: 0", "Cookie: sid=ann")
+		status, _, body := d.raw(t, request(tc.method, path, lines...))
 		assert.Equal(t, tc.status, status, "%s (%s)", tc.name, tc.source)
 		assert.Equal(t, tc.status == 200, strings.Contains(body, `"ticket"`), tc.name)
 	}
@@ -321,8 +352,9 @@ func TestHostileMintNextAndAddressAndChi(t *testing.T) {
 	assert.NotContains(t, body, `"ticket"`)
 
 	for value, want := range map[string]string{
-		"/a?b#c": "/a?b#c", "//evil.example": "/", `/\evil.example`: "/", "/\t/evil.example": "/", "https:evil.example": "/",
-		"javascript:alert(1)": "/", "/a/..//evil.example": "/", "/%2e//evil.example": "/", "/login": "/", "/ok\r\nSet-Cookie: a=b": "/",
+		"/a?b#c": "/a?b#c", "//evil.example": "/", `/\evil.example`: "/", "/\t/evil.example": "/",
+		"https:evil.example": "/", "javascript:alert(1)": "/", "/a/..//evil.example": "/",
+		"/%2e//evil.example": "/", "/login": "/", "/ok\r\nSet-Cookie: a=b": "/",
 	} {
 		_, header, body := d.raw(t, request("GET", "/login?next="+url.QueryEscape(value)))
 		assert.Equal(t, want, body, "%q", value)
@@ -330,9 +362,11 @@ func TestHostileMintNextAndAddressAndChi(t *testing.T) {
 	}
 
 	for forwarded, want := range map[string]string{
-		"203.0.113.9": "203.0.113.9", "198.51.100.1, 203.0.113.9, 10.0.0.2": "203.0.113.9", "203.0.113.9, garbage": "", "": "",
+		"203.0.113.9": "203.0.113.9", "198.51.100.1, 203.0.113.9, 10.0.0.2": "203.0.113.9",
+		"203.0.113.9, garbage": "", "": "",
 	} {
-		_, _, _ = d.raw(t, request("GET", "/admin", "Cookie: sid=dead", "X-Forwarded-For: "+forwarded))
+		_, _, _ = d.raw(t,
+			request("GET", "/admin", "Cookie: sid=dead", "X-Forwarded-For: "+forwarded))
 		all := d.lines.of("session_verify_failure")
 		assert.Equal(t, want, all[len(all)-1]["ip"], "oauth2-proxy#3506: %q", forwarded)
 	}

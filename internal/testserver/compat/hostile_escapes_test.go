@@ -19,11 +19,14 @@ import (
 // is for (HOSTILE G26, W30). ServeMux is here for comparison.
 func TestNeedlessEscapesAndRouters(t *testing.T) {
 	route := func(name string) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Route", name) })
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("X-Route", name)
+		})
 	}
 	// Names of routes by their pattern; the routers write a variable as they do.
 	routes := map[string]string{
-		"/static/*": "static", "/{a}/admin": "admin", "/login": "login", "/{a}": "tenant", "/über": "über",
+		"/static/*": "static", "/{a}/admin": "admin", "/login": "login",
+		"/{a}": "tenant", "/über": "über",
 	}
 	sockets := map[string]string{"/ws/chat": "chat", "/ws/{b}": "shell"}
 	for name, build := range map[string]func(guard func(http.Handler) http.Handler) http.Handler{
@@ -84,17 +87,20 @@ func TestNeedlessEscapesAndRouters(t *testing.T) {
 			return header.Get("X-Route")
 		}
 		for target, want := range map[string]string{
-			"/login": "login", "/static/a.png": "static", "/static/a%40b.png": "static", "/static/a(1).png": "static",
-			"/static/%C3%BC.png": "static", "/static/%c3%bc.png": "static",
-			"/acme": "", "/de/admin": "", "/st%61tic/admin": "", "/log%69n": "", "/%6cogin": "", "/%6Cogin": "",
+			"/login": "login", "/static/a.png": "static", "/static/a%40b.png": "static",
+			"/static/a(1).png": "static", "/static/%C3%BC.png": "static",
+			"/static/%c3%bc.png": "static", "/acme": "", "/de/admin": "", "/st%61tic/admin": "",
+			"/log%69n": "", "/%6cogin": "", "/%6Cogin": "",
 			"/static%2fadmin": "", "/static/%252e%252e/x": "", "/st%2561tic/admin": "",
 		} {
 			assert.Equal(t, want, reached(target), "%s: %s", name, target)
 		}
 		for target, want := range map[string]string{
-			"/ws/chat": "chat", "/ws/ch%61t": "", "/ws/%63hat": "", "/ws/shell": "", "/w%73/chat": "", "/ws/ch%2561t": "",
+			"/ws/chat": "chat", "/ws/ch%61t": "", "/ws/%63hat": "", "/ws/shell": "",
+			"/w%73/chat": "", "/ws/ch%2561t": "",
 		} {
-			ticket := must(d.issuer.Mint(t.Context(), tickets.Grant{SessionID: "1", UserID: "ann", Endpoint: "/ws/chat"}))
+			ticket := must(d.issuer.Mint(t.Context(),
+				tickets.Grant{SessionID: "1", UserID: "ann", Endpoint: "/ws/chat"}))
 			assert.Equal(t, want, reached(target+"?ticket="+string(ticket)), "%s: %s", name, target)
 		}
 		server.Close()

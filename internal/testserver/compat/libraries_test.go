@@ -103,7 +103,8 @@ func gobwasLoop(c net.Conn, _ *bufio.ReadWriter) error {
 
 func gobwasDeflateEcho() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		e := wsflate.Extension{Parameters: wsflate.Parameters{ServerNoContextTakeover: true, ClientNoContextTakeover: true}}
+		e := wsflate.Extension{Parameters: wsflate.Parameters{
+			ServerNoContextTakeover: true, ClientNoContextTakeover: true}}
 		c, _, _, err := ws.HTTPUpgrader{Negotiate: e.Negotiate}.Upgrade(r, w)
 		if err != nil {
 			return

@@ -41,7 +41,9 @@ var routers = []router{
 		func(d doors, log *logFile, socket http.Handler) http.Handler {
 			mux := http.NewServeMux()
 			mux.Handle("/api/auth/ws-ticket", d.mint)
-			mux.HandleFunc("/hello/{name}", func(w http.ResponseWriter, r *http.Request) { greet(w, r, r.PathValue("name")) })
+			mux.HandleFunc("/hello/{name}", func(w http.ResponseWriter, r *http.Request) {
+				greet(w, r, r.PathValue("name"))
+			})
 			mux.Handle("/ws/{room}", socket)
 			return snooping(log)(mux)
 		},
@@ -55,7 +57,9 @@ var routers = []router{
 			r := chi.NewRouter()
 			r.Use(chiLog(log))
 			r.Handle("/api/auth/ws-ticket", d.mint)
-			r.Get("/hello/{name}", func(w http.ResponseWriter, r *http.Request) { greet(w, r, chi.URLParam(r, "name")) })
+			r.Get("/hello/{name}", func(w http.ResponseWriter, r *http.Request) {
+				greet(w, r, chi.URLParam(r, "name"))
+			})
 			r.Handle("/ws/{room}", socket)
 			return r
 		},
@@ -69,7 +73,9 @@ var routers = []router{
 			r := gin.New()
 			r.Use(gin.LoggerWithWriter(log))
 			r.Any("/api/auth/ws-ticket", gin.WrapH(d.mint))
-			r.GET("/hello/:name", func(c *gin.Context) { greet(c.Writer, c.Request, c.Param("name")) })
+			r.GET("/hello/:name", func(c *gin.Context) {
+				greet(c.Writer, c.Request, c.Param("name"))
+			})
 			r.GET("/ws/:room", gin.WrapH(socket))
 			return r
 		},
@@ -110,7 +116,8 @@ func snooping(out *logFile) func(http.Handler) http.Handler {
 
 // chiLog is chi's middleware.Logger, but for where it writes.
 func chiLog(out *logFile) func(http.Handler) http.Handler {
-	return chimiddleware.RequestLogger(&chimiddleware.DefaultLogFormatter{Logger: log.New(out, "", 0), NoColor: true})
+	return chimiddleware.RequestLogger(&chimiddleware.DefaultLogFormatter{
+		Logger: log.New(out, "", 0), NoColor: true})
 }
 
 func echoLog(out *logFile) echo.MiddlewareFunc {
@@ -130,15 +137,19 @@ func echoLog(out *logFile) echo.MiddlewareFunc {
 func TestMatrix(t *testing.T) {
 	backend := httptest.NewServer(libraries[0].echo)
 	defer backend.Close()
-	sockets := append([]library{{"ReverseProxy", proxySocket(must(url.Parse(backend.URL))), nil}}, libraries...)
+	proxied := library{"ReverseProxy", proxySocket(must(url.Parse(backend.URL))), nil}
+	sockets := append([]library{proxied}, libraries...)
 
 	for _, router := range routers {
 		for _, whole := range []bool{false, true} {
 			for _, lib := range sockets {
 				for _, tls := range []bool{false, true} {
 					for _, closing := range []bool{false, true} {
-						name := fmt.Sprintf("%s/whole=%t/%s/tls=%t/closing=%t", router.name, whole, lib.name, tls, closing)
-						t.Run(name, func(t *testing.T) { cell{router, whole, lib, tls, closing}.run(t) })
+						name := fmt.Sprintf("%s/whole=%t/%s/tls=%t/closing=%t",
+							router.name, whole, lib.name, tls, closing)
+						t.Run(name, func(t *testing.T) {
+							cell{router, whole, lib, tls, closing}.run(t)
+						})
 					}
 				}
 			}
@@ -222,7 +233,8 @@ func (c cell) run(t *testing.T) {
 	require.NoError(t, err)
 	defer idle.Close()
 	eventually(t, "the second hijack", func() bool { return d.guard.Sockets().Len() == 2 })
-	require.NoError(t, d.issuer.Revoke(context.Background(), tickets.Revocation{SessionID: "session-of-ann"}))
+	require.NoError(t, d.issuer.Revoke(context.Background(),
+		tickets.Revocation{SessionID: "session-of-ann"}))
 	requireClosed(t, conn, 4401, "session_revoked")
 	requireClosed(t, idle, 4401, "session_revoked")
 	require.NoError(t, d.guard.Sockets().Shutdown(t.Context()))
@@ -231,7 +243,8 @@ func (c cell) run(t *testing.T) {
 	eventually(t, "both lines", func() bool { return len(events.of("ws_opened")) == 2 })
 	require.Len(t, events.of("ws_closed"), 2)
 
-	eventually(t, "the socket's line in the access log", func() bool { return strings.Contains(log.String(), "/ws/7") })
+	eventually(t, "the socket's line in the access log",
+		func() bool { return strings.Contains(log.String(), "/ws/7") })
 	require.NotContains(t, log.String(), ticket)
 	require.NotContains(t, log.String(), unused)
 }

@@ -52,18 +52,20 @@ func newProvider() *provider {
 		spent: make(map[string]string),
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("/.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
+	configuration := func(w http.ResponseWriter, _ *http.Request) {
 		answerJSON(w, 200, map[string]any{
 			"issuer": p.server.URL, "authorization_endpoint": p.server.URL + "/authorize",
 			"token_endpoint": p.server.URL + "/token", "jwks_uri": p.server.URL + "/keys",
 			"id_token_signing_alg_values_supported": []string{"ES256"},
 		})
-	})
+	}
+	mux.HandleFunc("/.well-known/openid-configuration", configuration)
 	mux.HandleFunc("/keys", func(w http.ResponseWriter, _ *http.Request) {
 		point := must(p.key.PublicKey.Bytes())[1:]
 		answerJSON(w, 200, map[string]any{"keys": []any{map[string]string{
 			"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256",
-			"x": base64.RawURLEncoding.EncodeToString(point[:32]), "y": base64.RawURLEncoding.EncodeToString(point[32:]),
+			"x": base64.RawURLEncoding.EncodeToString(point[:32]),
+			"y": base64.RawURLEncoding.EncodeToString(point[32:]),
 		}}})
 	})
 	mux.HandleFunc("/authorize", p.authorize)
@@ -87,7 +89,8 @@ func (p *provider) set(change func()) {
 func (p *provider) authorize(w http.ResponseWriter, r *http.Request) {
 	asked, code := r.URL.Query(), rand.Text()
 	p.set(func() { p.codes[code] = asked })
-	http.Redirect(w, r, asked.Get("redirect_uri")+"?"+url.Values{"code": {code}, "state": {asked.Get("state")}}.Encode(), http.StatusFound)
+	query := url.Values{"code": {code}, "state": {asked.Get("state")}}
+	http.Redirect(w, r, asked.Get("redirect_uri")+"?"+query.Encode(), http.StatusFound)
 }
 
 func (p *provider) token(w http.ResponseWriter, r *http.Request) {
@@ -103,14 +106,16 @@ func (p *provider) token(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	next := rand.Text()
-	answer := map[string]any{"token_type": "Bearer", "access_token": rand.Text(), "expires_in": p.lives}
+	answer := map[string]any{
+		"token_type": "Bearer", "access_token": rand.Text(), "expires_in": p.lives}
 	var user string
 	switch r.FormValue("grant_type") {
 	case "authorization_code":
 		asked, ok := p.codes[r.FormValue("code")]
 		delete(p.codes, r.FormValue("code"))
-		challenge := sha256.Sum256([]byte(r.FormValue("code_verifier")))
-		if !ok || asked.Get("code_challenge") != base64.RawURLEncoding.EncodeToString(challenge[:]) {
+		sum := sha256.Sum256([]byte(r.FormValue("code_verifier")))
+		challenge := base64.RawURLEncoding.EncodeToString(sum[:])
+		if !ok || asked.Get("code_challenge") != challenge {
 			answerJSON(w, 400, map[string]string{"error": "invalid_grant"})
 			return
 		}
@@ -120,14 +125,16 @@ func (p *provider) token(w http.ResponseWriter, r *http.Request) {
 			nonce = p.nonce
 		}
 		answer["id_token"] = must(jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{
-			"iss": p.server.URL, "aud": asked.Get("client_id"), "sub": user, "nonce": nonce, "sid": p.sid,
+			"iss": p.server.URL, "aud": asked.Get("client_id"), "sub": user,
+			"nonce": nonce, "sid": p.sid,
 			"iat": time.Now().Unix(), "exp": time.Now().Add(time.Minute).Unix(),
 		}).SignedString(p.key))
 	case "refresh_token":
 		used := r.FormValue("refresh_token")
 		var ok bool
 		if user, ok = p.refresh[used]; !ok {
-			for t := p.spent[used]; t != ""; t = p.spent[t] { // it comes a second time: the family ends
+			// It comes a second time: the family ends.
+			for t := p.spent[used]; t != ""; t = p.spent[t] {
 				delete(p.refresh, t)
 			}
 			answerJSON(w, 400, map[string]string{"error": "invalid_grant"})
@@ -145,7 +152,8 @@ func (p *provider) token(w http.ResponseWriter, r *http.Request) {
 func newRelyingParty(p *provider) *relyingParty {
 	found := must(oidc.NewProvider(context.Background(), p.server.URL))
 	return &relyingParty{
-		oauth2: oauth2.Config{ClientID: "app", ClientSecret: rand.Text(), Endpoint: found.Endpoint(),
+		oauth2: oauth2.Config{
+			ClientID: "app", ClientSecret: rand.Text(), Endpoint: found.Endpoint(),
 			Scopes: []string{oidc.ScopeOpenID, oidc.ScopeOfflineAccess}},
 		verifier: found.Verifier(&oidc.Config{ClientID: "app"}),
 	}
@@ -161,10 +169,13 @@ func oidcParts(issuer *tickets.Issuer) (neighbour, *provider) {
 	rp := newRelyingParty(p)
 	return neighbour{
 		sessions: rp,
-		sockets:  middleware.SocketsOptions{Restore: rp.restore, RecheckEvery: 20 * time.Millisecond},
+		sockets: middleware.SocketsOptions{
+			Restore: rp.restore, RecheckEvery: 20 * time.Millisecond},
 		routes: map[string]http.HandlerFunc{"GET /login": rp.signIn, "GET /callback": rp.callback,
 			"POST /backchannel-logout": rp.backChannelLogout(issuer)},
-		signOut: func(_ http.ResponseWriter, r *http.Request) error { return rp.signOut(issuer, r) },
+		signOut: func(_ http.ResponseWriter, r *http.Request) error {
+			return rp.signOut(issuer, r)
+		},
 		started: func(base string) { rp.oauth2.RedirectURL = base + "/callback" },
 		enter: func(v *visitor, user string) {
 			p.set(func() { p.user = user })
@@ -199,7 +210,8 @@ func TestOIDCProvider(t *testing.T) {
 	asked := func() (n int) { p.set(func() { n = p.renewals }); return n }
 
 	before := asked()
-	eventually(t, "rechecks of the live socket refresh its tokens", func() bool { return asked() > before+3 })
+	eventually(t, "rechecks of the live socket refresh its tokens",
+		func() bool { return asked() > before+3 })
 	require.Equal(t, 200, ann.get("/hello/bob").status, "the cookie that was good before still is")
 
 	first := ann.another()
@@ -255,7 +267,8 @@ func TestOIDCCallback(t *testing.T) {
 	}
 	v := newVisitor(server)
 	require.Equal(t, 400, v.get("/callback?code=x&state=").status, "never begun")
-	require.Equal(t, 400, v.another().get(at(v)).status, "begun in another browser (RFC 6749 section 10.12)")
+	require.Equal(t, 400, v.another().get(at(v)).status,
+		"begun in another browser (RFC 6749 section 10.12)")
 	way := at(v)
 	require.Equal(t, 400, v.get(strings.Replace(way, "state=", "state=x", 1)).status)
 	require.Equal(t, 303, v.get(way).status)

@@ -23,12 +23,14 @@ const public = "https://app.example"
 // has been told: GuardOptions{Origins: []string{public}}.
 var allowPublic = map[string]http.HandlerFunc{
 	"coder": func(w http.ResponseWriter, r *http.Request) {
-		if c, err := coder.Accept(w, r, &coder.AcceptOptions{OriginPatterns: []string{public}}); err == nil {
+		c, err := coder.Accept(w, r, &coder.AcceptOptions{OriginPatterns: []string{public}})
+		if err == nil {
 			c.CloseNow()
 		}
 	},
 	"gorilla": func(w http.ResponseWriter, r *http.Request) {
-		u := gorilla.Upgrader{CheckOrigin: func(*http.Request) bool { return true }} // the guard has
+		// The guard has checked it.
+		u := gorilla.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
 		if c, err := u.Upgrade(w, r, nil); err == nil {
 			c.Close()
 		}
@@ -61,7 +63,8 @@ func TestPublicOrigin(t *testing.T) {
 	}
 	for name, handler := range allowPublic {
 		t.Run(name, func(t *testing.T) {
-			d := newDoors(everybody, doorOptions{guard: middleware.GuardOptions{Origins: []string{public}}})
+			d := newDoors(everybody,
+				doorOptions{guard: middleware.GuardOptions{Origins: []string{public}}})
 			mux := http.NewServeMux()
 			mux.Handle("/told", d.guard.Wrap(handler))
 			mux.Handle("/untold", d.guard.Wrap(untold[name].handler))
@@ -70,7 +73,8 @@ func TestPublicOrigin(t *testing.T) {
 			dial := func(path, origin string) int {
 				v := newVisitor(server)
 				v.origin = origin
-				ticket := must(d.issuer.Mint(t.Context(), tickets.Grant{SessionID: "s1", UserID: "ann"}))
+				ticket := must(d.issuer.Mint(t.Context(),
+					tickets.Grant{SessionID: "s1", UserID: "ann"}))
 				c, response, err := v.dial(path + "?ticket=" + string(ticket))
 				if err == nil {
 					c.Close()
@@ -80,7 +84,8 @@ func TestPublicOrigin(t *testing.T) {
 			require.Equal(t, http.StatusSwitchingProtocols, dial("/told", public))
 			require.Equal(t, untold[name].status, dial("/untold", public))
 			require.Equal(t, http.StatusForbidden, dial("/told", "https://elsewhere.example"))
-			require.Equal(t, http.StatusForbidden, dial("/told", server.URL), "the list is the whole list")
+			require.Equal(t, http.StatusForbidden, dial("/told", server.URL),
+				"the list is the whole list")
 		})
 	}
 }

@@ -22,13 +22,15 @@ import (
 // library. None of them ever sees the ticket that came in the same list.
 var speakChat = []library{
 	{"coder", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c, err := coder.Accept(w, r, &coder.AcceptOptions{Subprotocols: []string{"chat"}}); err == nil {
+		c, err := coder.Accept(w, r, &coder.AcceptOptions{Subprotocols: []string{"chat"}})
+		if err == nil {
 			defer c.CloseNow()
 			_, _, _ = c.Read(r.Context())
 		}
 	}), nil},
 	{"gorilla", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c, err := (&gorilla.Upgrader{Subprotocols: []string{"chat"}}).Upgrade(w, r, nil); err == nil {
+		chat := &gorilla.Upgrader{Subprotocols: []string{"chat"}}
+		if c, err := chat.Upgrade(w, r, nil); err == nil {
 			defer c.Close()
 			_, _, _ = c.ReadMessage()
 		}
@@ -48,13 +50,16 @@ var speakChat = []library{
 			go c.ReadLoop()
 		}
 	}), nil},
-	{"x_net", xnet.Server{Handler: xnetLoop, Handshake: func(c *xnet.Config, _ *http.Request) error {
-		if !slices.Contains(c.Protocol, "chat") {
-			return xnet.ErrBadWebSocketProtocol
-		}
-		c.Protocol = []string{"chat"}
-		return nil
-	}}, nil},
+	{"x_net", xnet.Server{
+		Handler: xnetLoop,
+		Handshake: func(c *xnet.Config, _ *http.Request) error {
+			if !slices.Contains(c.Protocol, "chat") {
+				return xnet.ErrBadWebSocketProtocol
+			}
+			c.Protocol = []string{"chat"}
+			return nil
+		},
+	}, nil},
 }
 
 // new WebSocket(url, ["chat", "ticket." + ticket]): for those who want it in no
@@ -64,15 +69,17 @@ func TestTicketAmongSubprotocols(t *testing.T) {
 		for _, lib := range speakChat {
 			t.Run(through+"/"+lib.name, func(t *testing.T) {
 				var offered []string
-				var handler http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				look := func(w http.ResponseWriter, r *http.Request) {
 					offered = r.Header.Values("Sec-WebSocket-Protocol")
 					lib.echo.ServeHTTP(w, r)
-				})
+				}
+				var handler http.Handler = http.HandlerFunc(look)
 				if through == "ReverseProxy" {
 					handler = proxied(t, handler)
 				}
 				d := newDoors(everybody, doorOptions{})
-				closing := must(middleware.NewGuard(d.issuer, &middleware.GuardOptions{OnReject: middleware.RejectByClosing}))
+				closing := must(middleware.NewGuard(d.issuer,
+					&middleware.GuardOptions{OnReject: middleware.RejectByClosing}))
 				mux := http.NewServeMux()
 				mux.Handle("/ws", d.guard.Wrap(handler))
 				mux.Handle("/closing", closing.Wrap(handler))
@@ -80,10 +87,12 @@ func TestTicketAmongSubprotocols(t *testing.T) {
 				defer server.Close()
 				v := newVisitor(server)
 				mint := func() string {
-					return "ticket." + string(must(d.issuer.Mint(t.Context(), tickets.Grant{SessionID: "s1", UserID: "ann"})))
+					grant := tickets.Grant{SessionID: "s1", UserID: "ann"}
+					return "ticket." + string(must(d.issuer.Mint(t.Context(), grant)))
 				}
 
-				for i, protocols := range [][]string{{"chat", mint()}, {mint(), "chat"}, {"other", mint(), "chat"}} {
+				for i, protocols := range [][]string{
+					{"chat", mint()}, {mint(), "chat"}, {"other", mint(), "chat"}} {
 					c, _, err := v.dial("/ws", protocols...)
 					require.NoError(t, err)
 					defer c.Close()
@@ -105,7 +114,8 @@ func TestTicketAmongSubprotocols(t *testing.T) {
 				c, _, err = v.dial("/closing", "chat", alone)
 				require.NoError(t, err, "it was not spent")
 
-				require.NoError(t, d.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: "s1"}))
+				require.NoError(t, d.issuer.Revoke(t.Context(),
+					tickets.Revocation{SessionID: "s1"}))
 				requireClosed(t, c, 4401, "session_revoked")
 			})
 		}

@@ -34,14 +34,16 @@ func TestREADME(t *testing.T) {
 		}
 		source, err := os.ReadFile(file)
 		require.NoError(t, err)
-		require.Contains(t, "\n"+string(source), "\n"+code+"\n", "not, or not any more, in %s", file)
+		require.Contains(t, "\n"+string(source), "\n"+code+"\n",
+			"not, or not any more, in %s", file)
 		lines := 0
 		for line := range strings.Lines(code) {
 			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "//") {
 				lines++
 			}
 		}
-		require.LessOrEqual(t, lines, screen, "%s in %s is more than a screen", strings.SplitN(code, "\n", 2)[0], file)
+		require.LessOrEqual(t, lines, screen,
+			"%s in %s is more than a screen", strings.SplitN(code, "\n", 2)[0], file)
 		pieces++
 	}
 	require.Equal(t, 1, len(parts)%2, "a block is not closed")

@@ -15,7 +15,9 @@ func TestReverseProxyRevokeMidstEcho(t *testing.T) {
 			for range 10 {
 				a.echoUntilRevoked(t, false)
 			}
-			eventually(t, "the last line", func() bool { return len(a.lines.of("ws_closed")) == 10 })
+			eventually(t, "the last line", func() bool {
+				return len(a.lines.of("ws_closed")) == 10
+			})
 			for _, line := range a.lines.of("ws_closed") {
 				require.Equal(t, "session_revoked", line["reason"])
 				require.EqualValues(t, 4401, line["close_code"])

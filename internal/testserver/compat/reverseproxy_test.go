@@ -34,7 +34,8 @@ func Example_reverseProxy() {
 			return
 		}
 		defer conn.CloseNow()
-		_ = conn.Write(r.Context(), coder.MessageText, []byte(r.RequestURI+" for "+r.Header.Get("X-User")))
+		_ = conn.Write(r.Context(), coder.MessageText,
+			[]byte(r.RequestURI+" for "+r.Header.Get("X-User")))
 		_, _, _ = conn.Read(r.Context())
 	}))
 	defer backend.Close()

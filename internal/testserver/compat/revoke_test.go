@@ -40,7 +40,9 @@ func TestRevokeMidstEcho(t *testing.T) {
 				for range runs {
 					a.echoUntilRevoked(t, mode.deflate)
 				}
-				eventually(t, "the last line", func() bool { return len(a.lines.of("ws_closed")) == 1+runs })
+				eventually(t, "the last line", func() bool {
+					return len(a.lines.of("ws_closed")) == 1+runs
+				})
 				for _, line := range a.lines.of("ws_closed")[1:] {
 					require.Equal(t, "session_revoked", line["reason"])
 					require.EqualValues(t, 4401, line["close_code"])
@@ -105,7 +107,9 @@ func (a *app) echoUntilRevoked(t *testing.T, deflate bool) {
 	c, res, err := dialer.Dial(a.url(t, session, "u"), nil)
 	require.NoError(t, err)
 	defer c.Close()
-	require.Equal(t, deflate, strings.HasPrefix(res.Header.Get("Sec-WebSocket-Extensions"), "permessage-deflate"), "RFC 7692 section 5")
+	extensions := res.Header.Get("Sec-WebSocket-Extensions")
+	require.Equal(t, deflate, strings.HasPrefix(extensions, "permessage-deflate"),
+		"RFC 7692 section 5")
 
 	revoked := make(chan struct{})
 	count.watch(at, func() {

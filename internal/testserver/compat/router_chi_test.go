@@ -31,7 +31,8 @@ func chiRouter(
 
 func Example_chi() {
 	d := newDoors(everybody, doorOptions{})
-	server := httptest.NewServer(chiRouter(d.gate, d.mint, d.guard, printed, http.HandlerFunc(hello)))
+	server := httptest.NewServer(chiRouter(d.gate, d.mint, d.guard, printed,
+		http.HandlerFunc(hello)))
 	defer server.Close()
 	tour(server)
 	// Output:

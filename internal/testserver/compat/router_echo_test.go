@@ -19,7 +19,8 @@ func echoRouter(
 	e := echo.New()
 	e.Use(accessLog)
 	pages := e.Group("", echo.WrapMiddleware(gate.Wrap))
-	pages.Any("/api/auth/ws-ticket", echo.WrapHandler(mint)) // every method: Mint itself answers 405
+	// Every method: Mint itself answers 405.
+	pages.Any("/api/auth/ws-ticket", echo.WrapHandler(mint))
 	pages.GET("/hello/:name", func(c echo.Context) error {
 		session, _ := middleware.SessionFrom(c.Request().Context())
 		return c.String(http.StatusOK, session.UserID+" greets "+c.Param("name"))

@@ -8,8 +8,8 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 )
 
-// muxRouter is net/http's own ServeMux: a log around the whole of it, a group of pages behind the gate,
-// one route behind the guard.
+// muxRouter is net/http's own ServeMux: a log around the whole of it, a group of pages behind the
+// gate, one route behind the guard.
 func muxRouter(
 	gate *middleware.Gate, mint *middleware.Mint, guard *middleware.Guard,
 	accessLog func(http.Handler) http.Handler, socket http.Handler,
@@ -29,7 +29,8 @@ func muxRouter(
 
 func Example_serveMux() {
 	d := newDoors(everybody, doorOptions{})
-	server := httptest.NewServer(muxRouter(d.gate, d.mint, d.guard, printed, http.HandlerFunc(hello)))
+	server := httptest.NewServer(muxRouter(d.gate, d.mint, d.guard, printed,
+		http.HandlerFunc(hello)))
 	defer server.Close()
 	tour(server)
 	// Output:

@@ -8,14 +8,14 @@ import (
 	"github.com/ticketgate/ticketgate/middleware"
 )
 
-// wholeRouter closes any router that is an http.Handler at once: a ServeMux, or chi, gin's engine, echo. No
-// route of it can be forgotten.
+// wholeRouter closes any router that is an http.Handler at once: a ServeMux, or chi, gin's engine,
+// echo. No route of it can be forgotten.
 //
 //	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{PassOthers: true})
 //	gate, err := middleware.NewGate(middleware.FirstOf(middleware.ContextSessions, sessions), nil)
 //
-// The guard passes requests that are no upgrades on to the gate. The gate finds the session of a socket in
-// the context, where the guard has put it.
+// The guard passes requests that are no upgrades on to the gate. The gate finds the session of a
+// socket in the context, where the guard has put it.
 func wholeRouter(guard *middleware.Guard, gate *middleware.Gate, router http.Handler) http.Handler {
 	return middleware.ConcealTicket(guard.Wrap(gate.Wrap(router)))
 }

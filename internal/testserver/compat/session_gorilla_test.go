@@ -19,11 +19,14 @@ import (
 
 const gorillaLife = 12 * time.Hour // of a session, however often its cookie is renewed
 
-// gorillaSessions says who has signed in with gorilla/sessions. The cookie of its CookieStore is all there
-// is of a session, and a copy of it outlives the sign-out: the issuer remembers who has signed out. Give
-// it RememberRevocations: gorillaLife. Give the store SameSite Lax: its own default is None.
+// gorillaSessions says who has signed in with gorilla/sessions. The cookie of its CookieStore is
+// all there is of a session, and a copy of it outlives the sign-out: the issuer remembers who has
+// signed out. Give it RememberRevocations: gorillaLife. Give the store SameSite Lax: its own
+// default is None.
 func gorillaSessions(store *sessions.CookieStore, issuer *tickets.Issuer) middleware.Authenticator {
-	return middleware.AuthenticatorFunc(func(_ http.ResponseWriter, r *http.Request) (*middleware.Session, error) {
+	return middleware.AuthenticatorFunc(func(
+		_ http.ResponseWriter, r *http.Request,
+	) (*middleware.Session, error) {
 		cookie, err := store.Get(r, "__Host-session")
 		if err != nil { // a CookieStore can't fail otherwise
 			return nil, fmt.Errorf("%w: %w", middleware.ErrSessionExpired, err)
@@ -40,20 +43,25 @@ func gorillaSessions(store *sessions.CookieStore, issuer *tickets.Issuer) middle
 			return nil, middleware.ErrSessionExpired
 		}
 		return &middleware.Session{
-			ID: id, Provider: "gorilla", UserID: user, StartedAt: start, ExpiresAt: start.Add(gorillaLife),
+			ID: id, Provider: "gorilla", UserID: user,
+			StartedAt: start, ExpiresAt: start.Add(gorillaLife),
 		}, nil
 	})
 }
 
 // gorillaSignIn is called once it is known who it is, gorillaSignOut behind the gate.
-func gorillaSignIn(store *sessions.CookieStore, w http.ResponseWriter, r *http.Request, user string) error {
+func gorillaSignIn(
+	store *sessions.CookieStore, w http.ResponseWriter, r *http.Request, user string,
+) error {
 	cookie, _ := store.New(r, "__Host-session") // whatever there was before
 	now := time.Now().Unix()
 	cookie.Values = map[any]any{"id": rand.Text(), "user": user, "started": now, "saved": now}
 	return cookie.Save(r, w)
 }
 
-func gorillaSignOut(store *sessions.CookieStore, issuer *tickets.Issuer, w http.ResponseWriter, r *http.Request) error {
+func gorillaSignOut(
+	store *sessions.CookieStore, issuer *tickets.Issuer, w http.ResponseWriter, r *http.Request,
+) error {
 	session, _ := middleware.SessionFrom(r.Context())
 	cookie, _ := store.New(r, "__Host-session")
 	cookie.Options.MaxAge = -1
@@ -62,9 +70,13 @@ func gorillaSignOut(store *sessions.CookieStore, issuer *tickets.Issuer, w http.
 }
 
 // gorillaRenewing is gorillaSessions with a fresh cookie now and then. The session keeps its end.
-func gorillaRenewing(store *sessions.CookieStore, issuer *tickets.Issuer, after time.Duration) middleware.Authenticator {
+func gorillaRenewing(
+	store *sessions.CookieStore, issuer *tickets.Issuer, after time.Duration,
+) middleware.Authenticator {
 	sessions := gorillaSessions(store, issuer)
-	return middleware.AuthenticatorFunc(func(w http.ResponseWriter, r *http.Request) (*middleware.Session, error) {
+	return middleware.AuthenticatorFunc(func(
+		w http.ResponseWriter, r *http.Request,
+	) (*middleware.Session, error) {
 		s, err := sessions.Authenticate(w, r)
 		if err != nil {
 			return nil, err
@@ -89,7 +101,8 @@ func Example_gorillaSessions() {
 }
 
 func newGorillaStore() *sessions.CookieStore {
-	store := sessions.NewCookieStore([]byte(rand.Text() + rand.Text())[:32], []byte(rand.Text() + rand.Text())[:32])
+	store := sessions.NewCookieStore([]byte(rand.Text() + rand.Text())[:32],
+		[]byte(rand.Text() + rand.Text())[:32])
 	store.Options.HttpOnly, store.Options.SameSite = true, http.SameSiteLaxMode
 	store.MaxAge(int(gorillaLife.Seconds()))
 	return store
@@ -102,9 +115,11 @@ func gorillaNeighbour(issuer *tickets.Issuer) neighbour {
 		signIn: func(w http.ResponseWriter, r *http.Request, user string) error {
 			return gorillaSignIn(store, w, r, user)
 		},
-		signOut: func(w http.ResponseWriter, r *http.Request) error { return gorillaSignOut(store, issuer, w, r) },
-		cookie:  "__Host-session",
-		old:     true,
+		signOut: func(w http.ResponseWriter, r *http.Request) error {
+			return gorillaSignOut(store, issuer, w, r)
+		},
+		cookie: "__Host-session",
+		old:    true,
 	}
 }
 
@@ -112,7 +127,8 @@ func gorillaNeighbour(issuer *tickets.Issuer) neighbour {
 // have lived; no renewal makes a session longer than it may be.
 func TestGorillaSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{RememberRevocations: gorillaLife})
+		issuer, err := tickets.NewIssuer(tickets.NewMemoryStore(nil),
+			&tickets.IssuerOptions{RememberRevocations: gorillaLife})
 		require.NoError(t, err)
 		store := newGorillaStore()
 		sessions := gorillaRenewing(store, issuer, time.Minute)

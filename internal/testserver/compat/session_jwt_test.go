@@ -32,17 +32,22 @@ type jwtClaims struct {
 func jwtSessions(key ed25519.PublicKey, issuer *tickets.Issuer) middleware.Authenticator {
 	parser := jwt.NewParser(jwt.WithValidMethods([]string{"EdDSA"}), jwt.WithExpirationRequired(),
 		jwt.WithIssuer("https://id.example"), jwt.WithAudience("app"))
-	return middleware.BearerSessions(func(_ context.Context, token string) (*middleware.Session, error) {
+	return middleware.BearerSessions(func(
+		_ context.Context, token string,
+	) (*middleware.Session, error) {
 		var c jwtClaims
-		_, err := parser.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return key, nil })
+		_, err := parser.ParseWithClaims(token, &c,
+			func(*jwt.Token) (any, error) { return key, nil })
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", middleware.ErrSessionExpired, err)
 		}
-		s := &middleware.Session{ID: c.SessionID, Provider: c.Issuer, UserID: c.Subject, ExpiresAt: c.ExpiresAt.Time}
+		s := &middleware.Session{ID: c.SessionID, Provider: c.Issuer,
+			UserID: c.Subject, ExpiresAt: c.ExpiresAt.Time}
 		if c.SignedIn != nil {
 			s.StartedAt = c.SignedIn.Time
 		}
-		grant := tickets.Grant{SessionID: s.ID, Provider: s.Provider, UserID: s.UserID, StartedAt: s.StartedAt}
+		grant := tickets.Grant{SessionID: s.ID, Provider: s.Provider,
+			UserID: s.UserID, StartedAt: s.StartedAt}
 		if s.ID == "" || s.UserID == "" || issuer.Revoked(grant) != nil {
 			return nil, middleware.ErrSessionExpired
 		}
@@ -71,10 +76,13 @@ func Example_jwt() {
 }
 
 func newClaims(user string) jwtClaims {
-	return jwtClaims{SessionID: rand.Text(), SignedIn: jwt.NewNumericDate(time.Now()), RegisteredClaims: jwt.RegisteredClaims{
-		Issuer: "https://id.example", Audience: jwt.ClaimStrings{"app"}, Subject: user,
-		ExpiresAt: jwt.NewNumericDate(time.Now().Add(time.Hour)),
-	}}
+	return jwtClaims{
+		SessionID: rand.Text(), SignedIn: jwt.NewNumericDate(time.Now()),
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer: "https://id.example", Audience: jwt.ClaimStrings{"app"}, Subject: user,
+			ExpiresAt: jwt.NewNumericDate(time.Now().Add(time.Hour)),
+		},
+	}
 }
 
 func jwtNeighbour(issuer *tickets.Issuer) neighbour {
@@ -85,9 +93,12 @@ func jwtNeighbour(issuer *tickets.Issuer) neighbour {
 	return neighbour{
 		sessions: jwtSessions(public, issuer),
 		enter: func(v *visitor, user string) {
-			v.bearer = must(jwt.NewWithClaims(jwt.SigningMethodEdDSA, newClaims(user)).SignedString(private))
+			token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, newClaims(user))
+			v.bearer = must(token.SignedString(private))
 		},
-		signOut: func(_ http.ResponseWriter, r *http.Request) error { return jwtSignOut(issuer, r) },
+		signOut: func(_ http.ResponseWriter, r *http.Request) error {
+			return jwtSignOut(issuer, r)
+		},
 	}
 }
 
@@ -121,19 +132,29 @@ func TestJWTForged(t *testing.T) {
 	require.Equal(t, "ann", s.UserID)
 
 	for name, token := range map[string]string{
-		"alg none (RFC 8725 section 2.1)":                 sign(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, newClaims("ann")),
-		"HMAC with the public key (RFC 8725 section 2.1)": sign(jwt.SigningMethodHS256, []byte(public), newClaims("ann")),
-		"another key":             sign(jwt.SigningMethodEdDSA, foreign, newClaims("ann")),
-		"signature cut off":       good[:len(good)-20],
-		"claims of another token": swapped(good, sign(jwt.SigningMethodEdDSA, foreign, newClaims("root"))),
-		"expired":                 sign(jwt.SigningMethodEdDSA, private, with(func(c *jwtClaims) { c.ExpiresAt = ago })),
-		"without exp":             sign(jwt.SigningMethodEdDSA, private, with(func(c *jwtClaims) { c.ExpiresAt = nil })),
-		"not yet":                 sign(jwt.SigningMethodEdDSA, private, with(func(c *jwtClaims) { c.NotBefore = soon })),
-		"for another audience":    sign(jwt.SigningMethodEdDSA, private, with(func(c *jwtClaims) { c.Audience = jwt.ClaimStrings{"other"} })),
-		"of another issuer":       sign(jwt.SigningMethodEdDSA, private, with(func(c *jwtClaims) { c.Issuer = "https://evil.example" })),
-		"without a session's id":  sign(jwt.SigningMethodEdDSA, private, with(func(c *jwtClaims) { c.SessionID = "" })),
-		"without a subject":       sign(jwt.SigningMethodEdDSA, private, with(func(c *jwtClaims) { c.Subject = "" })),
-		"no JWT at all":           "c29tZXRoaW5n",
+		"alg none (RFC 8725 section 2.1)": sign(
+			jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, newClaims("ann")),
+		"HMAC with the public key (RFC 8725 section 2.1)": sign(
+			jwt.SigningMethodHS256, []byte(public), newClaims("ann")),
+		"another key":       sign(jwt.SigningMethodEdDSA, foreign, newClaims("ann")),
+		"signature cut off": good[:len(good)-20],
+		"claims of another token": swapped(good,
+			sign(jwt.SigningMethodEdDSA, foreign, newClaims("root"))),
+		"expired": sign(jwt.SigningMethodEdDSA, private,
+			with(func(c *jwtClaims) { c.ExpiresAt = ago })),
+		"without exp": sign(jwt.SigningMethodEdDSA, private,
+			with(func(c *jwtClaims) { c.ExpiresAt = nil })),
+		"not yet": sign(jwt.SigningMethodEdDSA, private,
+			with(func(c *jwtClaims) { c.NotBefore = soon })),
+		"for another audience": sign(jwt.SigningMethodEdDSA, private,
+			with(func(c *jwtClaims) { c.Audience = jwt.ClaimStrings{"other"} })),
+		"of another issuer": sign(jwt.SigningMethodEdDSA, private,
+			with(func(c *jwtClaims) { c.Issuer = "https://evil.example" })),
+		"without a session's id": sign(jwt.SigningMethodEdDSA, private,
+			with(func(c *jwtClaims) { c.SessionID = "" })),
+		"without a subject": sign(jwt.SigningMethodEdDSA, private,
+			with(func(c *jwtClaims) { c.Subject = "" })),
+		"no JWT at all": "c29tZXRoaW5n",
 	} {
 		_, err := ask(token)
 		require.ErrorIs(t, err, middleware.ErrSessionExpired, name)
@@ -156,7 +177,9 @@ func TestJWTRefreshed(t *testing.T) {
 	issuer := must(tickets.NewIssuer(tickets.NewMemoryStore(nil), nil))
 	server, d, end := neighbour{
 		sessions: jwtSessions(public, issuer),
-		signOut:  func(_ http.ResponseWriter, r *http.Request) error { return jwtSignOut(issuer, r) },
+		signOut: func(_ http.ResponseWriter, r *http.Request) error {
+			return jwtSignOut(issuer, r)
+		},
 	}.serve(issuer, events)
 	defer end()
 	claims := newClaims("ann")

@@ -21,9 +21,10 @@ import (
 // relyingParty signs people in with OpenID Connect, by coreos/go-oidc, and keeps
 // their tokens on this side. Endpoints and verifier are those of oidc.NewProvider.
 type relyingParty struct {
-	oauth2    oauth2.Config
-	verifier  *oidc.IDTokenVerifier
-	logins    sync.Map           // stands for your own store: by cookie, and by session id, → *login
+	oauth2   oauth2.Config
+	verifier *oidc.IDTokenVerifier
+	// logins stands for your own store: by cookie, and by session id, → *login
+	logins    sync.Map
 	refreshes singleflight.Group // by session id
 	logouts   sync.Map           // the jti of each logout_token until it expires
 }
@@ -55,12 +56,12 @@ func (p *relyingParty) callback(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		cookie = &http.Cookie{}
 	}
-	flow := strings.Split(cookie.Value, "!")
+	flow, code := strings.Split(cookie.Value, "!"), r.FormValue("code")
 	if len(flow) != 4 || flow[0] != r.FormValue("state") {
 		http.Error(w, "this sign-in did not begin here", http.StatusBadRequest)
 		return
 	}
-	token, err := p.oauth2.Exchange(r.Context(), r.FormValue("code"), oauth2.VerifierOption(flow[2]))
+	token, err := p.oauth2.Exchange(r.Context(), code, oauth2.VerifierOption(flow[2]))
 	if err != nil {
 		http.Error(w, "the provider did not confirm it", http.StatusBadGateway)
 		return
@@ -77,7 +78,9 @@ func (p *relyingParty) callback(w http.ResponseWriter, r *http.Request) {
 }
 
 // newLogin verifies the ID token that came with token.
-func (p *relyingParty) newLogin(ctx context.Context, token *oauth2.Token, nonce string) (*login, error) {
+func (p *relyingParty) newLogin(
+	ctx context.Context, token *oauth2.Token, nonce string,
+) (*login, error) {
 	raw, _ := token.Extra("id_token").(string)
 	id, err := p.verifier.Verify(ctx, raw)
 	if err != nil {
@@ -94,7 +97,9 @@ func (p *relyingParty) newLogin(ctx context.Context, token *oauth2.Token, nonce 
 
 // Authenticate is what the gate asks. A cookie is renewed with the tokens; the
 // one before stays good until the next time.
-func (p *relyingParty) Authenticate(w http.ResponseWriter, r *http.Request) (*middleware.Session, error) {
+func (p *relyingParty) Authenticate(
+	w http.ResponseWriter, r *http.Request,
+) (*middleware.Session, error) {
 	cookie, err := r.Cookie("__Host-session")
 	if err != nil {
 		return nil, middleware.ErrNoSession
@@ -112,7 +117,9 @@ func (p *relyingParty) Authenticate(w http.ResponseWriter, r *http.Request) (*mi
 }
 
 // restore is the guard's Restore, for sockets that outlive a token.
-func (p *relyingParty) restore(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
+func (p *relyingParty) restore(
+	ctx context.Context, s *middleware.Session,
+) (*middleware.Session, error) {
 	found, _ := p.logins.Load(s.ID)
 	l, ok := found.(*login)
 	if !ok {
@@ -129,7 +136,8 @@ func (p *relyingParty) session(ctx context.Context, l *login) (*middleware.Sessi
 		// The answer must not be lost with the client that asked first.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
-		fresh, err := p.oauth2.TokenSource(ctx, l.current()).Token() // the same one until it expires
+		// It is the same one until it expires.
+		fresh, err := p.oauth2.TokenSource(ctx, l.current()).Token()
 		var refused *oauth2.RetrieveError
 		if errors.As(err, &refused) && refused.ErrorCode == "invalid_grant" {
 			p.forget(l)

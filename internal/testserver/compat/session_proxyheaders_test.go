@@ -25,9 +25,12 @@ import (
 func proxySessions(proxies ...netip.Prefix) middleware.Authenticator {
 	trusted := func(r *http.Request) bool {
 		peer, err := netip.ParseAddrPort(r.RemoteAddr)
-		return err == nil && slices.ContainsFunc(proxies, func(p netip.Prefix) bool { return p.Contains(peer.Addr().Unmap()) })
+		return err == nil && slices.ContainsFunc(proxies,
+			func(p netip.Prefix) bool { return p.Contains(peer.Addr().Unmap()) })
 	}
-	return middleware.AuthenticatorFunc(func(w http.ResponseWriter, r *http.Request) (*middleware.Session, error) {
+	return middleware.AuthenticatorFunc(func(
+		w http.ResponseWriter, r *http.Request,
+	) (*middleware.Session, error) {
 		users := r.Header.Values("X-Forwarded-User")
 		if len(users) == 0 {
 			return nil, middleware.ErrNoSession
@@ -40,12 +43,14 @@ func proxySessions(proxies ...netip.Prefix) middleware.Authenticator {
 			cookie = sidCookie(rand.Text())
 			http.SetCookie(w, cookie)
 		}
-		return &middleware.Session{ID: users[0] + " " + cookie.Value, Provider: "oauth2-proxy", UserID: users[0]}, nil
+		return &middleware.Session{
+			ID: users[0] + " " + cookie.Value, Provider: "oauth2-proxy", UserID: users[0]}, nil
 	})
 }
 
 func sidCookie(value string) *http.Cookie {
-	return &http.Cookie{Name: "__Host-sid", Value: value, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode}
+	return &http.Cookie{Name: "__Host-sid", Value: value, Path: "/",
+		Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode}
 }
 
 // proxySignOut answers the application's POST /logout: here first, then there.
@@ -108,8 +113,10 @@ func oauth2Proxy(app *httptest.Server) *httptest.Server {
 func TestProxyHeadersForged(t *testing.T) {
 	events := &lines{}
 	issuer := must(tickets.NewIssuer(tickets.NewMemoryStore(nil), nil))
-	d := newDoors(proxySessions(netip.MustParsePrefix("127.0.0.1/32")), doorOptions{issuer: issuer, audit: events})
-	app := httptest.NewServer(d.gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { greet(w, r, "bob") })))
+	d := newDoors(proxySessions(netip.MustParsePrefix("127.0.0.1/32")),
+		doorOptions{issuer: issuer, audit: events})
+	page := func(w http.ResponseWriter, r *http.Request) { greet(w, r, "bob") }
+	app := httptest.NewServer(d.gate.Wrap(http.HandlerFunc(page)))
 	defer app.Close()
 	front := oauth2Proxy(app)
 	defer front.Close()
@@ -143,6 +150,7 @@ func TestProxyHeadersForged(t *testing.T) {
 	r := httptest.NewRequest("GET", "/", nil)
 	r.RemoteAddr = "127.0.0.1:1"
 	r.Header["X-Forwarded-User"] = []string{"ann", "root"}
-	_, err := proxySessions(netip.MustParsePrefix("127.0.0.1/32")).Authenticate(httptest.NewRecorder(), r)
+	_, err := proxySessions(netip.MustParsePrefix("127.0.0.1/32")).
+		Authenticate(httptest.NewRecorder(), r)
 	require.ErrorIs(t, err, middleware.ErrSessionExpired)
 }

@@ -16,12 +16,15 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// scsSessions says who has signed in with alexedwards/scs. LoadAndSave is around the gate. The ID is one
-// that sign-in puts into the session: scs's token is the cookie, and RenewToken replaces it.
+// scsSessions says who has signed in with alexedwards/scs. LoadAndSave is around the gate. The ID
+// is one that sign-in puts into the session: scs's token is the cookie, and RenewToken replaces it.
 func scsSessions(manager *scs.SessionManager) middleware.Authenticator {
-	return middleware.AuthenticatorFunc(func(_ http.ResponseWriter, r *http.Request) (*middleware.Session, error) {
+	return middleware.AuthenticatorFunc(func(
+		_ http.ResponseWriter, r *http.Request,
+	) (*middleware.Session, error) {
 		ctx := r.Context()
-		if c, err := r.Cookie(manager.Cookie.Name); err == nil && c.Value != "" && manager.Token(ctx) == "" {
+		c, err := r.Cookie(manager.Cookie.Name)
+		if err == nil && c.Value != "" && manager.Token(ctx) == "" {
 			return nil, middleware.ErrSessionExpired // scs knows no such cookie
 		}
 		id := manager.GetString(ctx, "id")
@@ -30,7 +33,8 @@ func scsSessions(manager *scs.SessionManager) middleware.Authenticator {
 		}
 		return &middleware.Session{
 			ID: id, Provider: "scs", UserID: manager.GetString(ctx, "user"),
-			StartedAt: time.Unix(manager.GetInt64(ctx, "started"), 0), ExpiresAt: manager.Deadline(ctx),
+			StartedAt: time.Unix(manager.GetInt64(ctx, "started"), 0),
+			ExpiresAt: manager.Deadline(ctx),
 		}, nil
 	})
 }
@@ -46,18 +50,24 @@ func scsSignIn(manager *scs.SessionManager, r *http.Request, user string) error 
 
 func scsSignOut(manager *scs.SessionManager, issuer *tickets.Issuer, r *http.Request) error {
 	session, _ := middleware.SessionFrom(r.Context())
-	return errors.Join(manager.Destroy(r.Context()), // first the session, then its tickets and sockets
+	// First the session, then its tickets and sockets.
+	return errors.Join(manager.Destroy(r.Context()),
 		issuer.Revoke(r.Context(), tickets.Revocation{SessionID: session.ID, Reason: "logout"}))
 }
 
-// scsRenewing is scsSessions with another cookie now and then. The session keeps its ID and its end.
+// scsRenewing is scsSessions with another cookie now and then. The session keeps its ID and its
+// end.
 func scsRenewing(manager *scs.SessionManager, after time.Duration) middleware.Authenticator {
 	sessions := scsSessions(manager)
-	return middleware.AuthenticatorFunc(func(w http.ResponseWriter, r *http.Request) (*middleware.Session, error) {
+	return middleware.AuthenticatorFunc(func(
+		w http.ResponseWriter, r *http.Request,
+	) (*middleware.Session, error) {
 		s, err := sessions.Authenticate(w, r)
 		renewed := time.Unix(manager.GetInt64(r.Context(), "renewed"), 0)
-		// The old cookie is not valid any more: do not replace it while a page sends several requests.
-		if err != nil || r.Header.Get("Sec-Fetch-Mode") != "navigate" || time.Since(renewed) <= after {
+		// The old cookie is not valid any more: do not replace it while a page sends several
+		// requests.
+		navigates := r.Header.Get("Sec-Fetch-Mode") == "navigate"
+		if err != nil || !navigates || time.Since(renewed) <= after {
 			return s, err
 		}
 		if err := manager.RenewToken(r.Context()); err != nil {
@@ -89,10 +99,14 @@ func scsNeighbour(issuer *tickets.Issuer) neighbour {
 	return neighbour{
 		around:   manager.LoadAndSave,
 		sessions: scsRenewing(manager, 0),
-		signIn:   func(_ http.ResponseWriter, r *http.Request, user string) error { return scsSignIn(manager, r, user) },
-		signOut:  func(_ http.ResponseWriter, r *http.Request) error { return scsSignOut(manager, issuer, r) },
-		cookie:   "__Host-session",
-		fail:     func() { store.down = true },
+		signIn: func(_ http.ResponseWriter, r *http.Request, user string) error {
+			return scsSignIn(manager, r, user)
+		},
+		signOut: func(_ http.ResponseWriter, r *http.Request) error {
+			return scsSignOut(manager, issuer, r)
+		},
+		cookie: "__Host-session",
+		fail:   func() { store.down = true },
 	}
 }
 

@@ -24,7 +24,8 @@ type neighbour struct {
 
 	signIn  func(w http.ResponseWriter, r *http.Request, user string) error // at /login?user=
 	signOut func(w http.ResponseWriter, r *http.Request) error              // at /logout
-	enter   func(v *visitor, user string)                                   // in place of a POST to /login
+	// enter is in place of a POST to /login.
+	enter func(v *visitor, user string)
 
 	leave   func(v *visitor)  // what a page does after /logout
 	started func(base string) // where the application is now
@@ -47,7 +48,9 @@ var neighbours = []struct {
 }
 
 // serve is an application around n.
-func (n neighbour) serve(issuer *tickets.Issuer, events *lines) (server *httptest.Server, d doors, end func()) {
+func (n neighbour) serve(
+	issuer *tickets.Issuer, events *lines,
+) (server *httptest.Server, d doors, end func()) {
 	d = newDoors(n.sessions, doorOptions{issuer: issuer, audit: events, sockets: n.sockets})
 	answer := func(w http.ResponseWriter, err error) {
 		if err != nil {
@@ -58,16 +61,14 @@ func (n neighbour) serve(issuer *tickets.Issuer, events *lines) (server *httptes
 	mux.HandleFunc("POST /login", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, n.signIn(w, r, r.FormValue("user")))
 	})
-	mux.Handle("POST /logout", d.gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer(w, n.signOut(w, r))
-	})))
+	logout := func(w http.ResponseWriter, r *http.Request) { answer(w, n.signOut(w, r)) }
+	mux.Handle("POST /logout", d.gate.Wrap(http.HandlerFunc(logout)))
 	for pattern, route := range n.routes {
 		mux.Handle(pattern, route)
 	}
 	mux.Handle("/api/auth/ws-ticket", d.gate.Wrap(d.mint))
-	mux.Handle("GET /hello/{name}", d.gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		greet(w, r, r.PathValue("name"))
-	})))
+	page := func(w http.ResponseWriter, r *http.Request) { greet(w, r, r.PathValue("name")) }
+	mux.Handle("GET /hello/{name}", d.gate.Wrap(http.HandlerFunc(page)))
 	mux.Handle("GET /ws/{room}", d.guard.Wrap(http.HandlerFunc(hello)))
 	app := http.NewCrossOriginProtection().Handler(mux)
 	if n.around != nil {

@@ -27,10 +27,11 @@ import (
 // when it mints.
 func streams(guard *middleware.Guard, files, events http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /files/", guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	private := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "private, no-store") // its next address is another one
 		files.ServeHTTP(w, r)
-	})))
+	}
+	mux.Handle("GET /files/", guard.Wrap(http.HandlerFunc(private)))
 	mux.Handle("GET /events", guard.Wrap(events))
 	return middleware.ConcealTicket(mux) // and the access log in between
 }
@@ -58,7 +59,8 @@ func serveEvents(next func(ctx context.Context, after int) (string, error)) http
 	}
 }
 
-var streamOptions = doorOptions{guard: middleware.GuardOptions{AdmitRequests: true, RequireEndpoint: true}}
+var streamOptions = doorOptions{
+	guard: middleware.GuardOptions{AdmitRequests: true, RequireEndpoint: true}}
 
 func Example_streams() {
 	d := newDoors(everybody, streamOptions)
@@ -151,8 +153,10 @@ func TestEventSource(t *testing.T) {
 	server := httptest.NewServer(streams(d.guard, http.NotFoundHandler(), serveEvents(f.read)))
 	defer server.Close()
 	fresh := func(after string) *eventSource {
-		ticket := must(d.issuer.Mint(t.Context(), tickets.Grant{SessionID: "s1", UserID: "ann", Endpoint: "/events"}))
-		return &eventSource{v: newVisitor(server), path: "/events?after=" + after + "&ticket=" + string(ticket)}
+		ticket := must(d.issuer.Mint(t.Context(),
+			tickets.Grant{SessionID: "s1", UserID: "ann", Endpoint: "/events"}))
+		return &eventSource{v: newVisitor(server),
+			path: "/events?after=" + after + "&ticket=" + string(ticket)}
 	}
 
 	source := fresh("")
@@ -168,7 +172,8 @@ func TestEventSource(t *testing.T) {
 	require.Equal(t, 200, again.connect())
 	require.Equal(t, "event 2", again.next(), "nothing missed, nothing twice")
 
-	require.NoError(t, d.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: "s1", Reason: "logout"}))
+	require.NoError(t, d.issuer.Revoke(t.Context(),
+		tickets.Revocation{SessionID: "s1", Reason: "logout"}))
 	require.Empty(t, again.next())
 	var closed *middleware.CloseError
 	require.ErrorAs(t, <-f.ends, &closed)
@@ -182,12 +187,14 @@ func TestEventSource(t *testing.T) {
 func TestDownload(t *testing.T) {
 	d := newDoors(everybody, streamOptions)
 	const size = 64 << 20 // more than all buffers on the way
-	server := httptest.NewServer(streams(d.guard, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	file := func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "report.bin", time.Time{}, io.NewSectionReader(zeros{}, 0, size))
-	}), http.NotFoundHandler()))
+	}
+	server := httptest.NewServer(streams(d.guard, http.HandlerFunc(file), http.NotFoundHandler()))
 	defer server.Close()
 	link := func(session string) string {
-		ticket := must(d.issuer.Mint(t.Context(), tickets.Grant{SessionID: session, UserID: "ann", Endpoint: "/files/report.bin"}))
+		ticket := must(d.issuer.Mint(t.Context(),
+			tickets.Grant{SessionID: session, UserID: "ann", Endpoint: "/files/report.bin"}))
 		return server.URL + "/files/report.bin?ticket=" + string(ticket)
 	}
 	get := func(url, ranges string) *http.Response {
@@ -231,7 +238,8 @@ func TestDownload(t *testing.T) {
 	}
 	head := must(server.Client().Head(link("s2")))
 	head.Body.Close()
-	require.Equal(t, http.StatusUpgradeRequired, head.StatusCode, "it would spend the ticket for nothing")
+	require.Equal(t, http.StatusUpgradeRequired, head.StatusCode,
+		"it would spend the ticket for nothing")
 }
 
 type zeros struct{}

@@ -25,7 +25,9 @@ type wrapper struct {
 
 var wrappers = []wrapper{
 	{"httpsnoop.CaptureMetrics", func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { httpsnoop.CaptureMetrics(next, w, r) })
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			httpsnoop.CaptureMetrics(next, w, r)
+		})
 	}, false},
 	{"httpsnoop.Wrap", func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -40,7 +42,9 @@ var wrappers = []wrapper{
 	{"chi's Compress", chimiddleware.Compress(5), false},
 	{"scs", scs.New().LoadAndSave, false},
 	{"one with Unwrap alone", func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(unwrapper{w}, r) })
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			next.ServeHTTP(unwrapper{w}, r)
+		})
 	}, false},
 	{"one that embeds and no more", func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -63,7 +67,8 @@ func TestWrappers(t *testing.T) {
 			t.Run(wrapper.name+"/"+lib.name, func(t *testing.T) {
 				alone := outcome(t, wrapper.wrap(lib.echo), nil)
 				inner := newDoors(everybody, doorOptions{})
-				require.Equal(t, alone, outcome(t, inner.guard.Wrap(wrapper.wrap(lib.echo)), &inner))
+				require.Equal(t, alone, outcome(t, inner.guard.Wrap(wrapper.wrap(lib.echo)),
+					&inner))
 
 				want := "echo"
 				if wrapper.opaque {
@@ -86,7 +91,8 @@ func outcome(t *testing.T, handler http.Handler, d *doors) string {
 	defer server.Close()
 	path := "/ws"
 	if d != nil {
-		path += "?ticket=" + string(must(d.issuer.Mint(t.Context(), tickets.Grant{SessionID: "s1", UserID: "ann"})))
+		path += "?ticket=" + string(must(d.issuer.Mint(t.Context(),
+			tickets.Grant{SessionID: "s1", UserID: "ann"})))
 	}
 	c, response, err := newVisitor(server).dial(path)
 	if response == nil {

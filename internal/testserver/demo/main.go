@@ -37,7 +37,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	flags.SetOutput(errOut)
 	addr := flags.String("addr", "127.0.0.1:8080", "`host:port` to listen on")
-	file := flags.String("audit", "", "`file` that the audit is written to (default: the page shows it, no file has it)")
+	file := flags.String("audit", "",
+		"`file` that the audit is written to (default: the page shows it, no file has it)")
 	ttl := flags.Duration("ttl", tickets.DefaultTTL, "how long a ticket is good, at least 1s")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -66,6 +67,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return errors.Join(err, app.Close())
 	}
-	fmt.Fprintf(out, "ticketgate demo: %s\nSign in with any name. Ctrl-C ends it.\n", testserver.Address(listener.Addr()))
+	fmt.Fprintf(out, "ticketgate demo: %s\nSign in with any name. Ctrl-C ends it.\n",
+		testserver.Address(listener.Addr()))
 	return testserver.Serve(ctx, listener, app)
 }

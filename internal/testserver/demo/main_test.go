@@ -69,7 +69,9 @@ func get(t *testing.T, url string, headers ...string) (*http.Response, string) {
 
 func signIn(t *testing.T, base string) string {
 	t.Helper()
-	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse
+	}}
 	res, err := client.PostForm(base+"/login", url.Values{"user": {"ada"}})
 	require.NoError(t, err)
 	defer res.Body.Close()
@@ -80,7 +82,8 @@ func signIn(t *testing.T, base string) string {
 var (
 	loaded   = regexp.MustCompile(`(?:src|href)="(/[^"]*)"`)
 	imported = regexp.MustCompile(`from "\./([^"]+)"`)
-	inline   = regexp.MustCompile(`(?i)<style|\sstyle=|\son[a-z]+=|<script(?:\s[^>]*)?>[^<]|javascript:|https?://`)
+	inline   = regexp.MustCompile(`(?i)<style|\sstyle=|\son[a-z]+=|<script(?:\s[^>]*)?>[^<]|` +
+		`javascript:|https?://`)
 )
 
 // A page may load what came from here, as files, and nothing else; so nothing
@@ -90,12 +93,15 @@ func TestPages(t *testing.T) {
 	cookie := signIn(t, base)
 	host := strings.TrimPrefix(base, "http://")
 	twin := strings.Replace(host, "127.0.0.1", "localhost", 1)
-	strict := "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; "
+	strict := "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; " +
+		"form-action 'self'; base-uri 'none'; "
 	assets := map[string]bool{"/favicon.ico": true, "/ticketgate.js": true}
 	for path, policy := range map[string]string{
-		"/":          strict + "connect-src 'self'; frame-src 'self' http://" + twin + "; frame-ancestors 'none'",
-		"/login":     strict + "frame-ancestors 'none'",
-		"/elsewhere": strict + "connect-src 'self' ws://" + twin + "; frame-ancestors 'self' http://" + twin,
+		"/": strict + "connect-src 'self'; frame-src 'self' http://" + twin +
+			"; frame-ancestors 'none'",
+		"/login": strict + "frame-ancestors 'none'",
+		"/elsewhere": strict + "connect-src 'self' ws://" + twin +
+			"; frame-ancestors 'self' http://" + twin,
 	} {
 		res, body := get(t, base+path, "Cookie", cookie)
 		require.Equal(t, http.StatusOK, res.StatusCode, path)
@@ -114,8 +120,9 @@ func TestPages(t *testing.T) {
 	for asset := range assets {
 		res, body := get(t, base+asset)
 		require.Equal(t, http.StatusOK, res.StatusCode, asset)
-		want := map[string]string{".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".ico": "image/svg+xml"}[filepath.Ext(asset)]
-		assert.Contains(t, res.Header.Get("Content-Type"), want, asset)
+		types := map[string]string{".css": "text/css", ".js": "text/javascript",
+			".svg": "image/svg+xml", ".ico": "image/svg+xml"}
+		assert.Contains(t, res.Header.Get("Content-Type"), types[filepath.Ext(asset)], asset)
 		assert.Equal(t, "nosniff", res.Header.Get("X-Content-Type-Options"), asset)
 		for _, m := range imported.FindAllStringSubmatch(body, -1) {
 			assets["/assets/"+m[1]] = true
@@ -124,19 +131,22 @@ func TestPages(t *testing.T) {
 		}
 	}
 
-	require.NoError(t, fs.WalkDir(page.Files, "assets", func(path string, entry fs.DirEntry, err error) error {
+	clean := func(path string, entry fs.DirEntry, err error) error {
 		require.NoError(t, err)
 		if entry.IsDir() {
 			return nil
 		}
 		body, err := fs.ReadFile(page.Files, path)
 		require.NoError(t, err)
-		for _, forbidden := range []string{"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "@import", "url(http", "cdn"} {
+		for _, forbidden := range []string{"innerHTML", "outerHTML", "insertAdjacentHTML",
+			"document.write", "eval(", "@import", "url(http", "cdn"} {
 			assert.NotContains(t, string(body), forbidden, path)
 		}
 		return nil
-	}))
-	for _, path := range []string{"/assets/", "/assets/none.js", "/assets/..%2flogin.html", "/assets/%2e%2e/login.html"} {
+	}
+	require.NoError(t, fs.WalkDir(page.Files, "assets", clean))
+	for _, path := range []string{"/assets/", "/assets/none.js",
+		"/assets/..%2flogin.html", "/assets/%2e%2e/login.html"} {
 		res, body := get(t, base+path)
 		assert.Equal(t, http.StatusNotFound, res.StatusCode, path)
 		assert.NotContains(t, body, "{{", path)
@@ -146,7 +156,8 @@ func TestPages(t *testing.T) {
 // The Host header is the client's to write, and stands in a policy.
 func TestPolicyKeepsToKnownHosts(t *testing.T) {
 	base, _ := demo(t)
-	for _, host := range []string{"evil.example:8080", "localhost", "localhost:x", "localhost:99999", "127.0.0.1.evil.example:80"} {
+	for _, host := range []string{"evil.example:8080", "localhost", "localhost:x",
+		"localhost:99999", "127.0.0.1.evil.example:80"} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, base+"/elsewhere", nil)
 		require.NoError(t, err)
 		req.Host = host
@@ -156,7 +167,8 @@ func TestPolicyKeepsToKnownHosts(t *testing.T) {
 		if res.StatusCode == http.StatusBadRequest {
 			continue // net/http's own answer
 		}
-		assert.Contains(t, res.Header.Get("Content-Security-Policy"), "connect-src 'self'; frame-ancestors 'self'", host)
+		assert.Contains(t, res.Header.Get("Content-Security-Policy"),
+			"connect-src 'self'; frame-ancestors 'self'", host)
 	}
 }
 
@@ -164,7 +176,8 @@ func TestAuditFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "logs", "auth.log")
 	base, stop := demo(t, "-audit", file, "-ttl", "10s")
 	cookie := signIn(t, base)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+"/api/auth/ws-ticket", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost,
+		base+"/api/auth/ws-ticket", nil)
 	require.NoError(t, err)
 	req.Header.Set("Cookie", cookie)
 	res, err := http.DefaultClient.Do(req)
@@ -177,8 +190,10 @@ func TestAuditFile(t *testing.T) {
 	require.NoError(t, stop())
 	lines, err := os.ReadFile(file)
 	require.NoError(t, err)
-	assert.Regexp(t, `(?s)^\{"ts":"[^"]+","event":"login_success","provider":"demo","user_id":"ada","ip":"127\.0\.0\.1".*\n`+
-		`\{"ts":"[^"]+","event":"ws_ticket_minted","provider":"demo","user_id":"ada".*\n$`, string(lines))
+	assert.Regexp(t, `(?s)^\{"ts":"[^"]+","event":"login_success","provider":"demo",`+
+		`"user_id":"ada","ip":"127\.0\.0\.1".*\n`+
+		`\{"ts":"[^"]+","event":"ws_ticket_minted","provider":"demo","user_id":"ada".*\n$`,
+		string(lines))
 	assert.NotContains(t, string(lines), strings.Split(cookie, "=")[1])
 }
 
@@ -186,7 +201,8 @@ func TestAuditFile(t *testing.T) {
 func TestEndsWithAStreamOpen(t *testing.T) {
 	base, stop := demo(t)
 	cookie := signIn(t, base)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+"/api/auth/ws-ticket", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost,
+		base+"/api/auth/ws-ticket", nil)
 	require.NoError(t, err)
 	req.Header.Set("Cookie", cookie)
 	res, err := http.DefaultClient.Do(req)
@@ -214,7 +230,8 @@ func TestRunRefuses(t *testing.T) {
 		args []string
 		want string
 	}{
-		{"a port that is taken", []string{"-addr", taken.Addr().String()}, "address already in use"},
+		{"a port that is taken", []string{"-addr", taken.Addr().String()},
+			"address already in use"},
 		{"no address", []string{"-addr", "nowhere"}, "missing port"},
 		{"a short ttl", []string{"-ttl", "10ms"}, "-ttl is 10ms, want at least 1s"},
 		{"an argument", []string{"audit.log"}, `unexpected argument "audit.log"`},
@@ -224,7 +241,8 @@ func TestRunRefuses(t *testing.T) {
 			assert.ErrorContains(t, run(t.Context(), c.args, io.Discard, io.Discard), c.want)
 		})
 	}
-	assert.True(t, errors.Is(run(t.Context(), []string{"-h"}, io.Discard, io.Discard), flag.ErrHelp))
+	err = run(t.Context(), []string{"-h"}, io.Discard, io.Discard)
+	assert.True(t, errors.Is(err, flag.ErrHelp))
 }
 
 func TestURL(t *testing.T) {

@@ -95,8 +95,9 @@ func (p *Postgres) Start() error {
 	for {
 		err := p.start()
 		// Where the server was killed, its processes need a moment to see that, and until then it
-		// says:
-		if err == nil || !strings.Contains(err.Error(), "is still in use") || time.Now().After(deadline) {
+		// says that it is still in use.
+		inUse := err != nil && strings.Contains(err.Error(), "is still in use")
+		if !inUse || time.Now().After(deadline) {
 			return err
 		}
 	}

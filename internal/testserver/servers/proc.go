@@ -161,7 +161,8 @@ func (p *Process) Await(limit time.Duration, ready func() error) error {
 		case <-time.After(2 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s is not ready after %v: %w: %s", p.cmd.Path, limit, err, p.Output())
+			return fmt.Errorf("%s is not ready after %v: %w: %s",
+				p.cmd.Path, limit, err, p.Output())
 		}
 	}
 }

@@ -27,7 +27,8 @@ func NewSentinel(dir string, primary *Redis) (*Redis, error) {
 		return nil, fmt.Errorf("new sentinel: %w", err)
 	}
 	conf := filepath.Join(dir, "sentinel.conf") // which it writes to
-	text := fmt.Sprintf("sentinel monitor %[1]s %s %s 1\nsentinel down-after-milliseconds %[1]s 300\n"+
+	text := fmt.Sprintf("sentinel monitor %[1]s %s %s 1\n"+
+		"sentinel down-after-milliseconds %[1]s 300\n"+
 		"sentinel failover-timeout %[1]s 3000\n", SentinelMaster, host, primaryPort)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("new sentinel: %w", err)

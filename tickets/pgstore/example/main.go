@@ -95,7 +95,8 @@ func routes(
 	issuer *tickets.Issuer, guard *middleware.Guard, events *audit.Log, shared sessions,
 ) (http.Handler, error) {
 	cookie := middleware.CookieSessions("session", shared.find)
-	gate, err := middleware.NewGate(cookie, &middleware.GateOptions{LoginURL: "/login", Audit: events})
+	gate, err := middleware.NewGate(cookie,
+		&middleware.GateOptions{LoginURL: "/login", Audit: events})
 	mint, err2 := middleware.NewMint(issuer, &middleware.MintOptions{Audit: events})
 	if err := errors.Join(err, err2); err != nil {
 		return nil, err

@@ -51,7 +51,8 @@ var contenders = []contender{
 		}
 		write := func(id, pad string) error {
 			before := l.Stats().Failed
-			l.Record(context.Background(), audit.SocketOpened, slog.String("id", id), slog.String("pad", pad), slog.String("end", id))
+			l.Record(context.Background(), audit.SocketOpened,
+				slog.String("id", id), slog.String("pad", pad), slog.String("end", id))
 			if l.Stats().Failed > before {
 				return errors.New("not recorded")
 			}
@@ -117,7 +118,8 @@ type tally struct{ acknowledged, lost, twice, torn int }
 
 func (t tally) log(tb *testing.T, name string) {
 	tb.Helper()
-	tb.Logf("%-18s %7d acknowledged, %5d lost, %5d twice, %5d lines that are none", name, t.acknowledged, t.lost, t.twice, t.torn)
+	tb.Logf("%-18s %7d acknowledged, %5d lost, %5d twice, %5d lines that are none",
+		name, t.acknowledged, t.lost, t.twice, t.torn)
 	if name == contenders[0].name && (t.lost > 0 || t.twice > 0) {
 		tb.Errorf("%s lost or doubled lines", name)
 	}
@@ -186,7 +188,8 @@ func TestKilled(t *testing.T) {
 		dir, acknowledged := t.TempDir(), map[string]bool{}
 		for run := range scale() {
 			cmd := exec.Command(os.Args[0])
-			cmd.Env = append(os.Environ(), "BENCH_CHILD="+c.name, "BENCH_PATH="+filepath.Join(dir, "auth.log"), fmt.Sprint("BENCH_RUN=", run))
+			cmd.Env = append(os.Environ(), "BENCH_CHILD="+c.name,
+				"BENCH_PATH="+filepath.Join(dir, "auth.log"), fmt.Sprint("BENCH_RUN=", run))
 			out, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -203,7 +206,8 @@ func TestKilled(t *testing.T) {
 				acknowledged[strings.TrimSuffix(line, "\n")] = true
 				if !killed {
 					killed = true
-					time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond, func() { cmd.Process.Kill() })
+					time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond,
+						func() { cmd.Process.Kill() })
 				}
 			}
 			_ = cmd.Wait()

@@ -52,9 +52,10 @@ func start(t *testing.T) *server {
 	check(t, err)
 	events, err := audit.OpenFile(s.log, nil)
 	check(t, err)
-	sessions := middleware.CookieSessions(cookie, func(_ context.Context, value string) (*middleware.Session, error) {
+	lookUp := func(_ context.Context, value string) (*middleware.Session, error) {
 		return &middleware.Session{ID: value, UserID: "ada"}, nil
-	})
+	}
+	sessions := middleware.CookieSessions(cookie, lookUp)
 	gate, err := middleware.NewGate(sessions, &middleware.GateOptions{Audit: events})
 	check(t, err)
 	mint, err := middleware.NewMint(issuer, &middleware.MintOptions{Audit: events})
@@ -64,7 +65,8 @@ func start(t *testing.T) *server {
 	mux := http.NewServeMux()
 	mux.Handle("/api/auth/ws-ticket", gate.Wrap(mint))
 	mux.Handle("/ws", guard.Wrap(http.HandlerFunc(echo)))
-	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 30 * time.Second}
+	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout: 30 * time.Second}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
 	s.addr = l.Addr().String()
@@ -101,7 +103,8 @@ func check(t testing.TB, err error) {
 
 // honest is one person who asks for a ticket, opens a socket, says something, hears it, and goes.
 func (s *server) honest(ctx context.Context, client *http.Client, n int) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.addr+"/api/auth/ws-ticket", nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost,
+		"http://"+s.addr+"/api/auth/ws-ticket", nil)
 	if err != nil {
 		return err
 	}
@@ -160,7 +163,8 @@ type flood struct {
 }
 
 func upgrade(query string) string {
-	return "GET /ws" + query + " HTTP/1.1\r\nHost: app.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+	return "GET /ws" + query + " HTTP/1.1\r\nHost: app.example\r\n" +
+		"Connection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 }
 
@@ -173,16 +177,22 @@ func random() string {
 const rate = 12_000 // a second, of all attackers together
 
 var floods = []flood{
-	{name: "upgrades without a ticket", rate: rate, request: func() string { return upgrade("") }, status: "401"},
-	{name: "tickets that do not exist", rate: rate, request: func() string { return upgrade("?ticket=" + random()) }, status: "401"},
+	{name: "upgrades without a ticket", rate: rate, status: "401",
+		request: func() string { return upgrade("") }},
+	{name: "tickets that do not exist", rate: rate, status: "401",
+		request: func() string { return upgrade("?ticket=" + random()) }},
 	{name: "upgrades of a foreign page", rate: rate, request: func() string {
-		return strings.Replace(upgrade("?ticket="+random()), "Upgrade: ", "Origin: https://evil.example\r\nUpgrade: ", 1)
+		return strings.Replace(upgrade("?ticket="+random()), "Upgrade: ",
+			"Origin: https://evil.example\r\nUpgrade: ", 1)
 	}, status: "403"},
 	{name: "mints of one session", rate: rate, request: func() string {
-		return "POST /api/auth/ws-ticket HTTP/1.1\r\nHost: app.example\r\nCookie: session=one\r\nContent-Length: 0\r\n\r\n"
+		return "POST /api/auth/ws-ticket HTTP/1.1\r\nHost: app.example\r\n" +
+			"Cookie: session=one\r\nContent-Length: 0\r\n\r\n"
 	}, status: "429"},
-	{name: "tickets, as fast as it goes", request: func() string { return upgrade("?ticket=" + random()) }, status: "401"},
-	{name: "slow handshakes", request: func() string { return strings.TrimSuffix(upgrade(""), "\r\n") }, slow: true},
+	{name: "tickets, as fast as it goes", status: "401",
+		request: func() string { return upgrade("?ticket=" + random()) }},
+	{name: "slow handshakes", slow: true,
+		request: func() string { return strings.TrimSuffix(upgrade(""), "\r\n") }},
 }
 
 // run attacks until ctx is done, and returns how many requests were refused.
@@ -241,7 +251,8 @@ func (f *flood) attack(t *testing.T, ctx context.Context, addr string, refused *
 		}
 		if strings.HasPrefix(res.Status, f.status) {
 			refused.Add(1)
-		} else if res.StatusCode != http.StatusOK || f.status != "429" { // one session's share is minted
+		} else if res.StatusCode != http.StatusOK || f.status != "429" {
+			// One session's share is minted.
 			t.Errorf("%s, want %s", res.Status, f.status)
 			return
 		}
@@ -291,7 +302,8 @@ func TestFlood(t *testing.T) {
 		long, err = time.ParseDuration(s + "s")
 		check(t, err)
 	}
-	t.Logf("| flood | refused/s | honest p50, p99 before | during | ratio of p50 | most goroutines | heap left | log |")
+	t.Logf("| flood | refused/s | honest p50, p99 before | during | ratio of p50 | " +
+		"most goroutines | heap left | log |")
 	for _, f := range floods {
 		t.Run(f.name, func(t *testing.T) { trial(t, f, long) })
 	}
@@ -344,7 +356,8 @@ func trial(t *testing.T, f flood, long time.Duration) {
 	close(stop)
 	<-watched
 
-	for end := time.Now().Add(20 * time.Second); runtime.NumGoroutine() > goroutines+fewGoroutines && time.Now().Before(end); {
+	end := time.Now().Add(20 * time.Second)
+	for runtime.NumGoroutine() > goroutines+fewGoroutines && time.Now().Before(end) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if n := runtime.NumGoroutine(); n > goroutines+fewGoroutines {
@@ -361,8 +374,10 @@ func trial(t *testing.T, f flood, long time.Duration) {
 	if refused == 0 || len(quiet) == 0 || len(busy) == 0 {
 		t.Fatal("nothing was measured")
 	}
-	t.Logf("| %s | %.0f | %v, %v | %v, %v | %.2f | %d | %d KiB | %d KiB |", f.name, float64(refused)/took.Seconds(),
-		at(quiet, 50), at(quiet, 99), at(busy, 50), at(busy, 99), float64(at(busy, 50))/float64(at(quiet, 50)), most, left>>10, grown>>10)
+	t.Logf("| %s | %.0f | %v, %v | %v, %v | %.2f | %d | %d KiB | %d KiB |",
+		f.name, float64(refused)/took.Seconds(),
+		at(quiet, 50), at(quiet, 99), at(busy, 50), at(busy, 99),
+		float64(at(busy, 50))/float64(at(quiet, 50)), most, left>>10, grown>>10)
 }
 
 func at(sorted []time.Duration, percent int) time.Duration {

@@ -82,8 +82,9 @@ func startChromium(path string) {
 		chromedp.Flag("disable-background-timer-throttling", true),
 		chromedp.Flag("disable-backgrounding-occluded-windows", true),
 		chromedp.Flag("disable-renderer-backgrounding", true),
-		chromedp.IgnoreCertErrors,                                       // a proxy under test has signed its own
-		chromedp.Flag("host-resolver-rules", "MAP *.example 127.0.0.1"), // RFC 2606: nobody's
+		chromedp.IgnoreCertErrors, // a proxy under test has signed its own
+		// RFC 2606: nobody's.
+		chromedp.Flag("host-resolver-rules", "MAP *.example 127.0.0.1"),
 	)
 	ctx, cancel := chromedp.NewContext(allocator)
 	chromium.ctx, chromium.err = ctx, chromedp.Do(ctx)

@@ -67,7 +67,8 @@ func TestLook(t *testing.T) {
 	other.WaitText(".socket .pill", "open")
 	for i := range 2 {
 		page.Click("#open-ws")
-		page.Wait(fmt.Sprintf(`document.querySelectorAll(".socket[data-state=open]").length === %d`, i+1))
+		const open = `document.querySelectorAll(".socket[data-state=open]").length`
+		page.Wait(fmt.Sprintf(open+` === %d`, i+1))
 	}
 	page.Type(".socket input", "a long line without any space: "+longWord+kb.Enter)
 	page.WaitText(".messages", longWord)
@@ -76,7 +77,8 @@ func TestLook(t *testing.T) {
 	for i := range 5 {
 		if i != 1 { // it waits for 31 s
 			page.Click(fmt.Sprintf(".cheat:nth-child(%d) button", i+1))
-			page.Wait(fmt.Sprintf(`document.querySelector(".cheat:nth-child(%d)").dataset.state === "refused"`, i+1))
+			const state = `document.querySelector(".cheat:nth-child(%d)").dataset.state`
+			page.Wait(fmt.Sprintf(state+` === "refused"`, i+1))
 		}
 	}
 	page.Click("#ticket-mint")
@@ -93,7 +95,8 @@ func TestLook(t *testing.T) {
 	other.Wait(`document.querySelectorAll(".people td[data-name=Connection]").length === 5`)
 	other.Click(`button[aria-label^="Revoke this one"][aria-label*="of Ada"]`)
 	page.WaitText("#notice", "Your session is over")
-	page.Wait(`![...document.querySelectorAll(".people .pill")].some((p) => p.innerText === "open")`)
+	page.Wait(`![...document.querySelectorAll(".people .pill")]` +
+		`.some((p) => p.innerText === "open")`)
 	look("ended")
 
 	page.Go(base + "/elsewhere")
@@ -106,7 +109,8 @@ func keep(t *testing.T, name string, png []byte) {
 	require.NoError(t, os.WriteFile(filepath.Join(*screenshots, name+".png"), png, 0o600))
 }
 
-const longWord = "https://example.com/0123456789012345678901234567890123456789012345678901234567890123456789"
+const longWord = "https://example.com/0123456789012345678901234567890123456789" +
+	"012345678901234567890123456789"
 
 // tooWide returns what reaches beyond the window's sides.
 func tooWide(page *browser.Page) (found []string) {
@@ -180,7 +184,8 @@ func TestKeyboard(t *testing.T) {
 			page := browser.NewProfile(t).Open(base + "/login")
 			page.Size(width, 900)
 			page.Scheme("light")
-			require.Equal(t, "user", page.String(`document.activeElement.id`), "the field has the focus")
+			require.Equal(t, "user", page.String(`document.activeElement.id`),
+				"the field has the focus")
 			page.Do(chromedp.KeyEvent("ada" + kb.Enter))
 			page.WaitText("#log-state", "live")
 			walkByTab(t, page)
@@ -207,7 +212,8 @@ func TestKeyboard(t *testing.T) {
 
 // fromTheTop has the next Tab go to the first control of the page.
 func fromTheTop(page *browser.Page) {
-	page.Eval(`document.body.tabIndex = -1, document.body.focus(), document.body.removeAttribute("tabindex"), scrollTo(0, 0)`, nil)
+	page.Eval(`document.body.tabIndex = -1, document.body.focus(), `+
+		`document.body.removeAttribute("tabindex"), scrollTo(0, 0)`, nil)
 }
 
 func tabTo(t *testing.T, page *browser.Page, id string) {

@@ -54,7 +54,8 @@ func install(npm string) (dir string, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), npmLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, npm, "ci", "--include=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
+	cmd := exec.CommandContext(ctx, npm, "ci", "--include=dev", "--ignore-scripts",
+		"--no-audit", "--no-fund", "--prefer-offline")
 	cmd.Dir = dir
 	EndWithTest(cmd)
 	if out, err := cmd.CombinedOutput(); err != nil {

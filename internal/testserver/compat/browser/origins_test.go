@@ -35,7 +35,8 @@ type recorder struct {
 }
 
 func (rec *recorder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s := seen{r.Method, r.URL.Path, r.Header.Get("Origin"), r.Header.Get("Sec-Fetch-Site"), r.Header.Get("Cookie") != "", 0}
+	s := seen{r.Method, r.URL.Path, r.Header.Get("Origin"), r.Header.Get("Sec-Fetch-Site"),
+		r.Header.Get("Cookie") != "", 0}
 	if r.Header.Get("Upgrade") == "" {
 		status := &statusWriter{ResponseWriter: w, status: http.StatusOK}
 		w = status
@@ -79,13 +80,15 @@ func (w *statusWriter) WriteHeader(status int) {
 // no cookie back; localhost is another.
 func TestOtherOrigins(t *testing.T) {
 	minted := &tally{text: []byte(`"event":"ws_ticket_minted"`)}
-	app, err := testserver.New(&testserver.Options{Pages: page.Files, Audit: slog.NewJSONHandler(minted, nil)})
+	app, err := testserver.New(&testserver.Options{
+		Pages: page.Files, Audit: slog.NewJSONHandler(minted, nil)})
 	require.NoError(t, err)
 	rec := &recorder{next: app.Handler()}
 	server := httptest.NewServer(rec)
 	evil := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
-		io.WriteString(w, `<!doctype html><link rel="icon" href="data:,"><title>evil</title><iframe name="sink"></iframe>`)
+		io.WriteString(w, `<!doctype html><link rel="icon" href="data:,"><title>evil</title>`+
+			`<iframe name="sink"></iframe>`)
 	}))
 	t.Cleanup(func() {
 		assert.NoError(t, app.Close())
@@ -99,28 +102,35 @@ func TestOtherOrigins(t *testing.T) {
 		forms              int // the answer to forms, which bring the cookie or don't
 	}{
 		{"the same site", evil.URL, "same-site", true, http.StatusForbidden},
-		{"another site", strings.Replace(evil.URL, "127.0.0.1", "localhost", 1), "cross-site", false, http.StatusUnauthorized},
+		{"another site", strings.Replace(evil.URL, "127.0.0.1", "localhost", 1),
+			"cross-site", false, http.StatusUnauthorized},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			person := browser.NewProfile(t)
 			own := signIn(person, server.URL, "ada")
 			page := person.Open(c.origin)
-			for _, refused := range []string{"CORS policy", "net::ERR_FAILED", "403 (Forbidden)", "401 (Unauthorized)",
-				"EventSource's response"} {
+			for _, refused := range []string{"CORS policy", "net::ERR_FAILED",
+				"403 (Forbidden)", "401 (Unauthorized)", "EventSource's response"} {
 				page.Expect(refused)
 			}
 			before := minted.count()
 
 			// It reads no answer, and gets no ticket made.
 			for _, mode := range []string{"cors", "no-cors"} {
-				got := page.String(fmt.Sprintf(`fetch(%q, { method: "POST", mode: %q, credentials: "include" }).then((r) => r.type + r.status, (e) => e.name)`,
+				got := page.String(fmt.Sprintf(
+					`fetch(%q, { method: "POST", mode: %q, credentials: "include" })`+
+						`.then((r) => r.type + r.status, (e) => e.name)`,
 					server.URL+"/api/auth/ws-ticket", mode))
-				assert.Equal(t, map[string]string{"cors": "TypeError", "no-cors": "opaque0"}[mode], got)
+				want := map[string]string{"cors": "TypeError", "no-cors": "opaque0"}[mode]
+				assert.Equal(t, want, got)
 			}
-			assert.Equal(t, "TypeError", page.String(fmt.Sprintf(`fetch(%q, { credentials: "include" }).then((r) => r.text(), (e) => e.name)`, server.URL+"/api/auth/me")))
+			assert.Equal(t, "TypeError", page.String(fmt.Sprintf(
+				`fetch(%q, { credentials: "include" }).then((r) => r.text(), (e) => e.name)`,
+				server.URL+"/api/auth/me")))
 
 			// A form needs no CORS. None of these does anything.
-			for _, path := range []string{"/api/auth/ws-ticket", "/api/sessions/revoke", "/logout", "/login"} {
+			for _, path := range []string{"/api/auth/ws-ticket", "/api/sessions/revoke",
+				"/logout", "/login"} {
 				page.Eval(fmt.Sprintf(`new Promise((resolve) => {
 					const form = Object.assign(document.createElement("form"), { method: "post", action: %q, target: "sink" })
 					const user = Object.assign(document.createElement("input"), { name: "user", value: "ada" })
@@ -142,7 +152,8 @@ func TestOtherOrigins(t *testing.T) {
 			ws := "ws" + strings.TrimPrefix(server.URL, "http") + "/ws"
 			ticket := mintIn(own)
 			assert.Equal(t, "4403 forbidden", page.String(fmt.Sprintf(present, ws)))
-			assert.Equal(t, "4403 forbidden", page.String(fmt.Sprintf(present, ws+"?ticket="+ticket)))
+			assert.Equal(t, "4403 forbidden",
+				page.String(fmt.Sprintf(present, ws+"?ticket="+ticket)))
 			assert.Equal(t, "let in", own.String(fmt.Sprintf(present, ws+"?ticket="+ticket)))
 			ticket = mintIn(own)
 			stream := `new Promise((resolve) => {
@@ -150,8 +161,9 @@ func TestOtherOrigins(t *testing.T) {
 				stream.addEventListener("beat", () => resolve("let in", stream.close()))
 				stream.onerror = () => resolve("closed " + stream.readyState)
 			})`
-			assert.Equal(t, "closed 2", page.String(fmt.Sprintf(stream, server.URL+"/events?ticket="+ticket)))
-			assert.Equal(t, "let in", own.String(fmt.Sprintf(stream, server.URL+"/events?ticket="+ticket)))
+			address := server.URL + "/events?ticket=" + ticket
+			assert.Equal(t, "closed 2", page.String(fmt.Sprintf(stream, address)))
+			assert.Equal(t, "let in", own.String(fmt.Sprintf(stream, address)))
 
 			// It frames neither the dashboard nor the sign-in.
 			for _, path := range []string{"/", "/login"} {
@@ -162,7 +174,8 @@ func TestOtherOrigins(t *testing.T) {
 					document.body.append(frame)
 				})`, server.URL+path), nil)
 			}
-			page.WaitProblems(2, "Framing '"+server.URL+"/' violates the following Content Security Policy directive: \"frame-ancestors 'none'\"")
+			page.WaitProblems(2, "Framing '"+server.URL+"/' violates the following "+
+				"Content Security Policy directive: \"frame-ancestors 'none'\"")
 
 			// What a link can do: nothing but show what is there.
 			page.Go(server.URL + "/logout")
@@ -171,11 +184,13 @@ func TestOtherOrigins(t *testing.T) {
 			page.Go(server.URL + "/api/auth/ws-ticket")
 			assert.Contains(t, page.String(`document.body.innerText`), "method_not_allowed")
 
-			assert.Equal(t, "ada", own.String(`fetch("/api/auth/me").then((r) => r.json()).then((m) => m.user_id)`), "still signed in")
+			me := `fetch("/api/auth/me").then((r) => r.json()).then((m) => m.user_id)`
+			assert.Equal(t, "ada", own.String(me), "still signed in")
 			assert.Equal(t, before+2, minted.count(), "but for the own page's two")
 
 			sent := rec.from(c.origin)
-			assert.Len(t, sent, 10, "two fetches and a read, four forms, two sockets, a stream: what was meant to come came")
+			assert.Len(t, sent, 10, "two fetches and a read, four forms, two sockets, a stream: "+
+				"what was meant to come came")
 			for _, s := range sent {
 				assert.Equal(t, c.cookie, s.Cookie, "SameSite: %+v", s)
 				if s.Status != 0 { // an upgrade says where it comes from in Origin alone
@@ -195,7 +210,8 @@ func TestOtherOrigins(t *testing.T) {
 
 // mintIn has a page get a ticket for any path.
 func mintIn(page *browser.Page) string {
-	return page.String(`fetch("/api/auth/ws-ticket", { method: "POST" }).then((r) => r.json()).then((m) => m.ticket)`)
+	return page.String(`fetch("/api/auth/ws-ticket", { method: "POST" })` +
+		`.then((r) => r.json()).then((m) => m.ticket)`)
 }
 
 // tally counts the lines of the audit that hold a text.

@@ -215,11 +215,12 @@ func (p *Page) picture(take chromedp.Action[[]byte]) []byte {
 func (p *Page) Downloads() (folder string) {
 	p.tb.Helper()
 	folder = p.tb.TempDir()
-	_, err := chromedp.CallBrowser(p.ctx, cdpbrowser.SetDownloadBehavior, cdpbrowser.SetDownloadBehaviorParams{
+	params := cdpbrowser.SetDownloadBehaviorParams{
 		Behavior:         cdpbrowser.SetDownloadBehaviorBehaviorAllow,
 		BrowserContextID: chromedp.FromContext(p.ctx).BrowserContextID,
 		DownloadPath:     folder,
-	})
+	}
+	_, err := chromedp.CallBrowser(p.ctx, cdpbrowser.SetDownloadBehavior, params)
 	require.NoError(p.tb, err)
 	return folder
 }
@@ -275,13 +276,15 @@ func (p *Page) Wait(expression string) {
 // WaitText waits until the text of what selector finds contains text.
 func (p *Page) WaitText(selector, text string) {
 	p.tb.Helper()
-	p.Wait(fmt.Sprintf(`[...document.querySelectorAll(%s)].some((e) => e.innerText.includes(%s))`, quote(selector), quote(text)))
+	p.Wait(fmt.Sprintf(`[...document.querySelectorAll(%s)].some((e) => e.innerText.includes(%s))`,
+		quote(selector), quote(text)))
 }
 
 // WaitPath waits until the page has been led to a path and loaded it.
 func (p *Page) WaitPath(path string) {
 	p.tb.Helper()
-	p.Wait(fmt.Sprintf(`location.pathname + location.search === %s && document.readyState === "complete"`, quote(path)))
+	p.Wait(fmt.Sprintf(`location.pathname + location.search === %s`+
+		` && document.readyState === "complete"`, quote(path)))
 }
 
 // quote writes s as a JavaScript string.

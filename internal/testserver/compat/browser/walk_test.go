@@ -59,7 +59,9 @@ func TestWalk(t *testing.T) {
 	ada.Wait(`document.getElementById("ticket").dataset.state === "fresh"`)
 	ticket := ada.String(`document.getElementById("ticket-value").textContent`)
 	require.Regexp(t, `^[\w-]{43}$`, ticket)
-	ada.Eval(`window.ringAt = () => parseFloat(document.getElementById("ring-run").style.strokeDashoffset); window.ringWas = ringAt()`, nil)
+	ada.Eval(`window.ringAt = () => `+
+		`parseFloat(document.getElementById("ring-run").style.strokeDashoffset); `+
+		`window.ringWas = ringAt()`, nil)
 	ada.Wait(`ringAt() > ringWas && ringAt() < 100`) // a hundredth is 0.3 s
 	ada.Wait(`Number(document.getElementById("ring-left").innerText) < 30`)
 	ada.Click("#ticket-use")
@@ -87,13 +89,17 @@ func TestWalk(t *testing.T) {
 	bob := signIn(browser.NewProfile(t), base, "bob")
 	bob.Click("#open-ws")
 	bob.WaitText(".socket .pill", "open")
-	bob.Wait(`document.querySelectorAll(".people td[data-name=Connection]").length === 4`) // two of each
+	// Two of each.
+	bob.Wait(`document.querySelectorAll(".people td[data-name=Connection]").length === 4`)
 	bob.Click(`button[aria-label^="Revoke this one"][aria-label$="of ada"]`)
-	bob.WaitText("#people-said", "1 session ended, 2 connections closed; each page was told 4401 session_revoked.")
+	bob.WaitText("#people-said",
+		"1 session ended, 2 connections closed; each page was told 4401 session_revoked.")
 	ada.WaitText(".socket .pill", "closed 4401 session_revoked")
 	ada.WaitText("#notice", "They were told 4401 session_revoked.")
-	ada.Wait(`["ticket-mint", "ticket-use", "open-ws", "open-admin", "cheat-all", "sign-out"].every((id) => document.getElementById(id).disabled)`)
-	require.Equal(t, "open", bob.String(`document.querySelector(".socket .pill").textContent`), "only hers")
+	ada.Wait(`["ticket-mint", "ticket-use", "open-ws", "open-admin", "cheat-all", "sign-out"]` +
+		`.every((id) => document.getElementById(id).disabled)`)
+	require.Equal(t, "open", bob.String(`document.querySelector(".socket .pill").textContent`),
+		"only hers")
 	for info := range app.Sockets().All() {
 		require.Equal(t, "bob", info.UserID)
 	}
@@ -118,7 +124,8 @@ func TestWalk(t *testing.T) {
 
 	// And nowhere in the log, which shows all of it, is a ticket.
 	log := bob.String(`document.getElementById("lines").textContent`)
-	for _, event := range []string{"login_success", "ws_ticket_minted", "ws_opened", "ws_ticket_rejected", "revoke", "ws_closed", "logout"} {
+	for _, event := range []string{"login_success", "ws_ticket_minted", "ws_opened",
+		"ws_ticket_rejected", "revoke", "ws_closed", "logout"} {
 		assert.Contains(t, log, event)
 	}
 	assert.NotContains(t, log, ticket)
@@ -128,7 +135,8 @@ func TestWalk(t *testing.T) {
 // A person who is signed in twice ends both, and nobody else's.
 func TestSignOutEverywhere(t *testing.T) {
 	app, base := demo(t, testserver.Options{})
-	desk, phone := signIn(browser.NewProfile(t), base, "ada"), signIn(browser.NewProfile(t), base, "ada")
+	desk := signIn(browser.NewProfile(t), base, "ada")
+	phone := signIn(browser.NewProfile(t), base, "ada")
 	bob := signIn(browser.NewProfile(t), base, "bob")
 	for _, page := range []*browser.Page{desk, phone, bob} {
 		page.Click("#open-ws")
@@ -137,7 +145,8 @@ func TestSignOutEverywhere(t *testing.T) {
 	phone.Expect("/api/sessions") // the table's timer may ask once more
 	desk.Click("#sign-out-all")
 	desk.WaitText("#notice", "You are signed out")
-	desk.WaitText("#notice", "2 sessions ended, 4 connections closed; each page was told 4401 session_revoked.")
+	desk.WaitText("#notice",
+		"2 sessions ended, 4 connections closed; each page was told 4401 session_revoked.")
 	desk.WaitText(".socket .pill", "closed 4401 session_revoked")
 	phone.WaitText(".socket .pill", "closed 4401 session_revoked")
 	phone.WaitText("#notice", "They were told 4401 session_revoked.")
@@ -165,7 +174,8 @@ func TestCheats(t *testing.T) {
 
 	ada.Click("#cheat-all")
 	ada.Wait(`document.querySelectorAll(".cheat[data-state=refused]").length === 5`)
-	outcomes := ada.String(`[...document.querySelectorAll(".cheat .outcome")].map((o) => o.innerText).join("\n")`)
+	outcomes := ada.String(`[...document.querySelectorAll(".cheat .outcome")]` +
+		`.map((o) => o.innerText).join("\n")`)
 	for _, reason := range []string{"used", "expired", "endpoint", "no_ticket", "unknown"} {
 		assert.Contains(t, outcomes, "ws_ticket_rejected "+reason)
 	}
@@ -185,11 +195,15 @@ func TestSessionRunsOut(t *testing.T) {
 		ada.Expect("401 (Unauthorized)") // what asks first may be the table's timer
 		ada.Type("#user", "ada")
 		ada.Click("form .primary")
-		ada.Wait(`document.readyState === "complete" && (location.search !== "" || document.querySelector("#open-ws:disabled") || document.querySelector("#me-until")?.innerText)`)
+		ada.Wait(`document.readyState === "complete" && (location.search !== "" || ` +
+			`document.querySelector("#open-ws:disabled") || ` +
+			`document.querySelector("#me-until")?.innerText)`)
 		ada.Eval(`document.querySelector("#open-ws")?.click()`, nil)
-		ada.Wait(`document.querySelector(".socket[data-state=open]") || document.querySelector("#open-ws:disabled") || location.search !== ""`)
+		ada.Wait(`document.querySelector(".socket[data-state=open]") || ` +
+			`document.querySelector("#open-ws:disabled") || location.search !== ""`)
 		var opened bool
-		if ada.Eval(`document.querySelector(".socket[data-state=open]") !== null`, &opened); !opened {
+		ada.Eval(`document.querySelector(".socket[data-state=open]") !== null`, &opened)
+		if !opened {
 			continue
 		}
 		ada.WaitText("#notice", "Your session is over")

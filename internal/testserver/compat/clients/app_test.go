@@ -88,7 +88,8 @@ func newApp(t *testing.T) *app {
 func (a *app) start() {
 	a.t.Helper()
 	var errs [7]error
-	a.issuer, errs[0] = tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{MaxPerSession: 10_000})
+	a.issuer, errs[0] = tickets.NewIssuer(tickets.NewMemoryStore(nil),
+		&tickets.IssuerOptions{MaxPerSession: 10_000})
 	a.sockets, errs[1] = middleware.NewSockets(a.issuer, &middleware.SocketsOptions{Audit: a.log})
 	lookup := func(_ context.Context, value string) (*middleware.Session, error) {
 		s, _ := a.sessions.Load(value)
@@ -96,7 +97,8 @@ func (a *app) start() {
 		return session, nil
 	}
 	gate, err := middleware.NewGate(
-		middleware.FirstOf(middleware.CookieSessions("session", lookup), middleware.BearerSessions(lookup)),
+		middleware.FirstOf(
+			middleware.CookieSessions("session", lookup), middleware.BearerSessions(lookup)),
 		&middleware.GateOptions{LoginURL: "/login", Audit: a.log})
 	errs[2] = err
 	mint, err := middleware.NewMint(a.issuer, &middleware.MintOptions{Audit: a.log})
@@ -121,8 +123,9 @@ func (a *app) start() {
 	mux.Handle("/picture.png", streams.Wrap(http.HandlerFunc(picture)))
 	mux.Handle("/report.csv", streams.Wrap(http.HandlerFunc(report)))
 	mux.HandleFunc("GET /login", func(w http.ResponseWriter, r *http.Request) {
-		page(w, "sign in", `<form method="post"><input name="user"><input type="hidden" name="next" value="`+
-			html.EscapeString(middleware.Next(r))+`"><button>Sign in</button></form>`)
+		page(w, "sign in", `<form method="post"><input name="user">`+
+			`<input type="hidden" name="next" value="`+html.EscapeString(middleware.Next(r))+`">`+
+			`<button>Sign in</button></form>`)
 	})
 	mux.HandleFunc("POST /login", a.signIn)
 	mux.Handle("/ticketgate.js", client.Handler())
@@ -132,9 +135,12 @@ func (a *app) start() {
 	mux.HandleFunc("GET /strict", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Security-Policy", "default-src 'self'")
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		fmt.Fprint(w, `<!doctype html><title>strict</title><script type="module" src="/cases/strict.js"></script><p>…</p>`)
+		fmt.Fprint(w, `<!doctype html><title>strict</title>`+
+			`<script type="module" src="/cases/strict.js"></script><p>…</p>`)
 	})
-	mux.Handle("/{$}", gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { page(w, "signed in", "") })))
+	mux.Handle("/{$}", gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		page(w, "signed in", "")
+	})))
 
 	a.addr = listener.Addr().String()
 	a.base = "http://" + a.addr
@@ -189,7 +195,8 @@ func (a *app) session(user string) string {
 }
 
 func (a *app) signIn(w http.ResponseWriter, r *http.Request) {
-	http.SetCookie(w, &http.Cookie{Name: "session", Value: a.session(r.FormValue("user")), Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
+	http.SetCookie(w, &http.Cookie{Name: "session", Value: a.session(r.FormValue("user")),
+		Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
 	http.Redirect(w, r, middleware.Next(r), http.StatusSeeOther)
 }
 
@@ -199,7 +206,8 @@ func (a *app) signOut(user string) {
 	a.sessions.Range(func(id, s any) bool {
 		if s.(*middleware.Session).UserID == user {
 			a.sessions.Delete(id)
-			assert.NoError(a.t, a.issuer.Revoke(a.t.Context(), tickets.Revocation{SessionID: id.(string)}))
+			revocation := tickets.Revocation{SessionID: id.(string)}
+			assert.NoError(a.t, a.issuer.Revoke(a.t.Context(), revocation))
 		}
 		return true
 	})
@@ -207,7 +215,8 @@ func (a *app) signOut(user string) {
 
 func page(w http.ResponseWriter, title, body string) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	fmt.Fprintf(w, `<!doctype html><html lang="en"><link rel="icon" href="data:,"><title>%s</title>%s`, title, body)
+	fmt.Fprintf(w, `<!doctype html><html lang="en"><link rel="icon" href="data:,">`+
+		`<title>%s</title>%s`, title, body)
 }
 
 func echo(w http.ResponseWriter, r *http.Request) {

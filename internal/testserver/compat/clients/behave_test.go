@@ -93,11 +93,22 @@ var rawBehaviours = map[string]func(h *handshake){
 	"bad-opcode": func(h *handshake) { h.accept("\x83\x01x"); h.drain() },
 	"bad-mask":   func(h *handshake) { h.accept("\x81\x81\x00\x00\x00\x00x"); h.drain() },
 	"bad-close":  func(h *handshake) { h.accept("\x88\x02\x03\xed"); h.drain() },
-	"fragments":  func(h *handshake) { h.accept("\x01\x02ab", "\x89\x01p", "\x80\x01c", "\x88\x02\x03\xe8"); h.drain() },
+	"fragments": func(h *handshake) {
+		h.accept("\x01\x02ab", "\x89\x01p", "\x80\x01c", "\x88\x02\x03\xe8")
+		h.drain()
+	},
 	"cut-frame":  func(h *handshake) { h.accept("\x81\x05ab") },
 	"bad-accept": func(h *handshake) { h.key = "wrong"; h.accept(); h.drain() },
-	"extension":  func(h *handshake) { h.more = "Sec-WebSocket-Extensions: x-unknown\r\n"; h.accept(); h.drain() },
-	"protocol":   func(h *handshake) { h.more = "Sec-WebSocket-Protocol: unasked\r\n"; h.accept(); h.drain() },
+	"extension": func(h *handshake) {
+		h.more = "Sec-WebSocket-Extensions: x-unknown\r\n"
+		h.accept()
+		h.drain()
+	},
+	"protocol": func(h *handshake) {
+		h.more = "Sec-WebSocket-Protocol: unasked\r\n"
+		h.accept()
+		h.drain()
+	},
 	"reset": func(h *handshake) {
 		h.accept()
 		if tcp, ok := h.conn.(*net.TCPConn); ok {
@@ -135,7 +146,8 @@ func behaveRaw(w http.ResponseWriter, r *http.Request, do func(*handshake)) {
 
 func (h *handshake) accept(frames ...string) {
 	sum := sha1.Sum([]byte(h.key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) // RFC 6455 section 1.3
-	h.write(fmt.Sprintf("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+	h.write(fmt.Sprintf("HTTP/1.1 101 Switching Protocols\r\n"+
+		"Upgrade: websocket\r\nConnection: Upgrade\r\n"+
 		"Sec-WebSocket-Accept: %s\r\n%s\r\n", base64.StdEncoding.EncodeToString(sum[:]), h.more))
 	h.write(frames...)
 }

@@ -8,12 +8,15 @@ import (
 
 // differences between a TicketSocket and the browser's WebSocket: these, and no other.
 var differences = map[string]string{
-	"name of the constructor":          "it says what it is",
-	"length of the constructor":        "of a class that with returns: it passes on all that it gets",
-	"for in":                           "send and close are methods of a class, and so are left out",
-	"isTrusted":                        "a page cannot make an event that is trusted",
-	"microtasks between two listeners": "the event is dispatched by a script, and so they run after all listeners",
-	"close(only a reason), connecting": "Chromium refuses a reason without a code, which the standard allows",
+	"name of the constructor": "it says what it is",
+	"length of the constructor": "of a class that with returns: " +
+		"it passes on all that it gets",
+	"for in":    "send and close are methods of a class, and so are left out",
+	"isTrusted": "a page cannot make an event that is trusted",
+	"microtasks between two listeners": "the event is dispatched by a script, " +
+		"and so they run after all listeners",
+	"close(only a reason), connecting": "Chromium refuses a reason without a code, " +
+		"which the standard allows",
 }
 
 // A TicketSocket does what a WebSocket does, case by case, in one page.
@@ -21,7 +24,8 @@ func TestBehavesAsWebSocket(t *testing.T) {
 	a := newApp(t)
 	page := a.open()
 	// What a browser says about the cases that fail, and what TicketSocket says.
-	for _, expected := range []string{"WebSocket", "not a valid enum value of type BinaryType", "4403 ", "4400 "} {
+	for _, expected := range []string{
+		"WebSocket", "not a valid enum value of type BinaryType", "4403 ", "4400 "} {
 		page.Expect(expected)
 	}
 	var found struct {

@@ -93,7 +93,8 @@ func TestConnectSends(t *testing.T) {
 	page.Wait(`closes.at(-1) === '4000 bye'`)
 	assert.Equal(t, "undefined", page.String(`(leave.abort(), kept.close(), String(kept.socket))`))
 	eventually(t, "the end", func() bool { return a.sockets.Len() == 0 })
-	assert.Equal(t, "undefined", page.String(`String(connect('/ws', { signal: leave.signal }).socket)`), "aborted before")
+	assert.Equal(t, "undefined",
+		page.String(`String(connect('/ws', { signal: leave.signal }).socket)`), "aborted before")
 }
 
 // A framework mounts a component, unmounts it and mounts it again, as React does in its strict
@@ -102,7 +103,11 @@ func TestConnectTwice(t *testing.T) {
 	a := newApp(t)
 	page := a.ticketgate()
 	came, gone := make(chan struct{}, 2), make(chan struct{})
-	a.atMint(func(http.ResponseWriter, *http.Request) bool { came <- struct{}{}; <-gone; return false })
+	a.atMint(func(http.ResponseWriter, *http.Request) bool {
+		came <- struct{}{}
+		<-gone
+		return false
+	})
 	keep(page, "/ws", "")
 	<-came
 	page.Eval(`leave.abort(), window.leave = new AbortController()`, nil)
@@ -141,7 +146,8 @@ func TestConnectMakesNoStorm(t *testing.T) {
 
 	all := waits(page)
 	first, later := all[:pages], all[len(all)-pages:]
-	assert.Greater(t, slices.Max(first)-slices.Min(first), 250.0, "ms: the first attempts are spread")
+	assert.Greater(t, slices.Max(first)-slices.Min(first), 250.0,
+		"ms: the first attempts are spread")
 	bins := make(map[int]int) // of 250 ms
 	for _, wait := range first {
 		bins[int(wait/250)]++

@@ -21,7 +21,8 @@ func (a *app) open(recipes ...string) *browser.Page {
 	page.Click("button")
 	page.WaitPath("/?room=7")
 	for _, name := range recipes {
-		page.Eval(fmt.Sprintf(`import(%q).then((recipe) => { Object.assign(window, recipe) })`, "/recipes/"+name+".js"), nil)
+		page.Eval(fmt.Sprintf(`import(%q).then((recipe) => { Object.assign(window, recipe) })`,
+			"/recipes/"+name+".js"), nil)
 	}
 	page.Eval(`(() => {
 		window.said = []
@@ -98,7 +99,8 @@ func TestConnectThroughRestart(t *testing.T) {
 	page.Wait(`said.length === 2`)
 	assert.Equal(t, "hello ada hello ada", page.String(`said.join(" ")`))
 	assert.Equal(t, 1, a.lines.count("ws_closed", "going_away"))
-	assert.Zero(t, a.lines.count("ws_ticket_rejected", "used"), "no ticket is used twice; one may be lost with its server")
+	assert.Zero(t, a.lines.count("ws_ticket_rejected", "used"),
+		"no ticket is used twice; one may be lost with its server")
 	page.Eval(`leave.abort()`, nil)
 	eventually(t, "the end", func() bool { return a.sockets.Len() == 0 })
 }
@@ -270,7 +272,8 @@ func TestConnectStops(t *testing.T) {
 			keep(page, c.url, c.settings)
 			page.Wait(`closes.length === 1`)
 			assert.Equal(t, c.want, page.String(`closes[0]`))
-			page.Eval(`dispatchEvent(new Event('online')), dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))`, nil)
+			page.Eval(`dispatchEvent(new Event('online')), `+
+				`dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))`, nil)
 			assert.Empty(t, waits(page))
 			page.Eval(`fetch('/login').then((r) => r.text())`, nil)
 			assert.Len(t, a.bodies(), 1, "it asked for one ticket")

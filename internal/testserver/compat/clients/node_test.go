@@ -22,11 +22,13 @@ func TestNode(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "node.mjs")
 	esbuild(t, "", "recipes/node.ts", "--bundle", "--format=esm", "--outfile="+file)
 	token := a.session("robot")
-	cmd := exec.Command(browser.Need(t, "node", "apt-get install nodejs"), "--experimental-websocket", "--input-type=module", "-e",
+	cmd := exec.Command(browser.Need(t, "node", "apt-get install nodejs"),
+		"--experimental-websocket", "--input-type=module", "-e",
 		`Math.random = () => 0
 		const { join } = await import(process.env.RECIPE)
 		join(process.env.URL_OF_SOCKET, () => process.env.TOKEN, console.log)`)
-	cmd.Env = append(cmd.Environ(), "RECIPE="+file, "URL_OF_SOCKET=ws://"+a.addr+"/ws", "TOKEN="+token)
+	cmd.Env = append(cmd.Environ(),
+		"RECIPE="+file, "URL_OF_SOCKET=ws://"+a.addr+"/ws", "TOKEN="+token)
 	browser.EndWithTest(cmd)
 	var failed strings.Builder
 	cmd.Stderr = &failed

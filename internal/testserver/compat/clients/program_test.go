@@ -16,7 +16,9 @@ import (
 )
 
 func dial(ctx context.Context, base *url.URL, token, path string) (*websocket.Conn, error) {
-	mint := &http.Request{Method: "POST", URL: base.ResolveReference(&url.URL{Path: "/api/auth/ws-ticket"}), Header: http.Header{"Authorization": {"Bearer " + token}}}
+	where := base.ResolveReference(&url.URL{Path: "/api/auth/ws-ticket"})
+	mint := &http.Request{Method: "POST", URL: where,
+		Header: http.Header{"Authorization": {"Bearer " + token}}}
 	answer, err := http.DefaultClient.Do(mint.WithContext(ctx))
 	if err != nil {
 		return nil, err
@@ -27,7 +29,8 @@ func dial(ctx context.Context, base *url.URL, token, path string) (*websocket.Co
 		return nil, fmt.Errorf("no ticket: %s %s", answer.Status, minted.Error)
 	} // Not ?ticket=: Go's errors, and so your log, quote the URL.
 	carrier := &websocket.DialOptions{Subprotocols: []string{"chat", "ticket." + minted.Ticket}}
-	conn, _, err := websocket.Dial(ctx, base.ResolveReference(&url.URL{Path: path}).String(), carrier)
+	where = base.ResolveReference(&url.URL{Path: path})
+	conn, _, err := websocket.Dial(ctx, where.String(), carrier)
 	return conn, err
 }
 

@@ -21,20 +21,24 @@ var libraries = []struct{ recipe, join, greeted string }{
 	{"trpc", `join((text) => said.push(text))`, ``},
 	{"socketio", `join((text) => said.push(text))`, ``},
 	{"xterm", `(() => { window.terminal = attach(document.body, leave.signal) })()`,
-		`Array.from({ length: 20 }, (_, i) => terminal.buffer.active.getLine(i)?.translateToString() ?? '').join().match(/hello ada/g)?.length ?? 0`},
+		`Array.from({ length: 20 }, (_, i) => ` +
+			`terminal.buffer.active.getLine(i)?.translateToString() ?? '')` +
+			`.join().match(/hello ada/g)?.length ?? 0`},
 }
 
 // forEachLibrary runs a test with a page that is about to join, and with what waits until it has
 // been greeted so often.
-func forEachLibrary(t *testing.T, test func(t *testing.T, a *app, page *browser.Page, join func(), greeted func(times int))) {
+func forEachLibrary(t *testing.T, test func(
+	t *testing.T, a *app, page *browser.Page, join func(), greeted func(times int),
+)) {
 	for _, l := range libraries {
 		t.Run(l.recipe, func(t *testing.T) {
 			t.Parallel() // each waits most of the time
 			a := newApp(t)
 			page := a.open(l.recipe)
 			chance(page, 0)
-			for _, expected := range []string{"net::ERR_", "WebSocket connection to", "401 (Unauthorized)",
-				"429 (Too Many Requests)", "503 (Service Unavailable)"} {
+			for _, expected := range []string{"net::ERR_", "WebSocket connection to",
+				"401 (Unauthorized)", "429 (Too Many Requests)", "503 (Service Unavailable)"} {
 				page.Expect(expected)
 			}
 			count := l.greeted
@@ -51,7 +55,9 @@ func forEachLibrary(t *testing.T, test func(t *testing.T, a *app, page *browser.
 // A page asks for a ticket when there is none just now, gets one that is lost on its way, comes in,
 // sees its server deployed anew, and goes to sign in when its session is revoked.
 func TestLibraries(t *testing.T) {
-	forEachLibrary(t, func(t *testing.T, a *app, page *browser.Page, join func(), greeted func(int)) {
+	forEachLibrary(t, func(
+		t *testing.T, a *app, page *browser.Page, join func(), greeted func(int),
+	) {
 		var asked atomic.Int32
 		a.atMint(func(w http.ResponseWriter, _ *http.Request) bool {
 			switch asked.Add(1) {
@@ -61,7 +67,8 @@ func TestLibraries(t *testing.T) {
 				return answer(w, http.StatusTooManyRequests, "too_many")
 			case 3:
 				w.Header().Set("Content-Type", jsonType)
-				fmt.Fprint(w, `{"ticket":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","ttl_seconds":30}`)
+				fmt.Fprint(w, `{"ticket":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",`+
+					`"ttl_seconds":30}`)
 				return true
 			}
 			return false

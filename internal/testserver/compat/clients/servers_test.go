@@ -40,7 +40,8 @@ func hello(ctx context.Context) string {
 // talk serves a protocol that answers messages with messages; "" is the connection itself.
 func talk(protocol func(greeting, message string) (answers []string)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"v12.stomp"}})
+		c, err := websocket.Accept(w, r,
+			&websocket.AcceptOptions{Subprotocols: []string{"v12.stomp"}})
 		if err != nil {
 			return
 		}
@@ -70,7 +71,8 @@ func stomp(greeting, message string) []string {
 	case "SUBSCRIBE":
 		_, id, _ := strings.Cut(headers, "id:")
 		id, _, _ = strings.Cut(id, "\n")
-		return []string{fmt.Sprintf("MESSAGE\nsubscription:%s\nmessage-id:1\ndestination:/topic/greetings\n\n%s\x00", id, greeting)}
+		return []string{fmt.Sprintf("MESSAGE\nsubscription:%s\nmessage-id:1\n"+
+			"destination:/topic/greetings\n\n%s\x00", id, greeting)}
 	}
 	return nil
 }
@@ -101,7 +103,8 @@ func trpc(greeting, message string) (answers []string) {
 func socketIO(greeting, message string) []string {
 	switch {
 	case message == "":
-		return []string{`0{"sid":"s","upgrades":[],"pingInterval":25000,"pingTimeout":60000,"maxPayload":1000000}`}
+		return []string{`0{"sid":"s","upgrades":[],` +
+			`"pingInterval":25000,"pingTimeout":60000,"maxPayload":1000000}`}
 	case strings.HasPrefix(message, "40"):
 		return []string{`40{"sid":"s"}`, fmt.Sprintf(`42["greeting",%q]`, greeting)}
 	}
@@ -159,7 +162,8 @@ func (y *relay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // greetings is a GraphQL schema as gqlgen would generate one.
 type greetings struct{}
 
-var greetingsSchema = gqlparser.MustLoadSchema(&ast.Source{Input: "type Query { x: Int } type Subscription { greeting: String! }"})
+var greetingsSchema = gqlparser.MustLoadSchema(&ast.Source{
+	Input: "type Query { x: Int } type Subscription { greeting: String! }"})
 
 func (greetings) Schema() *ast.Schema { return greetingsSchema }
 

@@ -49,8 +49,10 @@ func TestEventSource(t *testing.T) {
 			a.start()
 		}
 	}
-	assert.Equal(t, "message 1,message 2,message 3,message 4,message 5,message 6", page.String(`said.join()`))
-	assert.Zero(t, a.lines.count("ws_ticket_rejected", `"reason":"used"`), "no ticket is shown twice")
+	assert.Equal(t, "message 1,message 2,message 3,message 4,message 5,message 6",
+		page.String(`said.join()`))
+	assert.Zero(t, a.lines.count("ws_ticket_rejected", `"reason":"used"`),
+		"no ticket is shown twice")
 
 	a.signOut("ada")
 	page.WaitPath("/login?next=%2F%3Froom%3D7")
@@ -79,7 +81,9 @@ func TestImageAndDownload(t *testing.T) {
 	assert.Equal(t, "7x5", page.String(fmt.Sprintf(`(%s)(%q)`, load, url)))
 	assert.Equal(t, "refused", page.String(fmt.Sprintf(`(%s)(%q)`, load, url+"&again")))
 	assert.Equal(t, 1, a.lines.count("ws_ticket_rejected", `"reason":"used"`, "/picture.png"))
-	assert.Equal(t, "refused", page.String(fmt.Sprintf(`ticketed('/report.csv').then((url) => (%s)(url.replace('/report.csv', '/picture.png')))`, load)))
+	other := `ticketed('/report.csv')` +
+		`.then((url) => (%s)(url.replace('/report.csv', '/picture.png')))`
+	assert.Equal(t, "refused", page.String(fmt.Sprintf(other, load)))
 	assert.Equal(t, 1, a.lines.count("ws_ticket_rejected", `"reason":"endpoint"`, "/picture.png"))
 
 	folder := page.Downloads()
@@ -90,5 +94,6 @@ func TestImageAndDownload(t *testing.T) {
 		return len(file) > 0
 	})
 	assert.Equal(t, "user\nada\n", string(file))
-	assert.Equal(t, "/?room=7", page.String(`location.pathname + location.search`), "the page stays")
+	assert.Equal(t, "/?room=7", page.String(`location.pathname + location.search`),
+		"the page stays")
 }

@@ -23,7 +23,8 @@ func TestTicketSocketAsGlobal(t *testing.T) {
 // A session that is over leads to sign-in, whether a page listens or not.
 func TestSignIn(t *testing.T) {
 	for name, call := range map[string]string{
-		"a socket that is open":   `new Promise((resolve) => { window.socket = new TicketSocket('/ws'); socket.onopen = () => resolve() })`,
+		"a socket that is open": `new Promise((resolve) => { window.socket = ` +
+			`new TicketSocket('/ws'); socket.onopen = () => resolve() })`,
 		"a socket that is minted": `a session that is over`,
 		"an image":                `ticketed('/picture.png').catch(() => {})`,
 	} {
@@ -36,7 +37,8 @@ func TestSignIn(t *testing.T) {
 				a.signOut("ada")
 			} else {
 				a.signOut("ada")
-				page.Eval(strings.Replace(call, "a session that is over", "void new TicketSocket('/ws')", 1), nil)
+				page.Eval(strings.Replace(call,
+					"a session that is over", "void new TicketSocket('/ws')", 1), nil)
 			}
 			page.WaitPath("/login?next=%2F%3Froom%3D7")
 		})

@@ -34,34 +34,52 @@ var refusals = []struct {
 	header string // "Name: value"
 	want   string
 }{
-	{"no session", 401, jsonType, `{"error":"unauthenticated","detail":"Unauthorized","login_url":"/login"}`, "",
+	{"no session", 401, jsonType,
+		`{"error":"unauthenticated","detail":"Unauthorized","login_url":"/login"}`, "",
 		"4401 unauthenticated - /login sign-in"},
-	{"a session that ended", 401, jsonType, `{"error":"session_expired","detail":"Unauthorized","login_url":"/enter?x=1"}`, "",
+	{"a session that ended", 401, jsonType,
+		`{"error":"session_expired","detail":"Unauthorized","login_url":"/enter?x=1"}`, "",
 		"4401 session_expired - /enter?x=1 sign-in"},
-	{"a 401 of another party", 401, htmlType, `<h1>401</h1>`, "", "4401 unauthenticated - - sign-in"},
-	{"a login_url of another party", 401, jsonType, `{"error":"Nope","login_url":"https://evil.example/"}`, "",
+	{"a 401 of another party", 401, htmlType, `<h1>401</h1>`, "",
+		"4401 unauthenticated - - sign-in"},
+	{"a login_url of another party", 401, jsonType,
+		`{"error":"Nope","login_url":"https://evil.example/"}`, "",
 		"4401 unauthenticated - - sign-in"},
 	{"a redirect", 302, htmlType, ``, "Location: /login", "4401 unauthenticated - - sign-in"},
-	{"a redirect elsewhere", 307, htmlType, ``, "Location: https://id.example/", "4401 unauthenticated - - sign-in"},
-	{"forbidden", 403, jsonType, `{"error":"forbidden","detail":"Forbidden"}`, "", "4403 forbidden - - stop"},
+	{"a redirect elsewhere", 307, htmlType, ``, "Location: https://id.example/",
+		"4401 unauthenticated - - sign-in"},
+	{"forbidden", 403, jsonType, `{"error":"forbidden","detail":"Forbidden"}`, "",
+		"4403 forbidden - - stop"},
 	{"a 403 of a firewall", 403, htmlType, `<h1>blocked</h1>`, "", "1013 unavailable - - wait"},
-	{"a 403 with an object", 403, jsonType, `{"error":{"message":"forbidden"}}`, "", "1013 unavailable - - wait"},
-	{"a 403 with a list", 403, jsonType, `{"error":["forbidden"]}`, "", "1013 unavailable - - wait"},
-	{"a 403 with words", 403, jsonType, `{"error":"Access denied"}`, "", "1013 unavailable - - wait"},
-	{"a 404 of a deployment", 404, "text/plain", `404 page not found`, "", "1013 unavailable - - wait"},
-	{"too many", 429, jsonType, `{"error":"too_many","detail":"Too Many Requests"}`, "Retry-After: 7", "4429 too_many 7 - wait"},
-	{"too many for a proxy", 429, htmlType, `slow down`, "Retry-After: 9", "1013 unavailable 9 - wait"},
-	{"a bad request", 400, jsonType, `{"error":"bad_request","detail":"Bad Request"}`, "", "4400 bad_request - - stop"},
-	{"the wrong method", 405, jsonType, `{"error":"method_not_allowed","detail":"Method Not Allowed"}`, "",
+	{"a 403 with an object", 403, jsonType, `{"error":{"message":"forbidden"}}`, "",
+		"1013 unavailable - - wait"},
+	{"a 403 with a list", 403, jsonType, `{"error":["forbidden"]}`, "",
+		"1013 unavailable - - wait"},
+	{"a 403 with words", 403, jsonType, `{"error":"Access denied"}`, "",
+		"1013 unavailable - - wait"},
+	{"a 404 of a deployment", 404, "text/plain", `404 page not found`, "",
+		"1013 unavailable - - wait"},
+	{"too many", 429, jsonType, `{"error":"too_many","detail":"Too Many Requests"}`,
+		"Retry-After: 7", "4429 too_many 7 - wait"},
+	{"too many for a proxy", 429, htmlType, `slow down`, "Retry-After: 9",
+		"1013 unavailable 9 - wait"},
+	{"a bad request", 400, jsonType, `{"error":"bad_request","detail":"Bad Request"}`, "",
+		"4400 bad_request - - stop"},
+	{"the wrong method", 405, jsonType,
+		`{"error":"method_not_allowed","detail":"Method Not Allowed"}`, "",
 		"4400 method_not_allowed - - stop"},
 	{"an unsupported type", 415, jsonType, `{"error":"unsupported_media_type","detail":""}`, "",
 		"4400 unsupported_media_type - - stop"},
-	{"unavailable", 503, jsonType, `{"error":"unavailable","detail":"Service Unavailable"}`, "Retry-After: 2", "1013 unavailable 2 - wait"},
-	{"a Retry-After of 0", 503, jsonType, `{"error":"unavailable"}`, "Retry-After: 0", "1013 unavailable - - wait"},
-	{"a Retry-After that is none", 503, jsonType, `{"error":"unavailable"}`, "Retry-After: soon", "1013 unavailable - - wait"},
+	{"unavailable", 503, jsonType, `{"error":"unavailable","detail":"Service Unavailable"}`,
+		"Retry-After: 2", "1013 unavailable 2 - wait"},
+	{"a Retry-After of 0", 503, jsonType, `{"error":"unavailable"}`, "Retry-After: 0",
+		"1013 unavailable - - wait"},
+	{"a Retry-After that is none", 503, jsonType, `{"error":"unavailable"}`, "Retry-After: soon",
+		"1013 unavailable - - wait"},
 	{"a 500", 500, htmlType, `oops`, "", "1013 unavailable - - wait"},
 	{"a 502 with JSON", 502, jsonType, `{"error":"bad_gateway"}`, "", "1013 bad_gateway - - wait"},
-	{"a portal's page", 200, htmlType, `<h1>Welcome to our wifi</h1>`, "", "1013 unavailable - - wait"},
+	{"a portal's page", 200, htmlType, `<h1>Welcome to our wifi</h1>`, "",
+		"1013 unavailable - - wait"},
 	{"an answer of null", 200, jsonType, `null`, "", "1013 unavailable - - wait"},
 	{"a ticket that is none", 200, jsonType, `{"ticket":"a&b"}`, "", "1013 unavailable - - wait"},
 	{"no answer at all", 204, jsonType, ``, "", "1013 unavailable - - wait"},
@@ -99,7 +117,9 @@ func TestRefusedMint(t *testing.T) {
 			if strings.HasSuffix(c.want, "sign-in") {
 				signIn = "4401"
 			}
-			assert.Equal(t, "error CloseEvent 3 "+c.want+"\nclose CloseEvent 3 "+c.want+"\n"+signIn, got)
+			want := "error CloseEvent 3 " + c.want + "\nclose CloseEvent 3 " + c.want +
+				"\n" + signIn
+			assert.Equal(t, want, got)
 
 			got = page.String(`new Promise((resolve) => {
 				const asked = []
@@ -133,7 +153,8 @@ func TestNoNetwork(t *testing.T) {
 	a := newApp(t)
 	page := a.ticketgate()
 	page.Expect("Failed to load resource")
-	closed := `new Promise((resolve) => { new TicketSocket('/ws').onclose = ({ code, reason }) => resolve(code + ' ' + reason) })`
+	closed := `new Promise((resolve) => { new TicketSocket('/ws')` +
+		`.onclose = ({ code, reason }) => resolve(code + ' ' + reason) })`
 	a.atMint(func(w http.ResponseWriter, _ *http.Request) bool {
 		w.Header().Set("Content-Type", jsonType)
 		w.Header().Set("Content-Length", "1000")
@@ -159,11 +180,14 @@ func TestMintTimesOut(t *testing.T) {
 		const real = setTimeout
 		window.setTimeout = (fn, ms, ...args) => real(fn, ms === 30000 ? 200 : ms, ...args)
 	})()`, nil)
-	got := `new Promise((resolve) => { new (TicketSocket.with(%s))('/ws').onclose = ({ code, reason }) => resolve(code + ' ' + reason) })`
+	got := `new Promise((resolve) => { new (TicketSocket.with(%s))('/ws')` +
+		`.onclose = ({ code, reason }) => resolve(code + ' ' + reason) })`
 	assert.Equal(t, "1013 unavailable", page.String(fmt.Sprintf(got, `{}`)))
 	<-gone
-	assert.Equal(t, "1013 unavailable", page.String(fmt.Sprintf(got, `{ headers: () => new Promise(() => {}) }`)))
-	assert.Equal(t, "1013 unavailable", page.String(fmt.Sprintf(got, `{ headers: () => Promise.reject(new Error('offline')) }`)))
+	assert.Equal(t, "1013 unavailable",
+		page.String(fmt.Sprintf(got, `{ headers: () => new Promise(() => {}) }`)))
+	assert.Equal(t, "1013 unavailable",
+		page.String(fmt.Sprintf(got, `{ headers: () => Promise.reject(new Error('offline')) }`)))
 }
 
 // A socket that is closed while it mints mints no more, and never opens.
@@ -214,8 +238,10 @@ func TestEndpoint(t *testing.T) {
 		{`{}`, `location.origin + '/ws?a=b'`, `{"endpoint":"/ws"}`, "hello adaundefined"},
 		{`{ endpoint: '' }`, `'/ws'`, `{}`, "hello adaundefined"},
 		{`{ endpoint: '/ws' }`, `'ws?x'`, `{"endpoint":"/ws"}`, "hello adaundefined"},
-		{`{ endpoint: (u) => u.pathname.replace('/x/..', '') }`, `'/ws'`, `{"endpoint":"/ws"}`, "hello adaundefined"},
-		{`{ endpoint: (u) => '/app' + u.pathname }`, `'/ws'`, `{"endpoint":"/app/ws"}`, "4403 forbidden"},
+		{`{ endpoint: (u) => u.pathname.replace('/x/..', '') }`, `'/ws'`, `{"endpoint":"/ws"}`,
+			"hello adaundefined"},
+		{`{ endpoint: (u) => '/app' + u.pathname }`, `'/ws'`, `{"endpoint":"/app/ws"}`,
+			"4403 forbidden"},
 	} {
 		before := len(a.bodies())
 		assert.Equal(t, c.want, page.String(fmt.Sprintf(open, c.settings, c.url)), c.settings)
@@ -226,8 +252,11 @@ func TestEndpoint(t *testing.T) {
 	assert.Equal(t, 1, a.lines.count("ws_ticket_rejected", `"reason":"endpoint"`))
 	page.WaitProblems(1, `4403 forbidden: ws://`+a.addr+`/ws, its ticket bound to "/app/ws"`)
 	// A path that is none would be a ticket for any path.
-	for _, wrong := range []string{`() => undefined`, `() => null`, `() => 5`, `() => ({})`, `5`, `null`, `{}`} {
-		got := page.String(fmt.Sprintf(`(() => { try { return String(new (TicketSocket.with({ endpoint: %s }))('/ws')) } catch (e) { return e.name } })()`, wrong))
+	const try = `(() => { try { return String(%s) } catch (e) { return e.name } })()`
+	const made = `new (TicketSocket.with({ endpoint: %s }))('/ws')`
+	for _, wrong := range []string{
+		`() => undefined`, `() => null`, `() => 5`, `() => ({})`, `5`, `null`, `{}`} {
+		got := page.String(fmt.Sprintf(try, fmt.Sprintf(made, wrong)))
 		assert.Equal(t, "TypeError", got, wrong)
 	}
 }
@@ -236,12 +265,16 @@ func TestEndpoint(t *testing.T) {
 func TestSettings(t *testing.T) {
 	a := newApp(t)
 	page := a.ticketgate()
-	for _, wrong := range []string{`{ carier: 'protocol' }`, `{ endpiont: '/ws' }`, `{ carrier: 'cookie' }`, `{ carrier: 5 }`} {
+	for _, wrong := range []string{
+		`{ carier: 'protocol' }`, `{ endpiont: '/ws' }`,
+		`{ carrier: 'cookie' }`, `{ carrier: 5 }`} {
 		for _, call := range []string{`TicketSocket.with(%s)`, `connect('/ws', %s)`} {
-			got := page.String(fmt.Sprintf(`(() => { try { return String(`+call+`) } catch (e) { return e.name } })()`, wrong))
+			got := page.String(fmt.Sprintf(
+				`(() => { try { return String(`+call+`) } catch (e) { return e.name } })()`, wrong))
 			assert.Equal(t, "TypeError", got, call, wrong)
 		}
-		assert.Equal(t, "TypeError", page.String(fmt.Sprintf(`ticketed('/ws', %s).catch((e) => e.name)`, wrong)))
+		assert.Equal(t, "TypeError",
+			page.String(fmt.Sprintf(`ticketed('/ws', %s).catch((e) => e.name)`, wrong)))
 	}
 	assert.Equal(t, "SyntaxError", page.String(`(() => {
 		try { new (TicketSocket.with({ carrier: 'protocol' }))('/ws') } catch (e) { return e.name }
@@ -261,18 +294,24 @@ func TestSettings(t *testing.T) {
 		socket.onclose = ({ code, reason }) => resolve(code + ' ' + reason)
 	})`
 	for settings, want := range map[string]string{
-		`{}`: "1", `{ headers: new Headers({ 'X-One': '2' }) }`: "2", `{ headers: [['X-One', '3']] }`: "3",
-		`{ headers: () => ({ 'X-One': '4' }) }`: "4", `{ headers: async () => ({ 'X-One': '5' }) }`: "5",
-		`{ mint: new URL('/api/auth/ws-ticket?6', location), headers: () => ({ 'X-One': '6' }) }`: "6",
+		`{}`: "1",
+		`{ headers: new Headers({ 'X-One': '2' }) }`:  "2",
+		`{ headers: [['X-One', '3']] }`:               "3",
+		`{ headers: () => ({ 'X-One': '4' }) }`:       "4",
+		`{ headers: async () => ({ 'X-One': '5' }) }`: "5",
+		`{ mint: new URL('/api/auth/ws-ticket?6', location), ` +
+			`headers: () => ({ 'X-One': '6' }) }`: "6",
 		`{ mint: 'api/auth/ws-ticket' }`: "1",
 	} {
-		assert.Contains(t, page.String(fmt.Sprintf(strings.Replace(open, ", new.target", "", 1), settings)), "hello ada", settings)
+		got := page.String(fmt.Sprintf(strings.Replace(open, ", new.target", "", 1), settings))
+		assert.Contains(t, got, "hello ada", settings)
 		a.mu.Lock()
 		assert.Equal(t, want, headers.Get("X-One"), settings)
 		assert.Equal(t, "application/json", headers.Get("Content-Type"), settings)
 		a.mu.Unlock()
 	}
 	page.Expect("401 (Unauthorized)")
-	assert.Equal(t, "4401 unauthenticated", page.String(fmt.Sprintf(strings.Replace(open, ", new.target", "", 1),
-		`{ credentials: 'omit', signIn() {} }`)))
+	got := page.String(fmt.Sprintf(strings.Replace(open, ", new.target", "", 1),
+		`{ credentials: 'omit', signIn() {} }`))
+	assert.Equal(t, "4401 unauthenticated", got)
 }

@@ -108,12 +108,14 @@ func tool(t *testing.T, input string, name string, args ...string) string {
 
 func esbuild(t *testing.T, input string, args ...string) string {
 	t.Helper()
-	return tool(t, input, "node", append([]string{"node_modules/esbuild/bin/esbuild", "--log-level=warning"}, args...)...)
+	args = append([]string{"node_modules/esbuild/bin/esbuild", "--log-level=warning"}, args...)
+	return tool(t, input, "node", args...)
 }
 
 func TestPackedFiles(t *testing.T) {
 	newProject(t)
-	assert.ElementsMatch(t, []string{"package.json", "ticketgate.js", "ticketgate.d.ts"}, project.files)
+	assert.ElementsMatch(t, []string{"package.json", "ticketgate.js", "ticketgate.d.ts"},
+		project.files)
 }
 
 func TestModuleIsSmall(t *testing.T) {
@@ -130,7 +132,8 @@ func TestModuleIsSmall(t *testing.T) {
 
 // A bundler takes the folder, and leaves out what a page does not import.
 func TestBundle(t *testing.T) {
-	whole := esbuild(t, `import { TicketSocket } from 'ticketgate'; new TicketSocket('/ws')`, "--bundle", "--minify")
+	whole := esbuild(t, `import { TicketSocket } from 'ticketgate'; new TicketSocket('/ws')`,
+		"--bundle", "--minify")
 	assert.Contains(t, whole, "/api/auth/ws-ticket")
 	none := esbuild(t, `import { TicketSocket } from 'ticketgate'`, "--bundle", "--minify")
 	assert.NotContains(t, none, "/api/auth/ws-ticket", "the package has no side effects")
@@ -138,8 +141,9 @@ func TestBundle(t *testing.T) {
 
 // The types hold under every strict option, and so does each recipe.
 func TestTypes(t *testing.T) {
-	common := []string{"node_modules/typescript/bin/tsc", "--noEmit", "--strict", "--target", "es2022", "--module", "esnext",
-		"--moduleResolution", "bundler", "--lib", "es2024,dom,dom.iterable", "--types", "", "--noUnusedLocals",
+	common := []string{"node_modules/typescript/bin/tsc", "--noEmit", "--strict",
+		"--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler",
+		"--lib", "es2024,dom,dom.iterable", "--types", "", "--noUnusedLocals",
 		"--noUncheckedIndexedAccess", "--noImplicitReturns", "--noFallthroughCasesInSwitch"}
 	dir := newProject(t)
 	use, err := os.ReadFile("cases/types.ts")

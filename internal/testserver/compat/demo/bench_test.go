@@ -19,8 +19,8 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// BenchmarkRevokeElsewhere measures from the call of Revoke at one server to the close code at a page
-// whose socket is open at another: the median and the 99th of a hundred.
+// BenchmarkRevokeElsewhere measures from the call of Revoke at one server to the close code at a
+// page whose socket is open at another: the median and the 99th of a hundred.
 //
 //	go test -run '^$' -bench RevokeElsewhere -benchtime 500x ./demo
 func BenchmarkRevokeElsewhere(b *testing.B) {
@@ -52,7 +52,8 @@ func revokeElsewhere(b *testing.B, open func(*testing.B) shared) {
 	require.NoError(b, err)
 	there, err := tickets.NewIssuer(both.Store, nil) // with a place in the log of its own
 	require.NoError(b, err)
-	guard, err := middleware.NewGuard(there, &middleware.GuardOptions{Audit: audit.New(slog.DiscardHandler)})
+	guard, err := middleware.NewGuard(there,
+		&middleware.GuardOptions{Audit: audit.New(slog.DiscardHandler)})
 	require.NoError(b, err)
 	server := httptest.NewServer(guard.Wrap(http.HandlerFunc(silent)))
 	b.Cleanup(func() {
@@ -61,14 +62,16 @@ func revokeElsewhere(b *testing.B, open func(*testing.B) shared) {
 		require.NoError(b, there.Close())
 		both.close()
 	})
-	require.Eventually(b, func() bool { return there.Health() == nil }, 10*time.Second, time.Millisecond)
+	require.Eventually(b, func() bool { return there.Health() == nil },
+		10*time.Second, time.Millisecond)
 
 	var took []time.Duration
 	for n := range b.N {
 		g := tickets.Grant{SessionID: fmt.Sprint("session ", n), UserID: "u1"}
 		ticket, err := here.Mint(b.Context(), g)
 		require.NoError(b, err)
-		c, _, err := websocket.Dial(b.Context(), "ws"+strings.TrimPrefix(server.URL, "http")+"?ticket="+string(ticket), nil)
+		address := "ws" + strings.TrimPrefix(server.URL, "http") + "?ticket=" + string(ticket)
+		c, _, err := websocket.Dial(b.Context(), address, nil)
 		require.NoError(b, err)
 		closed := make(chan time.Time, 1)
 		go func() {

@@ -54,11 +54,12 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	postgresURL := flags.String("postgres", "", "`URL` of the PostgreSQL that the servers share")
 	ttl := flags.Duration("ttl", tickets.DefaultTTL, "how long a ticket is good")
 	var peers []string
-	flags.Func("peer", "`host:port` of another server; may be given more than once", func(peer string) error {
+	addPeer := func(peer string) error {
 		_, _, err := net.SplitHostPort(peer)
 		peers = append(peers, peer)
 		return err
-	})
+	}
+	flags.Func("peer", "`host:port` of another server; may be given more than once", addPeer)
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -89,7 +90,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 		origins = append(origins, "http://"+peer)
 	}
 	app, err := testserver.New(&testserver.Options{
-		TTL: *ttl, Pages: page.Files, Store: both.Store, Sessions: both.Sessions, Peers: peers, Origins: origins,
+		TTL: *ttl, Pages: page.Files, Peers: peers, Origins: origins,
+		Store: both.Store, Sessions: both.Sessions,
 	})
 	if err != nil {
 		return errors.Join(err, listener.Close())

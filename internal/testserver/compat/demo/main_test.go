@@ -69,7 +69,8 @@ func walk(t *testing.T, here, there string) {
 	}
 	post("http://"+here+"/login", url.Values{"user": {"ada"}})
 	var minted struct{ Ticket string }
-	require.NoError(t, json.Unmarshal([]byte(post("http://"+here+"/api/auth/ws-ticket", nil)), &minted))
+	answer := post("http://"+here+"/api/auth/ws-ticket", nil)
+	require.NoError(t, json.Unmarshal([]byte(answer), &minted))
 
 	page := &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {"http://" + here}}}
 	c, _, err := websocket.Dial(t.Context(), "ws://"+there+"/ws?ticket="+minted.Ticket, page)

@@ -19,7 +19,8 @@ func openPostgres(ctx context.Context, url string) (shared, error) {
 	}
 	store, err := pgstore.New(ctx, pool, &pgstore.Options{CreateTables: true})
 	if err == nil {
-		_, err = pool.Exec(ctx, `CREATE TABLE IF NOT EXISTS ticketgate_demo_sessions (id text PRIMARY KEY, session jsonb NOT NULL)`)
+		_, err = pool.Exec(ctx, `CREATE TABLE IF NOT EXISTS ticketgate_demo_sessions `+
+			`(id text PRIMARY KEY, session jsonb NOT NULL)`)
 	}
 	if err != nil {
 		pool.Close()
@@ -35,8 +36,11 @@ func (p postgresSessions) Put(ctx context.Context, s middleware.Session) error {
 	return err
 }
 
-func (p postgresSessions) Get(ctx context.Context, id string) (s middleware.Session, ok bool, err error) {
-	err = p.pool.QueryRow(ctx, `SELECT session FROM ticketgate_demo_sessions WHERE id = $1`, id).Scan(&s)
+func (p postgresSessions) Get(
+	ctx context.Context, id string,
+) (s middleware.Session, ok bool, err error) {
+	const query = `SELECT session FROM ticketgate_demo_sessions WHERE id = $1`
+	err = p.pool.QueryRow(ctx, query, id).Scan(&s)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return s, false, nil
 	}

@@ -38,7 +38,9 @@ func (r redisSessions) Put(ctx context.Context, s middleware.Session) error {
 	return r.client.HSet(ctx, sessionsKey, s.ID, b).Err()
 }
 
-func (r redisSessions) Get(ctx context.Context, id string) (s middleware.Session, ok bool, err error) {
+func (r redisSessions) Get(
+	ctx context.Context, id string,
+) (s middleware.Session, ok bool, err error) {
 	b, err := r.client.HGet(ctx, sessionsKey, id).Bytes()
 	if errors.Is(err, redis.Nil) {
 		return s, false, nil

@@ -60,7 +60,8 @@ func queries(t *testing.T) []string {
 	for _, panel := range dashboard.Panels {
 		require.NotEmpty(t, panel.Targets, panel.Title)
 		for _, target := range panel.Targets {
-			expr := strings.NewReplacer("$__rate_interval", "5m", "$__range", "6h").Replace(target.Expr)
+			expr := strings.NewReplacer("$__rate_interval", "5m", "$__range", "6h").
+				Replace(target.Expr)
 			all = append(all, expr)
 		}
 	}

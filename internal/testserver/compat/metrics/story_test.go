@@ -71,7 +71,8 @@ func watch(t *testing.T) *watched {
 	})
 	require.NoError(t, err)
 	// It refuses tickets until it has read the log.
-	require.Eventually(t, func() bool { return app.Issuer().Health() == nil }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return app.Issuer().Health() == nil },
+		patience, time.Millisecond)
 
 	server := httptest.NewServer(app.Handler())
 	target := httptest.NewServer(promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
@@ -79,9 +80,11 @@ func watch(t *testing.T) *watched {
 	require.NoError(t, err)
 	w.base, w.scraped = server.URL, target.URL
 	w.http = &http.Client{
-		Jar:           jar,
-		Transport:     &http.Transport{},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Jar:       jar,
+		Transport: &http.Transport{},
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse
+		},
 	}
 	t.Cleanup(func() {
 		w.http.CloseIdleConnections()
@@ -96,7 +99,8 @@ func watch(t *testing.T) *watched {
 
 func (w *watched) do(method, url string, form url.Values) (status int, body string) {
 	w.t.Helper()
-	r, err := http.NewRequestWithContext(w.t.Context(), method, url, strings.NewReader(form.Encode()))
+	r, err := http.NewRequestWithContext(w.t.Context(), method, url,
+		strings.NewReader(form.Encode()))
 	require.NoError(w.t, err)
 	if form != nil {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -216,7 +220,8 @@ func TestStory_CountsExactly(t *testing.T) {
 		`ticketgate_audit_lines_total{ticketgate_outcome="failed"} 0`,
 		`ticketgate_audit_lines_total{ticketgate_outcome="written"} 4`,
 		`ticketgate_issuer_healthy 1`,
-		`ticketgate_refusals_total{ticketgate_event="ws_ticket_rejected",ticketgate_reason="used"} 1`,
+		`ticketgate_refusals_total{ticketgate_event="ws_ticket_rejected",`+
+			`ticketgate_reason="used"} 1`,
 		`ticketgate_session_events_total{ticketgate_event="login_success"} 1`,
 		`ticketgate_socket_active 1`,
 		`ticketgate_socket_opened_total 1`,
@@ -230,7 +235,8 @@ func TestStory_CountsExactly(t *testing.T) {
 		`ticketgate_audit_lines_total{ticketgate_outcome="failed"} 0`,
 		`ticketgate_audit_lines_total{ticketgate_outcome="written"} 7`,
 		`ticketgate_issuer_healthy 1`,
-		`ticketgate_refusals_total{ticketgate_event="ws_ticket_rejected",ticketgate_reason="used"} 1`,
+		`ticketgate_refusals_total{ticketgate_event="ws_ticket_rejected",`+
+			`ticketgate_reason="used"} 1`,
 		`ticketgate_revocations_total 1`,
 		`ticketgate_session_events_total{ticketgate_event="login_success"} 1`,
 		`ticketgate_session_events_total{ticketgate_event="logout"} 1`,

@@ -33,8 +33,8 @@ type doors struct {
 	socket, stream *middleware.Guard
 }
 
-// behindProxy makes them for the origin that browsers see, such as "https://app.example". Its own would be
-// http: the proxy ends TLS.
+// behindProxy makes them for the origin that browsers see, such as "https://app.example". Its own
+// would be http: the proxy ends TLS.
 func behindProxy(
 	public string, sessions middleware.Authenticator, issuer *tickets.Issuer, log *audit.Log,
 ) (d doors, err error) {
@@ -71,11 +71,12 @@ func newApp(t *testing.T, public string) *app {
 	a.issuer, err = tickets.NewIssuer(tickets.NewMemoryStore(nil), nil)
 	require.NoError(t, err)
 	var signedIn sync.Map
-	sessions := middleware.CookieSessions("session", func(_ context.Context, cookie string) (*middleware.Session, error) {
+	lookUp := func(_ context.Context, cookie string) (*middleware.Session, error) {
 		s, _ := signedIn.Load(cookie)
 		session, _ := s.(*middleware.Session)
 		return session, nil
-	})
+	}
+	sessions := middleware.CookieSessions("session", lookUp)
 	d, err := behindProxy(public, sessions, a.issuer, audit.New(slog.NewJSONHandler(&a.lines, nil)))
 	require.NoError(t, err)
 
@@ -90,17 +91,22 @@ func newApp(t *testing.T, public string) *app {
 		}
 	})
 	mux.HandleFunc("GET /login", func(w http.ResponseWriter, r *http.Request) {
-		page(w, `<form method="post"><input name="user"><input type="hidden" name="next" value="`+middleware.Next(r)+`"><button>Sign in</button></form>`)
+		page(w, `<form method="post"><input name="user"><input type="hidden" name="next" value="`+
+			middleware.Next(r)+`"><button>Sign in</button></form>`)
 	})
 	mux.HandleFunc("POST /login", func(w http.ResponseWriter, r *http.Request) {
 		id := rand.Text()
-		signedIn.Store(id, &middleware.Session{ID: id, UserID: r.FormValue("user"), StartedAt: time.Now()})
-		http.SetCookie(w, &http.Cookie{Name: "session", Value: id, Path: "/", HttpOnly: true, Secure: true, SameSite: http.SameSiteLaxMode})
+		signedIn.Store(id,
+			&middleware.Session{ID: id, UserID: r.FormValue("user"), StartedAt: time.Now()})
+		http.SetCookie(w, &http.Cookie{Name: "session", Value: id, Path: "/",
+			HttpOnly: true, Secure: true, SameSite: http.SameSiteLaxMode})
 		http.Redirect(w, r, middleware.Next(r), http.StatusSeeOther)
 	})
 	whole, err := middleware.NewGuard(a.issuer, &middleware.GuardOptions{PassOthers: true})
 	require.NoError(t, err)
-	mux.Handle("/whole/", whole.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { page(w, "whole") })))
+	mux.Handle("/whole/", whole.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		page(w, "whole")
+	})))
 	mux.Handle("/dash", d.gate.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		session, _ := middleware.SessionFrom(r.Context())
 		page(w, "<h1>"+session.UserID+"</h1>")
@@ -109,7 +115,8 @@ func newApp(t *testing.T, public string) *app {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		assert.NoError(t, errors.Join(d.socket.Sockets().Shutdown(ctx), d.stream.Sockets().Shutdown(ctx), a.issuer.Close()))
+		assert.NoError(t, errors.Join(d.socket.Sockets().Shutdown(ctx),
+			d.stream.Sockets().Shutdown(ctx), a.issuer.Close()))
 		a.server.Close()
 	})
 	return a
@@ -122,7 +129,8 @@ func (a *app) revoke(t *testing.T, user string) error {
 
 func page(w http.ResponseWriter, body string) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	fmt.Fprintf(w, `<!doctype html><html lang="en"><link rel="icon" href="data:,"><title>app</title>%s`, body)
+	fmt.Fprintf(w, `<!doctype html><html lang="en"><link rel="icon" href="data:,">`+
+		`<title>app</title>%s`, body)
 }
 
 func echo(w http.ResponseWriter, r *http.Request) {

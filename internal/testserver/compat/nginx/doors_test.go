@@ -28,14 +28,16 @@ func signIn(t *testing.T, p *proxy) *person {
 	c.Jar, err = cookiejar.New(nil)
 	require.NoError(t, err)
 	them := &person{t, c, p.public}
-	res, _ := them.do("POST", "/app/login", url.Values{"user": {"ada"}}.Encode(), "Content-Type", "application/x-www-form-urlencoded")
+	res, _ := them.do("POST", "/app/login", url.Values{"user": {"ada"}}.Encode(),
+		"Content-Type", "application/x-www-form-urlencoded")
 	require.Equal(t, http.StatusSeeOther, res.StatusCode)
 	return them
 }
 
 func (p *person) do(method, path, body string, headers ...string) (*http.Response, string) {
 	p.t.Helper()
-	req, err := http.NewRequestWithContext(p.t.Context(), method, p.public+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(p.t.Context(), method, p.public+path,
+		strings.NewReader(body))
 	require.NoError(p.t, err)
 	for i := 0; i < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
@@ -93,9 +95,12 @@ func TestWayBack(t *testing.T) {
 		"/application/x":     "/app/application/x",
 		"/app//evil.example": "/app/evil.example", // http.Redirect cleans it
 	} {
-		res, _ := stranger.do("POST", "/app/login", url.Values{"user": {"ada"}, "next": {next}}.Encode(), "Content-Type", "application/x-www-form-urlencoded")
+		form := url.Values{"user": {"ada"}, "next": {next}}
+		res, _ := stranger.do("POST", "/app/login", form.Encode(),
+			"Content-Type", "application/x-www-form-urlencoded")
 		assert.Equal(t, want, res.Header.Get("Location"), "next=%s", next)
-		assert.Regexp(t, `^session=\w+; Path=/app/; HttpOnly; Secure; SameSite=Lax$`, res.Header.Get("Set-Cookie"))
+		assert.Regexp(t, `^session=\w+; Path=/app/; HttpOnly; Secure; SameSite=Lax$`,
+			res.Header.Get("Set-Cookie"))
 	}
 }
 
@@ -105,7 +110,8 @@ func TestDoors(t *testing.T) {
 	a, p := start(t, nil)
 	ada := signIn(t, p)
 	inside := a.server.URL // the origin that the application seems to have
-	for _, origin := range []string{inside, "https://evil.example", "null", strings.Replace(p.public, "https", "http", 1)} {
+	plain := strings.Replace(p.public, "https", "http", 1)
+	for _, origin := range []string{inside, "https://evil.example", "null", plain} {
 		status, _ := ada.mint(origin)
 		assert.Equal(t, http.StatusForbidden, status, origin)
 	}
@@ -128,7 +134,8 @@ func TestDoors(t *testing.T) {
 	all := a.lines.with(`"ip":`)
 	assert.NotEmpty(t, all)
 	for _, line := range all {
-		assert.Contains(t, line, `"ip":"127.0.0.9"`, "the client's, not nginx's, nor what the client says")
+		assert.Contains(t, line, `"ip":"127.0.0.9"`,
+			"the client's, not nginx's, nor what the client says")
 	}
 	requireNoTicket(t, p.log(t))
 }
@@ -136,7 +143,9 @@ func TestDoors(t *testing.T) {
 // A guard around a whole router refuses what resembles an upgrade in one header
 // only, which is what nginx makes of every request without the recipe's map.
 func TestConnectionUpgrade(t *testing.T) {
-	_, p := start(t, func(conf string) string { return strings.Replace(conf, "'' '';", "'' upgrade;", 1) })
+	_, p := start(t, func(conf string) string {
+		return strings.Replace(conf, "'' '';", "'' upgrade;", 1)
+	})
 	res, _ := signIn(t, p).do("GET", "/app/whole/", "")
 	assert.Equal(t, http.StatusUpgradeRequired, res.StatusCode)
 }
@@ -153,7 +162,8 @@ func TestNoTicketInLogs(t *testing.T) {
 		a.server.CloseClientConnections()
 		a.server.Close()
 		assert.Equal(t, "502 Bad Gateway", ada.open("?ticket="+ticket, p.public))
-		res, _ := ada.do("GET", "/app/events?ticket="+ticket, "", "Referer", p.public+"/app/ws?ticket="+ticket)
+		res, _ := ada.do("GET", "/app/events?ticket="+ticket, "",
+			"Referer", p.public+"/app/ws?ticket="+ticket)
 		assert.Equal(t, http.StatusBadGateway, res.StatusCode)
 		return p.log(t)
 	}
@@ -163,9 +173,10 @@ func TestNoTicketInLogs(t *testing.T) {
 	assert.Contains(t, safe, `"GET /app/ws" 502`)
 
 	// Without either of its lines there would be some.
-	assert.Regexp(t, ` "GET /app/ws\?ticket=[\w-]{43} HTTP/1.1" 101 `, log(func(conf string) string {
+	combined := log(func(conf string) string {
 		return strings.Replace(conf, "access.log ticketless", "access.log combined", 1)
-	}))
+	})
+	assert.Regexp(t, ` "GET /app/ws\?ticket=[\w-]{43} HTTP/1.1" 101 `, combined)
 	assert.Regexp(t, `\[error\].*ticket=[\w-]{43}`, log(func(conf string) string {
 		return strings.ReplaceAll(conf, "error_log /dev/null emerg;", "")
 	}))

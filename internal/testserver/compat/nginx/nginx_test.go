@@ -143,19 +143,24 @@ func identity(t *testing.T, dir string) (certificate, key string) {
 	secret, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
 	require.NoError(t, err)
 	certificate, key = filepath.Join(dir, "app.pem"), filepath.Join(dir, "app.key")
-	require.NoError(t, os.WriteFile(certificate, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]}), 0o600))
-	require.NoError(t, os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600))
+	public := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]})
+	require.NoError(t, os.WriteFile(certificate, public, 0o600))
+	private := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
+	require.NoError(t, os.WriteFile(key, private, 0o600))
 	return certificate, key
 }
 
 // client is one at another address than nginx's, which follows no redirect.
 func client(t *testing.T) *http.Client {
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}
-	transport := &http.Transport{DialContext: dialer.DialContext, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	transport := &http.Transport{DialContext: dialer.DialContext,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{
-		Transport:     transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse
+		},
 	}
 }
 
@@ -168,7 +173,8 @@ func TestBrowser(t *testing.T) {
 	page.Type("input[name=user]", "ada")
 	page.Click("form button")
 	page.WaitPath("/app/dash?x=1")
-	assert.Equal(t, "h2", page.String(`performance.getEntriesByType("navigation")[0].nextHopProtocol`))
+	assert.Equal(t, "h2",
+		page.String(`performance.getEntriesByType("navigation")[0].nextHopProtocol`))
 	page.Eval(`(() => {
 		window.mint = (endpoint) => fetch('api/auth/ws-ticket', { method: 'POST', headers: { 'Content-Type': 'application/json' },
 			body: JSON.stringify({ endpoint }) }).then((r) => r.json()).then((m) => m.ticket)
@@ -181,9 +187,12 @@ func TestBrowser(t *testing.T) {
 		})
 	})()`, nil)
 	// The path in the ticket is the application's own, as the guard sees it.
-	assert.Equal(t, "hello chat", page.String(`mint('/ws').then((ticket) => open('ws', ['chat', 'ticket.' + ticket]))`))
-	assert.Equal(t, "hello ", page.String(`mint('/ws').then((ticket) => open('ws?ticket=' + (window.ticket = ticket)))`))
-	assert.Equal(t, "first second third", page.String(`mint('/events').then((ticket) => new Promise((resolve) => {
+	assert.Equal(t, "hello chat",
+		page.String(`mint('/ws').then((ticket) => open('ws', ['chat', 'ticket.' + ticket]))`))
+	assert.Equal(t, "hello ",
+		page.String(`mint('/ws').then((ticket) => open('ws?ticket=' + (window.ticket = ticket)))`))
+	assert.Equal(t, "first second third",
+		page.String(`mint('/events').then((ticket) => new Promise((resolve) => {
 		const stream = new EventSource('events?ticket=' + ticket), words = []
 		stream.onmessage = ({ data }) => words.push(data) === 3 ? resolve(words.join(' '), stream.close()) : fetch('heard', { method: 'POST' })
 	}))`))

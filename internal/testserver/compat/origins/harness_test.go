@@ -93,8 +93,8 @@ func start(t *testing.T, program string, variants int, origins []string) [][]api
 	return apis
 }
 
-// servePage serves an empty page and the recipe's scripts, and returns its port. ?without= leaves a text
-// out of a script.
+// servePage serves an empty page and the recipe's scripts, and returns its port. ?without= leaves a
+// text out of a script.
 func servePage(t *testing.T) (port string) {
 	t.Helper()
 	files := http.NewServeMux()

@@ -113,6 +113,7 @@ func visit(t *testing.T, binary string) {
 	other.Go(base + "/")
 	other.WaitText("#log", "hello ada")
 	other.Click("button")
-	other.Wait(`location.pathname === "/login"`) // by the form's redirect, or because its socket was closed
-	page.WaitPath("/login?next=%2F")             // because its socket was closed
+	// By the form's redirect, or because its socket was closed.
+	other.Wait(`location.pathname === "/login"`)
+	page.WaitPath("/login?next=%2F") // because its socket was closed
 }

@@ -104,13 +104,15 @@ func isomorphic(s string) string {
 }
 
 // pages are where a browser may be when it is sent on.
-var pages = []string{"https://app.example/login?next=/x", "http://app.example/login", "https://app.example:8443/a/b", "http://[2001:db8::1]/"}
+var pages = []string{"https://app.example/login?next=/x", "http://app.example/login",
+	"https://app.example:8443/a/b", "http://[2001:db8::1]/"}
 
 // origins are those of pages.
-var origins = []string{"https://app.example", "http://app.example", "https://app.example:8443", "http://[2001:db8::1]"}
+var origins = []string{"https://app.example", "http://app.example", "https://app.example:8443",
+	"http://[2001:db8::1]"}
 
-// check is one value on its way: what a sign-in page answers that was asked with it, and what a gate
-// answers that was asked for it.
+// check is one value on its way: what a sign-in page answers that was asked with it, and what a
+// gate answers that was asked for it.
 type check struct {
 	value, next string
 	refs        []reference
@@ -119,9 +121,12 @@ type check struct {
 	back        string // the way back that it has; "": another form of it, or none
 }
 
-var gate = must(middleware.NewGate(middleware.AuthenticatorFunc(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) {
+var gate = must(middleware.NewGate(middleware.AuthenticatorFunc(nobody),
+	&middleware.GateOptions{LoginURL: "/login", Audit: audit.New(slog.DiscardHandler)}))
+
+func nobody(http.ResponseWriter, *http.Request) (*middleware.Session, error) {
 	return nil, middleware.ErrNoSession
-}), &middleware.GateOptions{LoginURL: "/login", Audit: audit.New(slog.DiscardHandler)}))
+}
 
 func must[T any](v T, err error) T {
 	if err != nil {
@@ -143,7 +148,8 @@ func newCheck(value string) (c check) {
 			}
 		}
 	}
-	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader("GET " + value + " HTTP/1.1\r\nHost: app.example\r\nAccept: text/html\r\n\r\n")))
+	request := "GET " + value + " HTTP/1.1\r\nHost: app.example\r\nAccept: text/html\r\n\r\n"
+	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(request)))
 	if err != nil || strings.ContainsAny(value, "\r\n") {
 		return c
 	}
@@ -186,23 +192,33 @@ func (c check) hold(t testing.TB, places []place) (followed bool) {
 
 // hostile are values that made others send browsers away; generate takes them apart.
 var hostile = []string{
-	"//evil.example", "///evil.example", "////evil.example", `/\evil.example`, `\/evil.example`, `\\evil.example`, `/\/evil.example`, // oauth2-proxy GHSA-j7px-6hwj-hpjg
-	"/\t/evil.example", "/\n/evil.example", "/\r/evil.example", "\t//evil.example", "\x01//evil.example", "/\\\tevil.example",
+	// oauth2-proxy GHSA-j7px-6hwj-hpjg
+	"//evil.example", "///evil.example", "////evil.example", `/\evil.example`, `\/evil.example`,
+	`\\evil.example`, `/\/evil.example`,
+	"/\t/evil.example", "/\n/evil.example", "/\r/evil.example", "\t//evil.example",
+	"\x01//evil.example", "/\\\tevil.example",
 	"https:evil.example", "HtTpS://evil.example", `https:\\evil.example`, "http:///evil.example",
 	"//user@evil.example/",
 }
 
 var seeds = append([]string{
-	"/", "/a/b/", `/a\..\..\\evil.example`, "/ok?x=1#f", "/ok?x=//evil.example", "/a//b", "/a:b", "/@evil.example", "/a b", "/é", "/%2f/evil", "/%09/evil", "/%5cevil",
-	"/.//evil.example", "/a/..//evil.example", "/%2e//evil.example", "/a/%2E%2e//evil.example", "/.%2e/b", "/..;/b", "/a/..%2f..%2fb", "/login", "/login ", "/%6cogin",
-	"/login?next=/login", "/./login", "/login/", "/Login", "javascript:alert(1)", "java\tscript:alert(1)", "data:text/html,x", "/ok\r\nSet-Cookie: a=b",
-	"/\u2028/evil.example", "/\u3000", "/\u0085/evil.example", "/\ufeff//evil.example", "/／evil.example", "/。。/evil.example", "/\xff//evil.example", "/%zz", "*", "?a", "#a", "",
+	"/", "/a/b/", `/a\..\..\\evil.example`, "/ok?x=1#f", "/ok?x=//evil.example", "/a//b", "/a:b",
+	"/@evil.example", "/a b", "/é", "/%2f/evil", "/%09/evil", "/%5cevil",
+	"/.//evil.example", "/a/..//evil.example", "/%2e//evil.example", "/a/%2E%2e//evil.example",
+	"/.%2e/b", "/..;/b", "/a/..%2f..%2fb", "/login", "/login ", "/%6cogin",
+	"/login?next=/login", "/./login", "/login/", "/Login", "javascript:alert(1)",
+	"java\tscript:alert(1)", "data:text/html,x", "/ok\r\nSet-Cookie: a=b",
+	"/\u2028/evil.example", "/\u3000", "/\u0085/evil.example", "/\ufeff//evil.example",
+	"/／evil.example", "/。。/evil.example", "/\xff//evil.example", "/%zz", "*", "?a", "#a", "",
 }, hostile...)
 
 // parts are what generate puts together.
 var parts = append([]string{
-	"/", "/", "/", "//", `\`, ".", "..", "%2e", "%2E", "%2f", "%5c", "%00", "%09", "%0a", "\t", "\n", "\r", "\x00", " ", "?", "#", "@", ":", ";", "&", "=", "%",
-	"evil.example", "login", "next=", "a", "b", "https:", "http:", "javascript:", "é", "\u2028", "\u0085", "\u00a0", "\u00ad", "\u200b", "／", "＼", "．", "[", "]", "|", "^", "`", "{", "\x7f", "\xc0\xaf",
+	"/", "/", "/", "//", `\`, ".", "..", "%2e", "%2E", "%2f", "%5c", "%00", "%09", "%0a", "\t",
+	"\n", "\r", "\x00", " ", "?", "#", "@", ":", ";", "&", "=", "%",
+	"evil.example", "login", "next=", "a", "b", "https:", "http:", "javascript:", "é", "\u2028",
+	"\u0085", "\u00a0", "\u00ad", "\u200b", "／", "＼", "．", "[", "]", "|", "^", "`", "{",
+	"\x7f", "\xc0\xaf",
 }, seeds...)
 
 func generate(random *rand.Rand) string {
@@ -257,7 +273,8 @@ func TestNextKeepsBrowsersHere(t *testing.T) {
 		tried, asked = tried+len(checks), asked+len(refs)
 	}
 	t.Logf("%d values, %d of them followed; %d references resolved", tried, followed, asked)
-	require.Greater(t, followed, tried/20, "next to nothing was followed: next to nothing was checked")
+	require.Greater(t, followed, tried/20,
+		"next to nothing was followed: next to nothing was checked")
 }
 
 // The browser does leave, where nobody looks at what it is given.

@@ -40,8 +40,8 @@ func New(page string, sessions *Sessions) (http.Handler, error) {
 	return browsers.Wrap(mux), errors.Join(err, err2, err3, err4, err5, err6)
 }
 
-// readers lets pages read the answers of the API. A body {"endpoint": …} has a Content-Type, and a
-// bearer token comes in Authorization.
+// readers lets pages read the answers of the API. A body {"endpoint": …} has a Content-Type, and
+// a bearer token comes in Authorization.
 func readers(origins []string) (*cors.Middleware, error) {
 	return cors.NewMiddleware(cors.Config{
 		Origins:        origins,
