@@ -158,8 +158,7 @@ func (c *cluster) receive(r Revocation, callListeners bool) (news bool) {
 func safely(call func()) {
 	defer func() {
 		if v := recover(); v != nil {
-			slog.Error("ticketgate: a listener panicked",
-				"panic", v, "stack", string(debug.Stack()))
+			slog.Error("ticketgate: listener panicked", "panic", v, "stack", string(debug.Stack()))
 		}
 	}()
 	call()

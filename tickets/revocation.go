@@ -162,8 +162,7 @@ func (i *Issuer) Revoke(ctx context.Context, r Revocation) error {
 	go func() { published <- i.cluster.publish(context.WithoutCancel(ctx), r) }()
 	i.listeners.call(r)
 	if err := <-published; err != nil {
-		return fmt.Errorf("revoke: in force on this node, not published to other nodes yet: %w",
-			err)
+		return fmt.Errorf("revoke: in force on this node, not on other nodes yet: %w", err)
 	}
 	return nil
 }

@@ -308,7 +308,7 @@ func every(d time.Duration, f func()) (end func()) {
 func TestPostgresFaults(t *testing.T) {
 	p := newStandby(t, openPostgres)
 	var all counts
-	n := cycles(t, 2*len(postgresFaults))
+	n := cycles(t, len(postgresFaults))
 	for i := range n {
 		fault := postgresFaults[i%len(postgresFaults)]
 		p.strike(fault)

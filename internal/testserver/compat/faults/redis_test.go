@@ -280,7 +280,7 @@ func (p *pair) every(d time.Duration, f func()) (end func()) {
 func TestRedisFaults(t *testing.T) {
 	p := newPair(t, openRedis)
 	var all counts
-	n := cycles(t, 5*len(redisFaults))
+	n := cycles(t, 2*len(redisFaults))
 	for i := range n {
 		fault := redisFaults[i%len(redisFaults)]
 		p.begin()
