@@ -178,7 +178,7 @@ func (m *Mint) sameSite(r *http.Request) bool {
 	case "", "same-origin", "none":
 		return true
 	}
-	return m.origins.listed != nil && len(r.Header["Origin"]) > 0
+	return len(m.origins.listed) > 0 && len(r.Header["Origin"]) > 0
 }
 
 // readEndpoint reads the body of a request to mint.
