@@ -31,7 +31,7 @@ func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
 		return slices.ContainsFunc(nets, func(n netip.Prefix) bool { return n.Contains(a) })
 	}
 	return func(r *http.Request) string {
-		peer := remoteHost(r)
+		peer := clientIP(nil, r)
 		addr, err := netip.ParseAddr(peer)
 		if err != nil {
 			return peer
@@ -73,16 +73,12 @@ func parseHop(s string) (netip.Addr, error) {
 	return addr, nil
 }
 
-// clientIP returns what the function of the options says, or the default.
+// clientIP returns what the function of the options says, or else the peer's address without its
+// port.
 func clientIP(configured func(*http.Request) string, r *http.Request) string {
 	if configured != nil {
 		return configured(r)
 	}
-	return remoteHost(r)
-}
-
-// remoteHost is the default ClientIP: the peer's address without its port.
-func remoteHost(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		return r.RemoteAddr // a Unix socket has no port

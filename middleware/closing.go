@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"time"
 )
 
@@ -48,11 +49,8 @@ func closingHandshake(in *incoming, rej *Rejection) []byte {
 	b := []byte("HTTP/1.1 101 Switching Protocols\r\n" +
 		"Upgrade: websocket\r\nConnection: Upgrade\r\n" +
 		"Sec-WebSocket-Accept: " + base64.StdEncoding.EncodeToString(accept[:]))
-	for _, p := range in.protocols {
-		if isToken(p) {
-			b = append(b, "\r\nSec-WebSocket-Protocol: "+p...)
-			break
-		}
+	if i := slices.IndexFunc(in.protocols, isToken); i >= 0 {
+		b = append(b, "\r\nSec-WebSocket-Protocol: "+in.protocols[i]...)
 	}
 	b = append(b, "\r\n\r\n"...)
 	reason := rej.Code[:min(len(rej.Code), 123)] // a control frame holds 125 bytes
