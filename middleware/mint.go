@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -212,46 +213,37 @@ func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
 	return endpoint, nil
 }
 
-// parseMintBody returns the endpoint that a body names, as a clean, decoded path, or "".
+// parseMintBody returns the endpoint that a body names, as a clean, decoded path, or "". It reads
+// tokens because json.Unmarshal ignores null, and a member that is misspelt or comes twice: the
+// ticket would be valid for more than the page asked for.
 func parseMintBody(body []byte) (string, error) {
-	var asked *struct { // nil after null
-		Endpoint oneString `json:"endpoint"`
-	}
-	// Refuse other members: a misspelt endpoint would give a ticket for every path.
+	var tokens []json.Token
 	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&asked); err != nil {
+	t, err := d.Token()
+	for ; err == nil; t, err = d.Token() {
+		tokens = append(tokens, t)
+	}
+	if err != io.EOF {
 		return "", err
 	}
-	if asked == nil || d.Decode(&struct{}{}) != io.EOF {
-		return "", errors.New("want one JSON object")
+	const open, end = json.Delim('{'), json.Delim('}')
+	if slices.Equal(tokens, []json.Token{open, end}) {
+		return "", nil
 	}
-	endpoint := asked.Endpoint.value
+	if len(tokens) != 4 || tokens[0] != open || tokens[3] != end {
+		return "", errors.New("want an object with one member")
+	}
+	name, _ := tokens[1].(string)
+	endpoint, isString := tokens[2].(string)
+	if !strings.EqualFold(name, "endpoint") || !isString {
+		return "", errors.New("want a string called endpoint")
+	}
 	if endpoint == "" {
 		return "", nil
 	}
 	u, err := url.Parse(endpoint)
-	if err != nil {
-		return "", err
-	}
-	if !isLocal(endpoint) || strings.ContainsAny(endpoint, "?#") || !isClean(u) {
+	if err != nil || !isLocal(endpoint) || strings.ContainsAny(endpoint, "?#") || !isClean(u) {
 		return "", errors.New("endpoint: want a clean path")
 	}
 	return u.Path, nil
-}
-
-// oneString is a JSON member that is a string and occurs once. Without it, null and the second of
-// two members change what the first one asks for.
-type oneString struct {
-	value string
-	set   bool
-}
-
-// UnmarshalJSON is called for null, too.
-func (s *oneString) UnmarshalJSON(text []byte) error {
-	if s.set || text[0] != '"' {
-		return errors.New("not one string")
-	}
-	s.set = true
-	return json.Unmarshal(text, &s.value)
 }
