@@ -25,30 +25,26 @@ func newPublicRoutes(patterns []string, login string) (*publicRoutes, error) {
 	p := &publicRoutes{mux: http.NewServeMux(), login: login}
 	var errs []error
 	for _, pattern := range patterns {
-		host, err := register(p.mux, pattern)
-		p.hosts = p.hosts || host != ""
-		if err != nil {
-			errs = append(errs, fmt.Errorf("in Public: %q: %w", pattern, err))
-		}
+		errs = append(errs, p.register(pattern))
 	}
 	return p, errors.Join(errs...)
 }
 
-// register adds a pattern and returns its host, if any, which it lowers: Host is case-insensitive
-// (RFC 9110 section 4.2.3), and ServeMux compares bytes.
-func register(mux *http.ServeMux, pattern string) (host string, err error) {
+// register adds a pattern. It lowers the host, if there is one: Host is case-insensitive (RFC 9110
+// section 4.2.3), and ServeMux compares bytes.
+func (p *publicRoutes) register(pattern string) (err error) {
 	defer func() {
-		if p := recover(); p != nil { // so ServeMux reports a pattern that it does not understand
-			err = fmt.Errorf("want an http.ServeMux pattern such as /static/ or GET /healthz: %v", p)
+		if fault := recover(); fault != nil { // so ServeMux reports what it does not understand
+			err = fmt.Errorf("in Public: %q: want an http.ServeMux pattern such as /static/ "+
+				"or GET /healthz: %v", pattern, fault)
 		}
 	}()
-	if slash := strings.IndexByte(pattern, '/'); slash > 0 {
-		start := strings.LastIndexAny(pattern[:slash], " \t") + 1 // a method may stand before
-		host = strings.ToLower(pattern[start:slash])
-		pattern = pattern[:start] + host + pattern[slash:]
-	}
-	mux.Handle(pattern, mux) // as a marker: it never serves
-	return host, nil
+	slash := max(0, strings.IndexByte(pattern, '/'))
+	start := strings.LastIndexAny(pattern[:slash], " \t") + 1 // a method may stand before
+	host := strings.ToLower(pattern[start:slash])
+	p.hosts = p.hosts || host != ""
+	p.mux.Handle(pattern[:start]+host+pattern[slash:], p.mux) // as a marker: it never serves
+	return nil
 }
 
 // match reports whether r may pass without a session.
@@ -90,13 +86,9 @@ func (p *publicRoutes) canonical(r *http.Request) *http.Request {
 		return r
 	}
 	c := *r
-	host, port, err := net.SplitHostPort(r.Host)
-	if err != nil {
-		host = r.Host
-	}
-	c.Host = strings.TrimSuffix(strings.ToLower(host), ".")
-	if err == nil {
-		c.Host = net.JoinHostPort(c.Host, port)
+	c.Host = strings.TrimSuffix(strings.ToLower(r.Host), ".")
+	if host, port, err := net.SplitHostPort(c.Host); err == nil {
+		c.Host = net.JoinHostPort(strings.TrimSuffix(host, "."), port)
 	}
 	return &c
 }
@@ -109,10 +101,8 @@ func isClean(u *url.URL) bool {
 }
 
 func isCleanPath(p string) bool {
-	if p == "" || p[0] != '/' || !utf8.ValidString(p) { // overlong forms of / and . are invalid
-		return false
-	}
-	if strings.ContainsFunc(p, func(c rune) bool { return c == '\\' || unicode.IsControl(c) }) {
+	if !strings.HasPrefix(p, "/") || !utf8.ValidString(p) || // as overlong forms of / and . are
+		strings.ContainsFunc(p, func(c rune) bool { return c == '\\' || unicode.IsControl(c) }) {
 		return false
 	}
 	if clean := path.Clean(p); p != clean && p != clean+"/" {
