@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -107,20 +108,17 @@ func holdsTicket(pair string, all bool) bool {
 	}
 	once, err := url.QueryUnescape(pair)
 	if err != nil { // a broken escape may hide the name
-		return hasRun(pair)
+		return base64Run.MatchString(pair)
 	}
 	twice, err := url.QueryUnescape(once) // a URL in a URL
 	if err != nil {
-		return strings.Contains(strings.ToLower(once), ticketParam) && hasRun(once)
+		return strings.Contains(strings.ToLower(once), ticketParam) && base64Run.MatchString(once)
 	}
 	_, rest, named := strings.Cut(strings.ToLower(twice), ticketParam)
 	_, value, _ := strings.Cut(rest, "=")
 	return named && slices.ContainsFunc(strings.FieldsFunc(value, isNotBase64URL), looksMinted)
 }
 
-// hasRun reports whether s has as many characters of base64url in a row as a ticket. There may be
-// more: the characters of an escape that could not be decoded.
-func hasRun(s string) bool {
-	runs := strings.FieldsFunc(s, isNotBase64URL)
-	return slices.ContainsFunc(runs, func(run string) bool { return len(run) >= 43 })
-}
+// base64Run matches as many characters of base64url in a row as a ticket has, or more: those of an
+// escape that could not be decoded.
+var base64Run = regexp.MustCompile(`[\w-]{43}`)
