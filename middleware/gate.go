@@ -13,14 +13,12 @@ import (
 )
 
 // Gate finds the session of a request. It puts the session into the request's context, or refuses:
-// a page load by a redirect to sign in, everything else by
-// 401. It is safe for concurrent use.
+// a page load by a redirect to sign in, everything else by 401. It is safe for concurrent use.
 type Gate struct {
-	sessions  Authenticator
-	login     *url.URL // nil: no redirects
-	loginPath string   // of login, where it is on this server
-	public    *publicRoutes
-	opts      GateOptions
+	sessions Authenticator
+	login    *url.URL // nil: no redirects
+	public   *publicRoutes
+	opts     GateOptions
 }
 
 // GateOptions configure a [Gate].
@@ -58,11 +56,12 @@ func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 	o := &g.opts
 	errs := []error{misconfigured(sessions)}
 	var err error
+	var loginPath string // where it is on this server
 	if o.LoginURL != "" {
 		if g.login, err = parseLoginURL(o.LoginURL); err != nil {
 			errs = append(errs, fmt.Errorf("in LoginURL: %q: %w", o.LoginURL, err))
 		} else if g.login.Host == "" {
-			g.loginPath = g.login.Path
+			loginPath = g.login.Path
 		}
 	}
 	if o.API = slices.Clone(o.API); o.API == nil {
@@ -73,7 +72,7 @@ func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 			errs = append(errs, fmt.Errorf("in API: %q: want a path prefix such as /api/", p))
 		}
 	}
-	g.public, err = newPublicRoutes(o.Public, g.loginPath)
+	g.public, err = newPublicRoutes(o.Public, loginPath)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, fmt.Errorf("middleware.NewGate: %w", err)
 	}
@@ -154,12 +153,8 @@ func (g *Gate) isPageLoad(r *http.Request) bool {
 	if mode, ok := r.Header["Sec-Fetch-Mode"]; ok {
 		return len(mode) == 1 && mode[0] == "navigate"
 	}
-	for _, line := range r.Header["Accept"] {
-		if strings.Contains(strings.ToLower(line), "text/html") {
-			return true
-		}
-	}
-	return false
+	accept := strings.Join(r.Header["Accept"], ",")
+	return strings.Contains(strings.ToLower(accept), "text/html")
 }
 
 // couldBePage reports whether r could be a page load: GET or HEAD, no upgrade, not under API.
@@ -186,7 +181,7 @@ func (g *Gate) loginURL(r *http.Request) string {
 	}
 	back = stripURI(back, false) // a Location is logged, and becomes a Referer
 	path, _, _ := strings.Cut(back, "?")
-	if !g.couldBePage(r) || !isLocal(back) || path == g.loginPath {
+	if !g.couldBePage(r) || !isLocal(back) || path == g.public.login {
 		return g.login.String()
 	}
 	u := *g.login

@@ -188,7 +188,8 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 		return nil, rej
 	}
 	key := ticket.Key()
-	in.ticketID = ticketID(key)
+	id := key.ID()
+	in.ticketID = shortHex(id[:])
 	// 5. Room? Nothing is reserved yet. A gap in the revocation log between here and
 	// admit schedules a recheck.
 	gapsSeen, rej := g.sockets.hasRoom()

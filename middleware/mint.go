@@ -90,11 +90,12 @@ func (m *Mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rej.answer(w, r, m.opts.OnReject)
 		return
 	}
+	ticketID := ticket.Key().ID()
 	attrs := []slog.Attr{
 		slog.String("provider", s.Provider),
 		slog.String("user_id", s.UserID),
 		slog.String("ip", clientIP(m.opts.ClientIP, r)),
-		slog.String("ticket_id", ticketID(ticket.Key())),
+		slog.String("ticket_id", shortHex(ticketID[:])),
 		slog.String("endpoint", g.Endpoint),
 	}
 	if s.ID != "" {

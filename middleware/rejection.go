@@ -39,10 +39,7 @@ const (
 	codeUnauthenticated = "unauthenticated"
 	codeExpired         = "session_expired"
 	codeUnavailable     = "unavailable"
-
-	reasonInvalid   = "invalid_or_expired_session"
-	reasonNoSession = "no_session"
-	reasonVersion   = "version"
+	reasonInvalid       = "invalid_or_expired_session"
 )
 
 // refusal is a row of the table of refusals.
@@ -57,7 +54,7 @@ type refusal struct {
 // The table of all that a Gate, a Mint, and a Guard with its Sockets refuse. A request without a
 // session is normal, and not recorded: every page's first one is.
 var (
-	refusedNoSession     = &refusal{401, codeUnauthenticated, 4401, "", reasonNoSession}
+	refusedNoSession     = &refusal{401, codeUnauthenticated, 4401, "", "no_session"}
 	refusedSession       = &refusal{401, codeExpired, 4401, audit.SessionVerifyFailure, reasonInvalid}
 	refusedUndecided     = &refusal{503, codeUnavailable, 1013, audit.SessionVerifyFailure, "unavailable"}
 	refusedClientGone    = &refusal{503, codeUnavailable, 1013, "", "unavailable"}
@@ -77,8 +74,8 @@ var (
 	refusedHTTP2         = &refusal{501, "not_implemented", 0, audit.UpgradeRefused, "not_upgrade"}
 	refusedQueryTicket   = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "query_ticket"}
 	refusedMethod        = &refusal{405, "method_not_allowed", 0, audit.UpgradeRefused, "method"}
-	refusedHTTPVersion   = &refusal{505, "http_version_not_supported", 0, audit.UpgradeRefused, reasonVersion}
-	refusedVersion       = &refusal{426, "upgrade_required", 0, audit.UpgradeRefused, reasonVersion}
+	refusedHTTPVersion   = &refusal{505, "http_version_not_supported", 0, audit.UpgradeRefused, "version"}
+	refusedVersion       = &refusal{426, "upgrade_required", 0, audit.UpgradeRefused, "version"}
 	refusedLongQuery     = &refusal{414, "uri_too_long", 0, audit.UpgradeRefused, "query"}
 	refusedQuery         = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "query"}
 	refusedBody          = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "body"}
@@ -111,13 +108,12 @@ func reject(why *refusal, err error) *Rejection {
 		Status: why.status, Code: why.code, Reason: why.reason, CloseCode: why.closeCode,
 		Err: err, why: why,
 	}
-	switch why.status {
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+	if why.status == http.StatusTooManyRequests || why.status == http.StatusServiceUnavailable {
 		rej.RetryAfter = retryAfter
 	}
 	switch why.code {
 	case codeUnauthenticated:
-		rej.BodyReason = reasonNoSession
+		rej.BodyReason = refusedNoSession.reason
 	case codeExpired:
 		rej.BodyReason = reasonInvalid
 	}
@@ -211,7 +207,7 @@ func (rej *Rejection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // requireUpgrade sets the header fields of a 426.
 func (rej *Rejection) requireUpgrade(h http.Header, r *http.Request) {
-	if rej.Reason == reasonVersion {
+	if rej.Reason == refusedVersion.reason {
 		h.Set("Sec-WebSocket-Version", "13") // RFC 6455 section 4.4
 	}
 	if r.ProtoMajor == 1 { // HTTP/2 has no such fields (RFC 9113 section 8.2.2)
@@ -252,11 +248,9 @@ func (rej *Rejection) record(l *audit.Log, r *http.Request, ip, ticketID string,
 	}
 	// What went wrong underneath is for the operator; that a ticket is used or a session expired,
 	// reason says already.
-	switch rej.Status {
-	case http.StatusServiceUnavailable, http.StatusForbidden:
-		if rej.Err != nil {
-			add("error", rej.Err.Error())
-		}
+	undecided := rej.Status == http.StatusServiceUnavailable
+	if rej.Err != nil && (undecided || rej.Status == http.StatusForbidden) {
+		add("error", rej.Err.Error())
 	}
 	l.Record(r.Context(), event, attrs...)
 }
@@ -270,12 +264,6 @@ func cutField(s string) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:maxField], "") // the last rune may be cut
-}
-
-// ticketID is what the audit calls a ticket.
-func ticketID(k tickets.Key) string {
-	id := k.ID()
-	return shortHex(id[:])
 }
 
 // shortHex is the hexadecimal of the first 6 bytes of a hash, as the audit shows them.
