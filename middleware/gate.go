@@ -82,24 +82,24 @@ func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 // Authenticate is the gate's decision, for applications that do not use [Gate.Wrap]. It returns a
 // Rejection, which is recorded, or a session, or neither: that is a public route without a session.
 func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *Rejection) {
-	var s *Session
-	var rej *Rejection
 	if r.Method == http.MethodConnect && !isExtendedConnect(r) {
 		// Nothing behind a gate is a proxy, and ServeMux does not clean the paths of CONNECT.
-		rej = reject(refusedConnect, nil)
-	} else {
-		var err error
-		if s, err = authenticate(g.sessions, w, r); err == nil {
-			return s, nil
-		}
-		if g.public.match(r) {
-			return nil, nil
-		}
-		rej = g.reject(r, err)
+		return nil, g.reject(r, refusedConnect, nil, nil)
 	}
-	rej.closing = mayBeUpgrade(r) && r.ProtoMajor == 1
-	rej.record(g.opts.Audit, r, clientIP(g.opts.ClientIP, r), "", s)
-	return nil, rej
+	s, err := authenticate(g.sessions, w, r)
+	switch {
+	case err == nil:
+		return s, nil
+	case g.public.match(r):
+		return nil, nil
+	case errors.Is(err, ErrSessionExpired):
+		return nil, g.reject(r, refusedSession, err, s)
+	case errors.Is(err, ErrNoSession):
+		return nil, g.reject(r, refusedNoSession, err, nil)
+	case r.Context().Err() == context.Canceled:
+		return nil, g.reject(r, refusedClientGone, err, nil)
+	}
+	return nil, g.reject(r, refusedUndecided, err, nil)
 }
 
 // Wrap returns a handler that passes on to next what may come in.
@@ -122,25 +122,17 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 	})
 }
 
-// reject returns the Rejection for an error of authenticate.
-func (g *Gate) reject(r *http.Request, err error) *Rejection {
-	why := refusedUndecided
-	switch {
-	case errors.Is(err, ErrSessionExpired):
-		why = refusedSession
-	case errors.Is(err, ErrNoSession):
-		why = refusedNoSession
-	case r.Context().Err() == context.Canceled:
-		why = refusedClientGone
-	}
+// reject returns a Rejection, which it records. expired is nil, or the session that has ended.
+func (g *Gate) reject(r *http.Request, why *refusal, err error, expired *Session) *Rejection {
 	rej := reject(why, err)
-	if why.status != http.StatusUnauthorized {
-		return rej
+	if why.status == http.StatusUnauthorized {
+		rej.PageLoad = g.isPageLoad(r)
+		if g.login != nil {
+			rej.LoginURL = g.loginURL(r)
+		}
 	}
-	rej.PageLoad = g.isPageLoad(r)
-	if g.login != nil {
-		rej.LoginURL = g.loginURL(r)
-	}
+	rej.closing = mayBeUpgrade(r) && r.ProtoMajor == 1
+	rej.record(g.opts.Audit, r, clientIP(g.opts.ClientIP, r), "", expired)
 	return rej
 }
 
@@ -202,14 +194,13 @@ func parseLoginURL(s string) (*url.URL, error) {
 		return nil, fmt.Errorf("%s; without a fragment", form)
 	case u.Query().Has("next"):
 		return nil, fmt.Errorf("%s; without next, which the way back is put into", form)
-	case isLocal(s) && isClean(u):
-		if !oneSpelling(u) { // it would not be public, and redirect to itself
-			plain := url.URL{Path: u.Path}
-			return nil, fmt.Errorf("%s; without needless escapes, as in %s", form, plain.EscapedPath())
-		}
-		return u, nil
 	case (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "":
 		return u, nil
+	case !isLocal(s), !isClean(u):
+		return nil, errors.New(form)
+	case !oneSpelling(u): // it would not be public, and redirect to itself
+		plain := (&url.URL{Path: u.Path}).EscapedPath()
+		return nil, fmt.Errorf("%s; without needless escapes, as in %s", form, plain)
 	}
-	return nil, errors.New(form)
+	return u, nil
 }
