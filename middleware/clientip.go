@@ -20,12 +20,11 @@ import (
 // on something that is not an address, the result is "": better no address in the log than one that
 // a stranger chose.
 func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
-	nets := make([]netip.Prefix, 0, len(trusted))
-	for _, n := range trusted {
+	nets := slices.Clone(trusted)
+	for i, n := range nets {
 		if a := n.Addr(); a.Is4In6() && n.Bits() >= 96 { // addresses are compared as IPv4
-			n = netip.PrefixFrom(a.Unmap(), n.Bits()-96)
+			nets[i] = netip.PrefixFrom(a.Unmap(), n.Bits()-96)
 		}
-		nets = append(nets, n)
 	}
 	isTrusted := func(a netip.Addr) bool {
 		return slices.ContainsFunc(nets, func(n netip.Prefix) bool { return n.Contains(a) })

@@ -86,15 +86,14 @@ func stripQuery(query string, all bool) string {
 	}
 	var left []string
 	for pair := range strings.SplitSeq(query, "&") {
-		if !holdsTicket(pair, all) {
-			left = append(left, pair)
-			continue
+		if holdsTicket(pair, all) {
+			// A second ? begins no query, but pages write it.
+			pair = pair[:max(0, strings.IndexAny(pair, "?#"))]
+			if pair == "" || holdsTicket(pair, all) {
+				continue
+			}
 		}
-		// A second ? begins no query, but pages write it.
-		before := pair[:max(0, strings.IndexAny(pair, "?#"))]
-		if before != "" && !holdsTicket(before, all) {
-			left = append(left, before)
-		}
+		left = append(left, pair)
 	}
 	return strings.Join(left, "&")
 }

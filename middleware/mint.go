@@ -20,9 +20,7 @@ import (
 )
 
 const (
-	// maxMintBody bounds a request to mint; an endpoint takes a few bytes of it.
-	maxMintBody = 1 << 10
-	// mintBodyTimeout bounds the reading of a body.
+	maxMintBody     = 1 << 10 // an endpoint takes a few bytes of it
 	mintBodyTimeout = 5 * time.Second
 )
 
@@ -150,7 +148,6 @@ func (m *Mint) mint(
 
 // rejectMint returns the Rejection for an error of Issuer.Mint.
 func rejectMint(err error) *Rejection {
-	var tooMany *tickets.TooManyError
 	switch {
 	case errors.Is(err, tickets.ErrRevoked):
 		return reject(refusedMintRevoked, err)
@@ -158,7 +155,7 @@ func rejectMint(err error) *Rejection {
 		return reject(refusedMintExpired, err)
 	case errors.Is(err, tickets.ErrTooMany):
 		rej := reject(refusedMintTooMany, err)
-		if errors.As(err, &tooMany) && tooMany.RetryAfter > 0 {
+		if tooMany, ok := errors.AsType[*tickets.TooManyError](err); ok && tooMany.RetryAfter > 0 {
 			rej.RetryAfter = tooMany.RetryAfter
 		}
 		return rej
@@ -185,10 +182,10 @@ func (m *Mint) sameSite(r *http.Request) bool {
 
 // readEndpoint reads the body of a request to mint.
 func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
-	if r.ContentLength == 0 || r.Body == nil {
+	switch {
+	case r.ContentLength == 0, r.Body == nil:
 		return "", nil
-	}
-	if r.ContentLength > maxMintBody {
+	case r.ContentLength > maxMintBody:
 		return "", reject(refusedMintTooLarge, nil)
 	}
 	// The server resets the deadline. A ResponseWriter without deadlines has no slow connection.
