@@ -28,12 +28,11 @@ type GateOptions struct {
 	// is 401.
 	LoginURL string
 	// Public are http.ServeMux patterns of what needs no session, such as "/static/" or "GET
-	// /healthz". A session that is recognised is put into the context there too. They are matched
-	// as a ServeMux at this place would; a path that is not clean (/public/../admin, //login, %2e,
-	// %2f) is never public, nor one with a needless escape that matches only when it is decoded
-	// (/st%61tic/). A wildcard matches any segment: "/{lang}/about" opens /admin/about too. Name a
-	// guarded socket's path too where the Gate stands around a whole router: there a ticket is all
-	// that is needed. Default: none but the path of LoginURL.
+	// /healthz". A session that is recognised is put into the context there too. They match as in a
+	// ServeMux at this place; a path that is not clean (/public/../admin, //login, %2e, %2f) is
+	// never public, nor one that matches only when a needless escape is decoded (/st%61tic/). A
+	// wildcard matches any segment: "/{lang}/about" opens /admin/about too. Around a whole router,
+	// name a guarded socket's path too: it needs a ticket only. Default: LoginURL's path.
 	Public []string
 	// API are path prefixes whose requests get 401 and never a redirect. Default (nil): "/api/".
 	API []string
@@ -136,8 +135,7 @@ func (g *Gate) reject(r *http.Request, why *refusal, err error, expired *Session
 	return rej
 }
 
-// isPageLoad reports whether a person is waiting for a page: only then does a redirect lead
-// anywhere.
+// isPageLoad reports whether a person waits for a page: a redirect leads nowhere else.
 func (g *Gate) isPageLoad(r *http.Request) bool {
 	if !g.couldBePage(r) {
 		return false
@@ -145,8 +143,7 @@ func (g *Gate) isPageLoad(r *http.Request) bool {
 	if mode, ok := r.Header["Sec-Fetch-Mode"]; ok {
 		return len(mode) == 1 && mode[0] == "navigate"
 	}
-	accept := strings.Join(r.Header["Accept"], ",")
-	return strings.Contains(strings.ToLower(accept), "text/html")
+	return strings.Contains(strings.ToLower(joined(r.Header["Accept"])), "text/html")
 }
 
 // couldBePage reports whether r could be a page load: GET or HEAD, no upgrade, not under API.
