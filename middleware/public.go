@@ -13,8 +13,8 @@ import (
 	"unicode/utf8"
 )
 
-// publicRoutes decides which requests need no session. It matches with an http.ServeMux, so that a
-// pattern means here what it means where the application registers its handlers.
+// publicRoutes decides which requests need no session. It matches with an http.ServeMux: a pattern
+// means here what it means where the application registers its handlers.
 type publicRoutes struct {
 	mux   *http.ServeMux // the patterns
 	hosts bool           // some pattern has a host
@@ -72,15 +72,13 @@ func (p *publicRoutes) matchesPattern(r *http.Request) bool {
 }
 
 // oneSpelling reports whether all routers read the same path from u. ServeMux matches Path; chi,
-// echo and gin (with UseRawPath) match RawPath where it is set, without decoding it. To them
-// /st%61tic/admin is not under /static/.
+// echo and gin (with UseRawPath) match RawPath, undecoded: /st%61tic/ is not under /static/.
 func oneSpelling(u *url.URL) bool {
 	return u.RawPath == "" || u.RawPath == u.Path
 }
 
-// canonical returns r with the Host as patterns write it, where they have any: in lower case,
-// without a trailing dot. The handler behind the gate gets the same: a ServeMux there would take
-// APP.example to another handler than the public one.
+// canonical returns r with its Host in lower case and without a trailing dot, if any pattern has a
+// host. The handler behind the gate gets the same: a ServeMux there compares bytes too.
 func (p *publicRoutes) canonical(r *http.Request) *http.Request {
 	if !p.hosts {
 		return r
@@ -93,9 +91,8 @@ func (p *publicRoutes) canonical(r *http.Request) *http.Request {
 	return &c
 }
 
-// isClean reports whether every reader of this path, escaped or not, agrees on what it names.
-// Proxies, routers and file servers differ on all others, and each difference has been a way around
-// somebody's gate.
+// isClean reports whether every proxy, router and file server agrees on what a path names, escaped
+// or not. Each difference between them has been a way around somebody's gate.
 func isClean(u *url.URL) bool {
 	return isCleanPath(u.Path) && (oneSpelling(u) || isCleanPath(u.RawPath))
 }
@@ -109,15 +106,11 @@ func isCleanPath(p string) bool {
 		return false
 	}
 	// To some, "..;x" is a dot segment with a parameter (RFC 3986 section 3.3).
-	for segment := range strings.SplitSeq(p[1:], "/") {
-		name, _, found := strings.Cut(segment, ";")
-		if found && strings.Trim(name, ".") == "" {
-			return false
-		}
+	if strings.Contains(p, ";") && strings.Contains(strings.ReplaceAll(p, ".", ""), "/;") {
+		return false
 	}
 	return !escapedSeparator.MatchString(p)
 }
 
-// escapedSeparator matches an escaped dot, slash or backslash, however often it is escaped:
-// somebody behind may decode it once more.
+// escapedSeparator matches a dot, slash or backslash that is escaped, also more than once.
 var escapedSeparator = regexp.MustCompile(`(?i)%(25)*(2e|2f|5c)`)
