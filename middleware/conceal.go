@@ -34,9 +34,8 @@ func ConcealTicket(next http.Handler) http.Handler {
 	})
 }
 
-// stripTickets takes the tickets out of the URLs of r, and reports whether there were any. What r
-// shares with other requests stays as it is. With all, every ticket parameter goes; without, those
-// that look like one of ours.
+// stripTickets takes what holdsTicket out of the URLs of r, and reports whether there was any. What
+// r shares with other requests stays as it is.
 func stripTickets(r *http.Request, all bool) (changed bool) {
 	query, uri := stripQuery(r.URL.RawQuery, all), stripURI(r.RequestURI, all)
 	if query != r.URL.RawQuery || uri != r.RequestURI {
@@ -98,8 +97,7 @@ func stripQuery(query string, all bool) string {
 	return strings.Join(left, "&")
 }
 
-// holdsTicket reports whether a pair is a ticket's, or looks like one: 43 characters of base64url
-// under a name that contains ticket, in any case. With all, whatever is called ticket is one.
+// holdsTicket reports whether a pair looks like a ticket of ours, or, with all, is called ticket.
 func holdsTicket(pair string, all bool) bool {
 	name, _, _ := strings.Cut(pair, "=")
 	if name, err := url.QueryUnescape(name); all && err == nil && name == ticketParam {
@@ -118,6 +116,5 @@ func holdsTicket(pair string, all bool) bool {
 	return named && slices.ContainsFunc(strings.FieldsFunc(value, isNotBase64URL), looksMinted)
 }
 
-// base64Run matches as many characters of base64url in a row as a ticket has, or more: those of an
-// escape that could not be decoded.
+// base64Run matches a ticket, also next to what is left of a broken escape.
 var base64Run = regexp.MustCompile(`[\w-]{43}`)

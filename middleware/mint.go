@@ -39,9 +39,8 @@ type Mint struct {
 
 // MintOptions configure a [Mint].
 type MintOptions struct {
-	// Authorize is called before every mint, and decides whether s may have a ticket for endpoint:
-	// a clean path, or "" for a ticket that is valid on any. An error is 403. Default: every
-	// session may have one for any path.
+	// Authorize decides before every mint whether s may have a ticket for endpoint, a clean path or
+	// "" for any. An error is 403. Default: every session may have one for any path.
 	Authorize func(ctx context.Context, s *Session, endpoint string) error
 	// Origins are all the origins whose pages may mint, such as "https://app.example", in the form
 	// in which browsers send them. Default: the request's own. Behind a proxy that ends TLS, name

@@ -15,8 +15,7 @@ import (
 )
 
 // Rejection says why a request was refused: to the client in Code, to the audit in Reason and Err.
-// OnReject receives it, and can answer from its fields as completely as ServeHTTP does, which
-// answers where there is no OnReject.
+// OnReject can answer from its fields as completely as ServeHTTP does, which is the default.
 type Rejection struct {
 	Status     int           // the HTTP status
 	Code       string        // the client reads it, such as "ticket_rejected"
@@ -98,8 +97,7 @@ var (
 	refusedGoingAway     = &refusal{503, codeUnavailable, 1001, audit.UpgradeRefused, "going_away"}
 )
 
-// retryAfter is how long a client is asked to wait: long enough not to add to the trouble of a
-// store, short enough that a page comes back by itself.
+// retryAfter spares a store in trouble, and still lets a page come back by itself.
 const retryAfter = 2 * time.Second
 
 // reject returns the Rejection of a row. err is for the audit, or nil.
@@ -159,9 +157,8 @@ func (rej *Rejection) answer(
 	onReject(w, r, rej)
 }
 
-// ServeHTTP answers the request with the rejection: a JSON body that names Code, or the redirect to
-// sign-in for a page load. Applications that call [Gate.Authenticate] or [Guard.Admit] themselves
-// call it when there is a Rejection.
+// ServeHTTP answers the request: with a JSON body that names Code, or the redirect to sign-in for a
+// page load. Call it after [Gate.Authenticate] or [Guard.Admit] has returned a Rejection.
 func (rej *Rejection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status := rej.Status
 	if status < 400 || status > 599 { // an application's own: a refusal must not look like success
@@ -217,8 +214,7 @@ func (rej *Rejection) requireUpgrade(h http.Header, r *http.Request) {
 	}
 }
 
-// record writes the one audit line of a refusal. ticketID is "" and who is nil where they are not
-// known.
+// record writes the one audit line of a refusal. ticketID may be "", and who nil: not known.
 func (rej *Rejection) record(l *audit.Log, r *http.Request, ip, ticketID string, who *Session) {
 	event := rej.why.event
 	if event == "" {
@@ -255,8 +251,7 @@ func (rej *Rejection) record(l *audit.Log, r *http.Request, ip, ticketID string,
 	l.Record(r.Context(), event, attrs...)
 }
 
-// maxField bounds what a stranger's path and Origin take of a line: it bounds the cost of
-// redaction, and how fast refusals fill the log's files.
+// maxField bounds a stranger's path and Origin in a line: redaction takes time, and files fill up.
 const maxField = 1 << 10
 
 func cutField(s string) string {
