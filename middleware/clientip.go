@@ -72,8 +72,7 @@ func parseHop(s string) (netip.Addr, error) {
 	return addr, nil
 }
 
-// clientIP returns what the function of the options says, or else the peer's address without its
-// port.
+// clientIP returns what configured says or, by default, the peer's address without its port.
 func clientIP(configured func(*http.Request) string, r *http.Request) string {
 	if configured != nil {
 		return configured(r)

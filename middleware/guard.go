@@ -147,11 +147,7 @@ func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
 	if rej != nil {
 		return nil, rej
 	}
-	return &Admission{
-		Session: k.current.Load(),
-		Request: in.forHandler(k.ctx),
-		socket:  k,
-	}, nil
+	return &Admission{Session: k.current.Load(), Request: in.forHandler(k.ctx), socket: k}, nil
 }
 
 // decideAndRecord decides, and records a Rejection. w is nil for Admit.
@@ -189,8 +185,7 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 	key := ticket.Key()
 	id := key.ID()
 	in.ticketID = shortHex(id[:])
-	// 5. Room? Nothing is reserved yet. A gap in the revocation log between here and
-	// admit schedules a recheck.
+	// 5. Room? It reserves nothing. A gap in the revocation log from here on schedules a recheck.
 	gapsSeen, rej := g.sockets.hasRoom()
 	if rej != nil {
 		return nil, rej

@@ -99,15 +99,12 @@ func (m *Mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		attrs = append(attrs, slog.String("session", shortSessionID(s.ID)))
 	}
 	m.opts.Audit.Record(r.Context(), audit.TicketMinted, attrs...)
-	body, _ := json.Marshal(struct { // a string and a number cannot fail to encode
-		Ticket string `json:"ticket"`
-		TTL    int64  `json:"ttl_seconds"`
-	}{string(ticket), max(1, int64(m.issuer.Lifetime(g)/time.Second))})
+	seconds := max(1, m.issuer.Lifetime(g)/time.Second)
 	h := w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
-	_, _ = w.Write(body)
+	_, _ = fmt.Fprintf(w, `{"ticket":"%s","ttl_seconds":%d}`, string(ticket), seconds)
 }
 
 // mint returns a ticket, and the grant that it stands for.
@@ -172,11 +169,8 @@ func (m *Mint) sameSite(r *http.Request) bool {
 	if len(site) != 1 {
 		return len(site) == 0
 	}
-	switch site[0] {
-	case "", "same-origin", "none":
-		return true
-	}
-	return len(m.origins.listed) > 0 && len(r.Header["Origin"]) > 0
+	return site[0] == "" || site[0] == "same-origin" || site[0] == "none" ||
+		len(m.origins.listed) > 0 && len(r.Header["Origin"]) > 0
 }
 
 // readEndpoint reads the body of a request to mint.

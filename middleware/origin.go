@@ -70,8 +70,7 @@ func parseOrigin(s string) (string, error) {
 	}
 	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
 		// As browsers write it: a number without leading zeros.
-		_, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || port[0] == '0' {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil || port[0] == '0' {
 			return "", errors.New(form)
 		}
 	}

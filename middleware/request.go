@@ -122,11 +122,10 @@ func (in *incoming) ticket() (tickets.Ticket, *Rejection) {
 func (in *incoming) forHandler(ctx context.Context) *http.Request {
 	r := in.WithContext(ctx)
 	stripTickets(r, true)
-	if len(in.inProtocol) == 0 {
-		return r
+	if len(in.inProtocol) > 0 {
+		r.Header = r.Header.Clone() // others may hold on to the original
+		r.Header.Set(protocolHeader, strings.Join(in.protocols, ", "))
 	}
-	r.Header = r.Header.Clone() // others may hold on to the original
-	r.Header.Set(protocolHeader, strings.Join(in.protocols, ", "))
 	return r
 }
 
