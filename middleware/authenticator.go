@@ -197,9 +197,6 @@ func authenticate(a Authenticator, w http.ResponseWriter, r *http.Request) (*Ses
 	return s, nil
 }
 
-// maxCookies is net/http's limit on the cookies of one request. Above it, net/http reports none.
-const maxCookies = 3000
-
 // cookieValue finds the one value of a cookie, as http.Request.CookiesNamed reads it. It tells a
 // malformed value from none, and makes no garbage: every request behind a Gate passes here.
 func cookieValue(r *http.Request, name string) (value string, err error) {
@@ -209,7 +206,7 @@ func cookieValue(r *http.Request, name string) (value string, err error) {
 			key, v, _ := strings.Cut(textproto.TrimString(pair), "=")
 			isNamed := textproto.TrimString(key) == name
 			switch pairs++; {
-			case pairs > maxCookies:
+			case pairs > 3000: // net/http's limit, above which it reports none
 				return "", ErrNoSession
 			case isNamed && presented && v != value:
 				return "", ErrSessionExpired

@@ -11,9 +11,6 @@ import (
 	"time"
 )
 
-// rejectLinger bounds how long a refused connection is kept for the page to read its close frame.
-const rejectLinger = time.Second
-
 // RejectByClosing is an OnReject that accepts the upgrade and closes it at once with the
 // rejection's CloseCode (4401, 4403, 4429, 1013 or 1001) and Code: a page sees nothing of an HTTP
 // refusal but close code 1006, and cannot tell a dead session from a dead network. What is no
@@ -30,7 +27,7 @@ func RejectByClosing(w http.ResponseWriter, r *http.Request, rej *Rejection) {
 		return
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(rejectLinger))
+	_ = conn.SetDeadline(time.Now().Add(time.Second)) // by then the page has read the close frame
 	if _, err := conn.Write(closingHandshake(in, rej)); err != nil {
 		return
 	}

@@ -19,10 +19,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-const (
-	maxMintBody     = 1 << 10 // an endpoint takes a few bytes of it
-	mintBodyTimeout = 5 * time.Second
-)
+const maxMintBody = 1 << 10 // an endpoint takes a few bytes of it
 
 // Mint is the handler that mints a ticket for the session in the context: put it behind a [Gate].
 // It answers
@@ -99,7 +96,7 @@ func (m *Mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		attrs = append(attrs, slog.String("session", shortSessionID(s.ID)))
 	}
 	m.opts.Audit.Record(r.Context(), audit.TicketMinted, attrs...)
-	seconds := max(1, m.issuer.Lifetime(g)/time.Second)
+	seconds := max(1, int64(m.issuer.Lifetime(g)/time.Second))
 	h := w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
@@ -182,7 +179,7 @@ func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
 		return "", reject(refusedMintTooLarge, nil)
 	}
 	// The server resets the deadline. A ResponseWriter without deadlines has no slow connection.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(mintBodyTimeout))
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(5 * time.Second))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMintBody))
 	var tooLarge *http.MaxBytesError
 	switch {

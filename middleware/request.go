@@ -14,15 +14,10 @@ import (
 )
 
 const (
-	maxQuery = 2 << 10 // of an upgrade; a ticket takes 50 bytes of it
-
+	maxQuery       = 2 << 10 // of an upgrade; a ticket takes 50 bytes of it
 	ticketParam    = "ticket"
 	protocolHeader = "Sec-Websocket-Protocol"
 	protocolPrefix = ticketParam + "." // in a list of subprotocols: ticket.<value>
-
-	// methodPreface begins a connection of HTTP/2 (RFC 9113 section 3.4). net/http hands it to the
-	// handler: what comes over it to one that speaks h2c passes no guard.
-	methodPreface = "PRI"
 )
 
 // incoming is a parsed request for a socket or a stream.
@@ -133,7 +128,9 @@ func (in *incoming) forHandler(ctx context.Context) *http.Request {
 // it for an upgrade. Two of the libraries in use answer 101 to "Connection: not-upgrade": what
 // resembles an upgrade must never get past a guard without a ticket.
 func resemblesUpgrade(r *http.Request) bool {
-	if r.Method == http.MethodConnect || r.Method == methodPreface || len(r.Header["Upgrade"]) > 0 {
+	// PRI begins HTTP/2 (RFC 9113 section 3.4). net/http hands it to the handler: what comes over it
+	// to one that speaks h2c passes no guard.
+	if r.Method == http.MethodConnect || r.Method == "PRI" || len(r.Header["Upgrade"]) > 0 {
 		return true
 	}
 	for name := range r.Header {
