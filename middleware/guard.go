@@ -40,8 +40,8 @@ type GuardOptions struct {
 	RequireEndpoint bool
 	// Endpoint is the path that a ticket's endpoint must be equal to. Default: the path as the
 	// client sent it, decoded. It has the prefix that http.StripPrefix takes off, but not one that
-	// a proxy did. It is "" if it is not clean, or has a needless escape (/ws/ch%61t: routers differ
-	// on what it names).
+	// a proxy did. It is "" for a path that is not clean, or has a needless escape (/ws/ch%61t):
+	// routers differ on what it names.
 	Endpoint func(*http.Request) string
 	// RequireProtocol refuses a ticket in the query (400, reason "query_ticket"), for applications
 	// that must have no credential in a URL (OWASP ASVS 5.0, 14.2.1). The ticket stays valid. Not

@@ -91,14 +91,14 @@ func (p *publicRoutes) canonical(r *http.Request) *http.Request {
 	return &c
 }
 
-// isClean reports whether every proxy, router and file server agrees on what a path names, escaped
+// isClean reports whether all proxies, routers and file servers agree on what a path names, escaped
 // or not. Each difference between them has been a way around somebody's gate.
 func isClean(u *url.URL) bool {
 	return isCleanPath(u.Path) && (oneSpelling(u) || isCleanPath(u.RawPath))
 }
 
 func isCleanPath(p string) bool {
-	if !strings.HasPrefix(p, "/") || !utf8.ValidString(p) || // as overlong forms of / and . are
+	if !strings.HasPrefix(p, "/") || !utf8.ValidString(p) || // an overlong / or . is invalid
 		strings.ContainsFunc(p, func(c rune) bool { return c == '\\' || unicode.IsControl(c) }) {
 		return false
 	}

@@ -97,7 +97,7 @@ var (
 	refusedGoingAway     = &refusal{503, codeUnavailable, 1001, audit.UpgradeRefused, "going_away"}
 )
 
-// retryAfter spares a store in trouble, and still lets a page come back by itself.
+// retryAfter is long enough to spare a store in trouble, and short enough for a page to wait.
 const retryAfter = 2 * time.Second
 
 // reject returns the Rejection of a row. err is for the audit, or nil.
@@ -214,7 +214,7 @@ func (rej *Rejection) requireUpgrade(h http.Header, r *http.Request) {
 	}
 }
 
-// record writes the one audit line of a refusal. ticketID may be "", and who nil: not known.
+// record writes the one audit line of a refusal. An unknown ticketID is "", an unknown who is nil.
 func (rej *Rejection) record(l *audit.Log, r *http.Request, ip, ticketID string, who *Session) {
 	event := rej.why.event
 	if event == "" {

@@ -128,8 +128,8 @@ func (in *incoming) forHandler(ctx context.Context) *http.Request {
 // it for an upgrade. Two of the libraries in use answer 101 to "Connection: not-upgrade": what
 // resembles an upgrade must never get past a guard without a ticket.
 func resemblesUpgrade(r *http.Request) bool {
-	// PRI begins HTTP/2 (RFC 9113 section 3.4). net/http hands it to the handler: what comes over it
-	// to one that speaks h2c passes no guard.
+	// PRI begins HTTP/2 (RFC 9113 section 3.4). net/http hands it to the handler: what comes over
+	// it to one that speaks h2c passes no guard.
 	if r.Method == http.MethodConnect || r.Method == "PRI" || len(r.Header["Upgrade"]) > 0 {
 		return true
 	}
