@@ -62,11 +62,9 @@ func parseHop(s string) (netip.Addr, error) {
 		if n := len(s); n > 2 && s[0] == '[' && s[n-1] == ']' {
 			s = s[1 : n-1]
 		}
-		if addr, err = netip.ParseAddr(s); err != nil {
-			return netip.Addr{}, err
-		}
+		addr, err = netip.ParseAddr(s)
 	}
-	if addr = addr.Unmap(); strings.Contains(s, "%") || addr.IsUnspecified() {
+	if addr = addr.Unmap(); err != nil || strings.Contains(s, "%") || addr.IsUnspecified() {
 		return netip.Addr{}, errors.New("not the address of a client")
 	}
 	return addr, nil
