@@ -111,8 +111,7 @@ func lookupSessions(
 	}, fault}
 }
 
-// withoutCredential keeps a credential out of the audit: the error of an HTTP client contains the
-// URL of its request.
+// withoutCredential keeps a credential out of the audit: an HTTP client's error quotes its URL.
 func withoutCredential(err error, value string) error {
 	if err == nil || len(value) < 8 { // too short to be a secret, and part of any word
 		return err
@@ -198,13 +197,8 @@ func authenticate(a Authenticator, w http.ResponseWriter, r *http.Request) (*Ses
 	return s, nil
 }
 
-// maxCookies is net/http's own limit on the cookies of one request: above it the standard library
-// reports none.
-const maxCookies = 3000
-
-// cookieValue finds the one value of the cookie called name. It reads what
-// http.Request.CookiesNamed does, tells a malformed value from none, and makes no garbage: every
-// request behind a Gate passes here.
+// cookieValue finds the one value of a cookie, as http.Request.CookiesNamed reads it. It tells a
+// malformed value from none, and makes no garbage: every request behind a Gate passes here.
 func cookieValue(r *http.Request, name string) (value string, err error) {
 	pairs, presented := 0, false
 	for _, line := range r.Header["Cookie"] {
@@ -212,7 +206,7 @@ func cookieValue(r *http.Request, name string) (value string, err error) {
 			key, v, _ := strings.Cut(textproto.TrimString(pair), "=")
 			isNamed := textproto.TrimString(key) == name
 			switch pairs++; {
-			case pairs > maxCookies:
+			case pairs > 3000: // net/http's limit, above which it reports none
 				return "", ErrNoSession
 			case isNamed && presented && v != value:
 				return "", ErrSessionExpired

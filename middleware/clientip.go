@@ -20,18 +20,17 @@ import (
 // on something that is not an address, the result is "": better no address in the log than one that
 // a stranger chose.
 func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
-	nets := make([]netip.Prefix, 0, len(trusted))
-	for _, n := range trusted {
+	nets := slices.Clone(trusted)
+	for i, n := range nets {
 		if a := n.Addr(); a.Is4In6() && n.Bits() >= 96 { // addresses are compared as IPv4
-			n = netip.PrefixFrom(a.Unmap(), n.Bits()-96)
+			nets[i] = netip.PrefixFrom(a.Unmap(), n.Bits()-96)
 		}
-		nets = append(nets, n)
 	}
 	isTrusted := func(a netip.Addr) bool {
 		return slices.ContainsFunc(nets, func(n netip.Prefix) bool { return n.Contains(a) })
 	}
 	return func(r *http.Request) string {
-		peer := remoteHost(r)
+		peer := clientIP(nil, r)
 		addr, err := netip.ParseAddr(peer)
 		if err != nil {
 			return peer
@@ -63,26 +62,19 @@ func parseHop(s string) (netip.Addr, error) {
 		if n := len(s); n > 2 && s[0] == '[' && s[n-1] == ']' {
 			s = s[1 : n-1]
 		}
-		if addr, err = netip.ParseAddr(s); err != nil {
-			return netip.Addr{}, err
-		}
+		addr, err = netip.ParseAddr(s)
 	}
-	if addr = addr.Unmap(); strings.Contains(s, "%") || addr.IsUnspecified() {
+	if addr = addr.Unmap(); err != nil || strings.Contains(s, "%") || addr.IsUnspecified() {
 		return netip.Addr{}, errors.New("not the address of a client")
 	}
 	return addr, nil
 }
 
-// clientIP returns what the function of the options says, or the default.
+// clientIP returns what configured says or, by default, the peer's address without its port.
 func clientIP(configured func(*http.Request) string, r *http.Request) string {
 	if configured != nil {
 		return configured(r)
 	}
-	return remoteHost(r)
-}
-
-// remoteHost is the default ClientIP: the peer's address without its port.
-func remoteHost(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		return r.RemoteAddr // a Unix socket has no port

@@ -7,11 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"time"
 )
-
-// rejectLinger bounds how long a refused connection is kept for the page to read its close frame.
-const rejectLinger = time.Second
 
 // RejectByClosing is an OnReject that accepts the upgrade and closes it at once with the
 // rejection's CloseCode (4401, 4403, 4429, 1013 or 1001) and Code: a page sees nothing of an HTTP
@@ -29,7 +27,7 @@ func RejectByClosing(w http.ResponseWriter, r *http.Request, rej *Rejection) {
 		return
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(rejectLinger))
+	_ = conn.SetDeadline(time.Now().Add(time.Second)) // by then the page has read the close frame
 	if _, err := conn.Write(closingHandshake(in, rej)); err != nil {
 		return
 	}
@@ -48,11 +46,8 @@ func closingHandshake(in *incoming, rej *Rejection) []byte {
 	b := []byte("HTTP/1.1 101 Switching Protocols\r\n" +
 		"Upgrade: websocket\r\nConnection: Upgrade\r\n" +
 		"Sec-WebSocket-Accept: " + base64.StdEncoding.EncodeToString(accept[:]))
-	for _, p := range in.protocols {
-		if isToken(p) {
-			b = append(b, "\r\nSec-WebSocket-Protocol: "+p...)
-			break
-		}
+	if i := slices.IndexFunc(in.protocols, isToken); i >= 0 {
+		b = append(b, "\r\nSec-WebSocket-Protocol: "+in.protocols[i]...)
 	}
 	b = append(b, "\r\n\r\n"...)
 	reason := rej.Code[:min(len(rej.Code), 123)] // a control frame holds 125 bytes

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -33,9 +34,8 @@ func ConcealTicket(next http.Handler) http.Handler {
 	})
 }
 
-// stripTickets takes the tickets out of the URLs of r, and reports whether there were any. What r
-// shares with other requests stays as it is. With all, every ticket parameter goes; without, those
-// that look like one of ours.
+// stripTickets takes what holdsTicket out of the URLs of r, and reports whether there was any. What
+// r shares with other requests stays as it is.
 func stripTickets(r *http.Request, all bool) (changed bool) {
 	query, uri := stripQuery(r.URL.RawQuery, all), stripURI(r.RequestURI, all)
 	if query != r.URL.RawQuery || uri != r.RequestURI {
@@ -85,21 +85,19 @@ func stripQuery(query string, all bool) string {
 	}
 	var left []string
 	for pair := range strings.SplitSeq(query, "&") {
-		if !holdsTicket(pair, all) {
-			left = append(left, pair)
-			continue
+		if holdsTicket(pair, all) {
+			// A second ? begins no query, but pages write it.
+			pair = pair[:max(0, strings.IndexAny(pair, "?#"))]
+			if pair == "" || holdsTicket(pair, all) {
+				continue
+			}
 		}
-		// A second ? begins no query, but pages write it.
-		before := pair[:max(0, strings.IndexAny(pair, "?#"))]
-		if before != "" && !holdsTicket(before, all) {
-			left = append(left, before)
-		}
+		left = append(left, pair)
 	}
 	return strings.Join(left, "&")
 }
 
-// holdsTicket reports whether a pair is a ticket's, or looks like one: 43 characters of base64url
-// under a name that contains ticket, in any case. With all, whatever is called ticket is one.
+// holdsTicket reports whether a pair looks like a ticket of ours, or, with all, is called ticket.
 func holdsTicket(pair string, all bool) bool {
 	name, _, _ := strings.Cut(pair, "=")
 	if name, err := url.QueryUnescape(name); all && err == nil && name == ticketParam {
@@ -107,20 +105,16 @@ func holdsTicket(pair string, all bool) bool {
 	}
 	once, err := url.QueryUnescape(pair)
 	if err != nil { // a broken escape may hide the name
-		return hasRun(pair)
+		return base64Run.MatchString(pair)
 	}
 	twice, err := url.QueryUnescape(once) // a URL in a URL
 	if err != nil {
-		return strings.Contains(strings.ToLower(once), ticketParam) && hasRun(once)
+		return strings.Contains(strings.ToLower(once), ticketParam) && base64Run.MatchString(once)
 	}
 	_, rest, named := strings.Cut(strings.ToLower(twice), ticketParam)
 	_, value, _ := strings.Cut(rest, "=")
 	return named && slices.ContainsFunc(strings.FieldsFunc(value, isNotBase64URL), looksMinted)
 }
 
-// hasRun reports whether s has as many characters of base64url in a row as a ticket. There may be
-// more: the characters of an escape that could not be decoded.
-func hasRun(s string) bool {
-	runs := strings.FieldsFunc(s, isNotBase64URL)
-	return slices.ContainsFunc(runs, func(run string) bool { return len(run) >= 43 })
-}
+// base64Run matches a ticket, also next to what is left of a broken escape.
+var base64Run = regexp.MustCompile(`[\w-]{43}`)

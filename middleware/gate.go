@@ -13,14 +13,12 @@ import (
 )
 
 // Gate finds the session of a request. It puts the session into the request's context, or refuses:
-// a page load by a redirect to sign in, everything else by
-// 401. It is safe for concurrent use.
+// a page load by a redirect to sign in, everything else by 401. It is safe for concurrent use.
 type Gate struct {
-	sessions  Authenticator
-	login     *url.URL // nil: no redirects
-	loginPath string   // of login, where it is on this server
-	public    *publicRoutes
-	opts      GateOptions
+	sessions Authenticator
+	login    *url.URL // nil: no redirects
+	public   *publicRoutes
+	opts     GateOptions
 }
 
 // GateOptions configure a [Gate].
@@ -30,12 +28,11 @@ type GateOptions struct {
 	// is 401.
 	LoginURL string
 	// Public are http.ServeMux patterns of what needs no session, such as "/static/" or "GET
-	// /healthz". A session that is recognised is put into the context there too. They are matched
-	// as a ServeMux at this place would; a path that is not clean (/public/../admin, //login, %2e,
-	// %2f) is never public, nor one with a needless escape that matches only when it is decoded
-	// (/st%61tic/). A wildcard matches any segment: "/{lang}/about" opens /admin/about too. Name a
-	// guarded socket's path too where the Gate stands around a whole router: there a ticket is all
-	// that is needed. Default: none but the path of LoginURL.
+	// /healthz". A session that is recognised is put into the context there too. They match as in a
+	// ServeMux at this place; a path that is not clean (/public/../admin, //login, %2e, %2f) is
+	// never public, nor one that matches only when a needless escape is decoded (/st%61tic/). A
+	// wildcard matches any segment: "/{lang}/about" opens /admin/about too. Around a whole router,
+	// name a guarded socket's path too: it needs a ticket only. Default: LoginURL's path.
 	Public []string
 	// API are path prefixes whose requests get 401 and never a redirect. Default (nil): "/api/".
 	API []string
@@ -58,11 +55,12 @@ func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 	o := &g.opts
 	errs := []error{misconfigured(sessions)}
 	var err error
+	var loginPath string // where it is on this server
 	if o.LoginURL != "" {
 		if g.login, err = parseLoginURL(o.LoginURL); err != nil {
 			errs = append(errs, fmt.Errorf("in LoginURL: %q: %w", o.LoginURL, err))
 		} else if g.login.Host == "" {
-			g.loginPath = g.login.Path
+			loginPath = g.login.Path
 		}
 	}
 	if o.API = slices.Clone(o.API); o.API == nil {
@@ -73,7 +71,7 @@ func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 			errs = append(errs, fmt.Errorf("in API: %q: want a path prefix such as /api/", p))
 		}
 	}
-	g.public, err = newPublicRoutes(o.Public, g.loginPath)
+	g.public, err = newPublicRoutes(o.Public, loginPath)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, fmt.Errorf("middleware.NewGate: %w", err)
 	}
@@ -83,24 +81,24 @@ func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 // Authenticate is the gate's decision, for applications that do not use [Gate.Wrap]. It returns a
 // Rejection, which is recorded, or a session, or neither: that is a public route without a session.
 func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *Rejection) {
-	var s *Session
-	var rej *Rejection
 	if r.Method == http.MethodConnect && !isExtendedConnect(r) {
 		// Nothing behind a gate is a proxy, and ServeMux does not clean the paths of CONNECT.
-		rej = reject(refusedConnect, nil)
-	} else {
-		var err error
-		if s, err = authenticate(g.sessions, w, r); err == nil {
-			return s, nil
-		}
-		if g.public.match(r) {
-			return nil, nil
-		}
-		rej = g.reject(r, err)
+		return nil, g.reject(r, refusedConnect, nil, nil)
 	}
-	rej.closing = mayBeUpgrade(r) && r.ProtoMajor == 1
-	rej.record(g.opts.Audit, r, clientIP(g.opts.ClientIP, r), "", s)
-	return nil, rej
+	s, err := authenticate(g.sessions, w, r)
+	switch {
+	case err == nil:
+		return s, nil
+	case g.public.match(r):
+		return nil, nil
+	case errors.Is(err, ErrSessionExpired):
+		return nil, g.reject(r, refusedSession, err, s)
+	case errors.Is(err, ErrNoSession):
+		return nil, g.reject(r, refusedNoSession, err, nil)
+	case r.Context().Err() == context.Canceled:
+		return nil, g.reject(r, refusedClientGone, err, nil)
+	}
+	return nil, g.reject(r, refusedUndecided, err, nil)
 }
 
 // Wrap returns a handler that passes on to next what may come in.
@@ -123,30 +121,21 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 	})
 }
 
-// reject returns the Rejection for an error of authenticate.
-func (g *Gate) reject(r *http.Request, err error) *Rejection {
-	why := refusedUndecided
-	switch {
-	case errors.Is(err, ErrSessionExpired):
-		why = refusedSession
-	case errors.Is(err, ErrNoSession):
-		why = refusedNoSession
-	case r.Context().Err() == context.Canceled:
-		why = refusedClientGone
-	}
+// reject returns a Rejection, which it records. expired is nil, or the session that has ended.
+func (g *Gate) reject(r *http.Request, why *refusal, err error, expired *Session) *Rejection {
 	rej := reject(why, err)
-	if why.status != http.StatusUnauthorized {
-		return rej
+	if why.status == http.StatusUnauthorized {
+		rej.PageLoad = g.isPageLoad(r)
+		if g.login != nil {
+			rej.LoginURL = g.loginURL(r)
+		}
 	}
-	rej.PageLoad = g.isPageLoad(r)
-	if g.login != nil {
-		rej.LoginURL = g.loginURL(r)
-	}
+	rej.closing = mayBeUpgrade(r) && r.ProtoMajor == 1
+	rej.record(g.opts.Audit, r, clientIP(g.opts.ClientIP, r), "", expired)
 	return rej
 }
 
-// isPageLoad reports whether a person is waiting for a page: only then does a redirect lead
-// anywhere.
+// isPageLoad reports whether a person waits for a page: a redirect leads nowhere else.
 func (g *Gate) isPageLoad(r *http.Request) bool {
 	if !g.couldBePage(r) {
 		return false
@@ -154,12 +143,7 @@ func (g *Gate) isPageLoad(r *http.Request) bool {
 	if mode, ok := r.Header["Sec-Fetch-Mode"]; ok {
 		return len(mode) == 1 && mode[0] == "navigate"
 	}
-	for _, line := range r.Header["Accept"] {
-		if strings.Contains(strings.ToLower(line), "text/html") {
-			return true
-		}
-	}
-	return false
+	return strings.Contains(strings.ToLower(joined(r.Header["Accept"])), "text/html")
 }
 
 // couldBePage reports whether r could be a page load: GET or HEAD, no upgrade, not under API.
@@ -186,7 +170,7 @@ func (g *Gate) loginURL(r *http.Request) string {
 	}
 	back = stripURI(back, false) // a Location is logged, and becomes a Referer
 	path, _, _ := strings.Cut(back, "?")
-	if !g.couldBePage(r) || !isLocal(back) || path == g.loginPath {
+	if !g.couldBePage(r) || !isLocal(back) || path == g.public.login {
 		return g.login.String()
 	}
 	u := *g.login
@@ -207,14 +191,13 @@ func parseLoginURL(s string) (*url.URL, error) {
 		return nil, fmt.Errorf("%s; without a fragment", form)
 	case u.Query().Has("next"):
 		return nil, fmt.Errorf("%s; without next, which the way back is put into", form)
-	case isLocal(s) && isClean(u):
-		if !oneSpelling(u) { // it would not be public, and redirect to itself
-			plain := url.URL{Path: u.Path}
-			return nil, fmt.Errorf("%s; without needless escapes, as in %s", form, plain.EscapedPath())
-		}
-		return u, nil
 	case (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "":
 		return u, nil
+	case !isLocal(s), !isClean(u):
+		return nil, errors.New(form)
+	case !oneSpelling(u): // it would not be public, and redirect to itself
+		plain := (&url.URL{Path: u.Path}).EscapedPath()
+		return nil, fmt.Errorf("%s; without needless escapes, as in %s", form, plain)
 	}
-	return nil, errors.New(form)
+	return u, nil
 }

@@ -29,9 +29,8 @@ type Guard struct {
 
 // GuardOptions configure a [Guard].
 type GuardOptions struct {
-	// Origins are all the origins whose pages may open a socket, such as "https://app.example", in
-	// the form in which browsers send them. Default: the request's own. Behind a proxy that ends
-	// TLS, name the public origin. Allow the same ones in the WebSocket library: it checks Origin
+	// Origins are all the origins whose pages may open a socket, written as in [MintOptions].
+	// Default: the request's own. Allow the same ones in the WebSocket library: it checks Origin
 	// too, after the ticket is consumed.
 	Origins []string
 	// RequireOrigin refuses requests without an Origin. Browsers always send one. Default: they are
@@ -40,9 +39,9 @@ type GuardOptions struct {
 	// RequireEndpoint refuses tickets that were minted for any path.
 	RequireEndpoint bool
 	// Endpoint is the path that a ticket's endpoint must be equal to. Default: the path as the
-	// client sent it, decoded, if it is clean and escapes nothing that needs no escape (/ws/ch%61t
-	// is refused: routers differ on what it names); it does not see what http.StripPrefix did, nor
-	// a prefix that a proxy took off.
+	// client sent it, decoded. It has the prefix that http.StripPrefix takes off, but not one that
+	// a proxy did. It is "" for a path that is not clean, or has a needless escape (/ws/ch%61t):
+	// routers differ on what it names.
 	Endpoint func(*http.Request) string
 	// RequireProtocol refuses a ticket in the query (400, reason "query_ticket"), for applications
 	// that must have no credential in a URL (OWASP ASVS 5.0, 14.2.1). The ticket stays valid. Not
@@ -148,11 +147,7 @@ func (g *Guard) Admit(r *http.Request) (*Admission, *Rejection) {
 	if rej != nil {
 		return nil, rej
 	}
-	return &Admission{
-		Session: k.current.Load(),
-		Request: in.forHandler(k.ctx),
-		socket:  k,
-	}, nil
+	return &Admission{Session: k.current.Load(), Request: in.forHandler(k.ctx), socket: k}, nil
 }
 
 // decideAndRecord decides, and records a Rejection. w is nil for Admit.
@@ -188,9 +183,9 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 		return nil, rej
 	}
 	key := ticket.Key()
-	in.ticketID = ticketID(key)
-	// 5. Room? Nothing is reserved yet. A gap in the revocation log between here and
-	// admit schedules a recheck.
+	id := key.ID()
+	in.ticketID = shortHex(id[:])
+	// 5. Room? It reserves nothing. A gap in the revocation log from here on schedules a recheck.
 	gapsSeen, rej := g.sockets.hasRoom()
 	if rej != nil {
 		return nil, rej

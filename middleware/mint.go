@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,12 +19,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-const (
-	// maxMintBody bounds a request to mint; an endpoint takes a few bytes of it.
-	maxMintBody = 1 << 10
-	// mintBodyTimeout bounds the reading of a body.
-	mintBodyTimeout = 5 * time.Second
-)
+const maxMintBody = 1 << 10 // an endpoint takes a few bytes of it
 
 // Mint is the handler that mints a ticket for the session in the context: put it behind a [Gate].
 // It answers
@@ -40,9 +36,8 @@ type Mint struct {
 
 // MintOptions configure a [Mint].
 type MintOptions struct {
-	// Authorize is called before every mint, and decides whether s may have a ticket for endpoint:
-	// a clean path, or "" for a ticket that is valid on any. An error is 403. Default: every
-	// session may have one for any path.
+	// Authorize decides before every mint whether s may have a ticket for endpoint, a clean path or
+	// "" for any. An error is 403. Default: every session may have one for any path.
 	Authorize func(ctx context.Context, s *Session, endpoint string) error
 	// Origins are all the origins whose pages may mint, such as "https://app.example", in the form
 	// in which browsers send them. Default: the request's own. Behind a proxy that ends TLS, name
@@ -89,26 +84,24 @@ func (m *Mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rej.answer(w, r, m.opts.OnReject)
 		return
 	}
+	ticketID := ticket.Key().ID()
 	attrs := []slog.Attr{
 		slog.String("provider", s.Provider),
 		slog.String("user_id", s.UserID),
 		slog.String("ip", clientIP(m.opts.ClientIP, r)),
-		slog.String("ticket_id", ticketID(ticket.Key())),
+		slog.String("ticket_id", shortHex(ticketID[:])),
 		slog.String("endpoint", g.Endpoint),
 	}
 	if s.ID != "" {
 		attrs = append(attrs, slog.String("session", shortSessionID(s.ID)))
 	}
 	m.opts.Audit.Record(r.Context(), audit.TicketMinted, attrs...)
-	body, _ := json.Marshal(struct { // a string and a number cannot fail to encode
-		Ticket string `json:"ticket"`
-		TTL    int64  `json:"ttl_seconds"`
-	}{string(ticket), max(1, int64(m.issuer.Lifetime(g)/time.Second))})
+	seconds := max(1, int64(m.issuer.Lifetime(g)/time.Second))
 	h := w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
-	_, _ = w.Write(body)
+	_, _ = fmt.Fprintf(w, `{"ticket":"%s","ttl_seconds":%d}`, string(ticket), seconds)
 }
 
 // mint returns a ticket, and the grant that it stands for.
@@ -148,7 +141,6 @@ func (m *Mint) mint(
 
 // rejectMint returns the Rejection for an error of Issuer.Mint.
 func rejectMint(err error) *Rejection {
-	var tooMany *tickets.TooManyError
 	switch {
 	case errors.Is(err, tickets.ErrRevoked):
 		return reject(refusedMintRevoked, err)
@@ -156,7 +148,7 @@ func rejectMint(err error) *Rejection {
 		return reject(refusedMintExpired, err)
 	case errors.Is(err, tickets.ErrTooMany):
 		rej := reject(refusedMintTooMany, err)
-		if errors.As(err, &tooMany) && tooMany.RetryAfter > 0 {
+		if tooMany, ok := errors.AsType[*tickets.TooManyError](err); ok && tooMany.RetryAfter > 0 {
 			rej.RetryAfter = tooMany.RetryAfter
 		}
 		return rej
@@ -174,23 +166,20 @@ func (m *Mint) sameSite(r *http.Request) bool {
 	if len(site) != 1 {
 		return len(site) == 0
 	}
-	switch site[0] {
-	case "", "same-origin", "none":
-		return true
-	}
-	return m.origins.listed != nil && len(r.Header["Origin"]) > 0
+	return site[0] == "" || site[0] == "same-origin" || site[0] == "none" ||
+		len(m.origins.listed) > 0 && len(r.Header["Origin"]) > 0
 }
 
 // readEndpoint reads the body of a request to mint.
 func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
-	if r.ContentLength == 0 || r.Body == nil {
+	switch {
+	case r.ContentLength == 0, r.Body == nil:
 		return "", nil
-	}
-	if r.ContentLength > maxMintBody {
+	case r.ContentLength > maxMintBody:
 		return "", reject(refusedMintTooLarge, nil)
 	}
 	// The server resets the deadline. A ResponseWriter without deadlines has no slow connection.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(mintBodyTimeout))
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(5 * time.Second))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMintBody))
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -212,46 +201,37 @@ func readEndpoint(w http.ResponseWriter, r *http.Request) (string, *Rejection) {
 	return endpoint, nil
 }
 
-// parseMintBody returns the endpoint that a body names, as a clean, decoded path, or "".
+// parseMintBody returns the endpoint that a body names, as a clean, decoded path, or "". It reads
+// tokens because json.Unmarshal ignores null, and a member that is misspelt or comes twice: the
+// ticket would be valid for more than the page asked for.
 func parseMintBody(body []byte) (string, error) {
-	var asked *struct { // nil after null
-		Endpoint oneString `json:"endpoint"`
-	}
-	// Refuse other members: a misspelt endpoint would give a ticket for every path.
+	var tokens []json.Token
 	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&asked); err != nil {
+	t, err := d.Token()
+	for ; err == nil; t, err = d.Token() {
+		tokens = append(tokens, t)
+	}
+	if err != io.EOF {
 		return "", err
 	}
-	if asked == nil || d.Decode(&struct{}{}) != io.EOF {
-		return "", errors.New("want one JSON object")
+	const open, end = json.Delim('{'), json.Delim('}')
+	if slices.Equal(tokens, []json.Token{open, end}) {
+		return "", nil
 	}
-	endpoint := asked.Endpoint.value
+	if len(tokens) != 4 || tokens[0] != open || tokens[3] != end {
+		return "", errors.New("want an object with one member")
+	}
+	name, _ := tokens[1].(string)
+	endpoint, isString := tokens[2].(string)
+	if !strings.EqualFold(name, "endpoint") || !isString {
+		return "", errors.New("want a string called endpoint")
+	}
 	if endpoint == "" {
 		return "", nil
 	}
 	u, err := url.Parse(endpoint)
-	if err != nil {
-		return "", err
-	}
-	if !isLocal(endpoint) || strings.ContainsAny(endpoint, "?#") || !isClean(u) {
+	if err != nil || !isLocal(endpoint) || strings.ContainsAny(endpoint, "?#") || !isClean(u) {
 		return "", errors.New("endpoint: want a clean path")
 	}
 	return u.Path, nil
-}
-
-// oneString is a JSON member that is a string and occurs once. Without it, null and the second of
-// two members change what the first one asks for.
-type oneString struct {
-	value string
-	set   bool
-}
-
-// UnmarshalJSON is called for null, too.
-func (s *oneString) UnmarshalJSON(text []byte) error {
-	if s.set || text[0] != '"' {
-		return errors.New("not one string")
-	}
-	s.set = true
-	return json.Unmarshal(text, &s.value)
 }

@@ -18,19 +18,16 @@ const maxNext = 2 << 10
 //
 // It calls [http.Request.ParseForm]; bound the body first with [http.MaxBytesReader].
 func Next(r *http.Request) string {
-	const fallback = "/"
-	if err := r.ParseForm(); err != nil {
-		return fallback
-	}
+	err := r.ParseForm()
 	values, ok := r.PostForm["next"]
 	if !ok {
 		values = r.Form["next"]
 	}
-	if len(values) != 1 || !isLocal(values[0]) {
-		return fallback
+	if err != nil || len(values) != 1 || !isLocal(values[0]) {
+		return "/"
 	}
 	if u, err := url.Parse(values[0]); err != nil || u.Path == sentPath(r) {
-		return fallback
+		return "/"
 	}
 	return values[0]
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -13,13 +14,12 @@ import (
 // http.CrossOriginProtection lets every GET pass and an upgrade is a GET. Browsers do not apply
 // CORS to WebSockets; this check is all there is against cross-site WebSocket hijacking.
 type origins struct {
-	listed   map[string]bool // nil: the same origin
+	listed   []string // none: the same origin
 	required bool
 }
 
 // newOrigins takes origins in the form in which a browser sends them (RFC 6454 section 6.2).
 func newOrigins(list []string, required bool) (*origins, error) {
-	o := &origins{required: required}
 	var errs []error
 	for _, s := range list {
 		canonical, err := parseOrigin(s)
@@ -28,14 +28,9 @@ func newOrigins(list []string, required bool) (*origins, error) {
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("in Origins: %q: %w", s, err))
-			continue
 		}
-		if o.listed == nil {
-			o.listed = make(map[string]bool)
-		}
-		o.listed[canonical] = true
 	}
-	return o, errors.Join(errs...)
+	return &origins{slices.Clone(list), required}, errors.Join(errs...)
 }
 
 // allow reports whether the page that sent r may do so. A request without an Origin comes from no
@@ -49,14 +44,11 @@ func (o *origins) allow(r *http.Request) bool {
 	if err != nil {
 		return false
 	}
-	if o.listed != nil {
-		return o.listed[origin]
+	if len(o.listed) > 0 {
+		return slices.Contains(o.listed, origin)
 	}
 	scheme, host, _ := strings.Cut(origin, "://")
-	if r.TLS != nil && scheme != "https" {
-		return false
-	}
-	return host == canonicalHost(r.Host, scheme)
+	return (r.TLS == nil || scheme == "https") && host == canonicalHost(r.Host, scheme)
 }
 
 // parseOrigin reads a serialized origin and returns it in canonical form: scheme and host in lower
@@ -64,13 +56,9 @@ func (o *origins) allow(r *http.Request) bool {
 // port are errors.
 func parseOrigin(s string) (string, error) {
 	const form = "want scheme, host and at most a port, such as https://app.example"
-	u, err := url.Parse(s)
-	if err != nil {
-		return "", errors.New(form)
-	}
-	scheme := u.Scheme // url.Parse has lowered it
+	u, err := url.Parse(s) // which lowers the scheme
 	_, rest, _ := strings.Cut(s, "://")
-	if scheme != "http" && scheme != "https" || !strings.EqualFold(rest, u.Host) {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || !strings.EqualFold(rest, u.Host) {
 		return "", errors.New(form)
 	}
 	host := u.Hostname()
@@ -82,12 +70,11 @@ func parseOrigin(s string) (string, error) {
 	}
 	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
 		// As browsers write it: a number without leading zeros.
-		_, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || port[0] == '0' {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil || port[0] == '0' {
 			return "", errors.New(form)
 		}
 	}
-	return scheme + "://" + canonicalHost(u.Host, scheme), nil
+	return u.Scheme + "://" + canonicalHost(u.Host, u.Scheme), nil
 }
 
 // canonicalHost lowers a host and leaves out the scheme's default port, as browsers do in Origin;

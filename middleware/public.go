@@ -13,8 +13,8 @@ import (
 	"unicode/utf8"
 )
 
-// publicRoutes decides which requests need no session. It matches with an http.ServeMux, so that a
-// pattern means here what it means where the application registers its handlers.
+// publicRoutes decides which requests need no session. It matches with an http.ServeMux: a pattern
+// means here what it means where the application registers its handlers.
 type publicRoutes struct {
 	mux   *http.ServeMux // the patterns
 	hosts bool           // some pattern has a host
@@ -25,30 +25,26 @@ func newPublicRoutes(patterns []string, login string) (*publicRoutes, error) {
 	p := &publicRoutes{mux: http.NewServeMux(), login: login}
 	var errs []error
 	for _, pattern := range patterns {
-		host, err := register(p.mux, pattern)
-		p.hosts = p.hosts || host != ""
-		if err != nil {
-			errs = append(errs, fmt.Errorf("in Public: %q: %w", pattern, err))
-		}
+		errs = append(errs, p.register(pattern))
 	}
 	return p, errors.Join(errs...)
 }
 
-// register adds a pattern and returns its host, if any, which it lowers: Host is case-insensitive
-// (RFC 9110 section 4.2.3), and ServeMux compares bytes.
-func register(mux *http.ServeMux, pattern string) (host string, err error) {
+// register adds a pattern. It lowers the host, if there is one: Host is case-insensitive (RFC 9110
+// section 4.2.3), and ServeMux compares bytes.
+func (p *publicRoutes) register(pattern string) (err error) {
 	defer func() {
-		if p := recover(); p != nil { // so ServeMux reports a pattern that it does not understand
-			err = fmt.Errorf("want an http.ServeMux pattern such as /static/ or GET /healthz: %v", p)
+		if fault := recover(); fault != nil { // so ServeMux reports what it does not understand
+			err = fmt.Errorf("in Public: %q: want an http.ServeMux pattern such as /static/ "+
+				"or GET /healthz: %v", pattern, fault)
 		}
 	}()
-	if slash := strings.IndexByte(pattern, '/'); slash > 0 {
-		start := strings.LastIndexAny(pattern[:slash], " \t") + 1 // a method may stand before
-		host = strings.ToLower(pattern[start:slash])
-		pattern = pattern[:start] + host + pattern[slash:]
-	}
-	mux.Handle(pattern, mux) // as a marker: it never serves
-	return host, nil
+	slash := max(0, strings.IndexByte(pattern, '/'))
+	start := strings.LastIndexAny(pattern[:slash], " \t") + 1 // a method may stand before
+	host := strings.ToLower(pattern[start:slash])
+	p.hosts = p.hosts || host != ""
+	p.mux.Handle(pattern[:start]+host+pattern[slash:], p.mux) // as a marker: it never serves
+	return nil
 }
 
 // match reports whether r may pass without a session.
@@ -76,58 +72,45 @@ func (p *publicRoutes) matchesPattern(r *http.Request) bool {
 }
 
 // oneSpelling reports whether all routers read the same path from u. ServeMux matches Path; chi,
-// echo and gin (with UseRawPath) match RawPath where it is set, without decoding it. To them
-// /st%61tic/admin is not under /static/.
+// echo and gin (with UseRawPath) match RawPath, undecoded: /st%61tic/ is not under /static/.
 func oneSpelling(u *url.URL) bool {
 	return u.RawPath == "" || u.RawPath == u.Path
 }
 
-// canonical returns r with the Host as patterns write it, where they have any: in lower case,
-// without a trailing dot. The handler behind the gate gets the same: a ServeMux there would take
-// APP.example to another handler than the public one.
+// canonical returns r with its Host in lower case and without a trailing dot, if any pattern has a
+// host. The handler behind the gate gets the same: a ServeMux there compares bytes too.
 func (p *publicRoutes) canonical(r *http.Request) *http.Request {
 	if !p.hosts {
 		return r
 	}
 	c := *r
-	host, port, err := net.SplitHostPort(r.Host)
-	if err != nil {
-		host = r.Host
-	}
-	c.Host = strings.TrimSuffix(strings.ToLower(host), ".")
-	if err == nil {
-		c.Host = net.JoinHostPort(c.Host, port)
+	c.Host = strings.TrimSuffix(strings.ToLower(r.Host), ".")
+	if host, port, err := net.SplitHostPort(c.Host); err == nil {
+		c.Host = net.JoinHostPort(strings.TrimSuffix(host, "."), port)
 	}
 	return &c
 }
 
-// isClean reports whether every reader of this path, escaped or not, agrees on what it names.
-// Proxies, routers and file servers differ on all others, and each difference has been a way around
-// somebody's gate.
+// isClean reports whether all proxies, routers and file servers agree on what a path names, escaped
+// or not. Each difference between them has been a way around somebody's gate.
 func isClean(u *url.URL) bool {
 	return isCleanPath(u.Path) && (oneSpelling(u) || isCleanPath(u.RawPath))
 }
 
 func isCleanPath(p string) bool {
-	if p == "" || p[0] != '/' || !utf8.ValidString(p) { // overlong forms of / and . are invalid
-		return false
-	}
-	if strings.ContainsFunc(p, func(c rune) bool { return c == '\\' || unicode.IsControl(c) }) {
+	if !strings.HasPrefix(p, "/") || !utf8.ValidString(p) || // an overlong / or . is invalid
+		strings.ContainsFunc(p, func(c rune) bool { return c == '\\' || unicode.IsControl(c) }) {
 		return false
 	}
 	if clean := path.Clean(p); p != clean && p != clean+"/" {
 		return false
 	}
 	// To some, "..;x" is a dot segment with a parameter (RFC 3986 section 3.3).
-	for segment := range strings.SplitSeq(p[1:], "/") {
-		name, _, found := strings.Cut(segment, ";")
-		if found && strings.Trim(name, ".") == "" {
-			return false
-		}
+	if strings.Contains(p, ";") && strings.Contains(strings.ReplaceAll(p, ".", ""), "/;") {
+		return false
 	}
 	return !escapedSeparator.MatchString(p)
 }
 
-// escapedSeparator matches an escaped dot, slash or backslash, however often it is escaped:
-// somebody behind may decode it once more.
+// escapedSeparator matches a dot, slash or backslash that is escaped, also more than once.
 var escapedSeparator = regexp.MustCompile(`(?i)%(25)*(2e|2f|5c)`)

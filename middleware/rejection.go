@@ -15,8 +15,7 @@ import (
 )
 
 // Rejection says why a request was refused: to the client in Code, to the audit in Reason and Err.
-// OnReject receives it, and can answer from its fields as completely as ServeHTTP does, which
-// answers where there is no OnReject.
+// OnReject can answer from its fields as completely as ServeHTTP does, which is the default.
 type Rejection struct {
 	Status     int           // the HTTP status
 	Code       string        // the client reads it, such as "ticket_rejected"
@@ -39,10 +38,7 @@ const (
 	codeUnauthenticated = "unauthenticated"
 	codeExpired         = "session_expired"
 	codeUnavailable     = "unavailable"
-
-	reasonInvalid   = "invalid_or_expired_session"
-	reasonNoSession = "no_session"
-	reasonVersion   = "version"
+	reasonInvalid       = "invalid_or_expired_session"
 )
 
 // refusal is a row of the table of refusals.
@@ -57,7 +53,7 @@ type refusal struct {
 // The table of all that a Gate, a Mint, and a Guard with its Sockets refuse. A request without a
 // session is normal, and not recorded: every page's first one is.
 var (
-	refusedNoSession     = &refusal{401, codeUnauthenticated, 4401, "", reasonNoSession}
+	refusedNoSession     = &refusal{401, codeUnauthenticated, 4401, "", "no_session"}
 	refusedSession       = &refusal{401, codeExpired, 4401, audit.SessionVerifyFailure, reasonInvalid}
 	refusedUndecided     = &refusal{503, codeUnavailable, 1013, audit.SessionVerifyFailure, "unavailable"}
 	refusedClientGone    = &refusal{503, codeUnavailable, 1013, "", "unavailable"}
@@ -77,8 +73,8 @@ var (
 	refusedHTTP2         = &refusal{501, "not_implemented", 0, audit.UpgradeRefused, "not_upgrade"}
 	refusedQueryTicket   = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "query_ticket"}
 	refusedMethod        = &refusal{405, "method_not_allowed", 0, audit.UpgradeRefused, "method"}
-	refusedHTTPVersion   = &refusal{505, "http_version_not_supported", 0, audit.UpgradeRefused, reasonVersion}
-	refusedVersion       = &refusal{426, "upgrade_required", 0, audit.UpgradeRefused, reasonVersion}
+	refusedHTTPVersion   = &refusal{505, "http_version_not_supported", 0, audit.UpgradeRefused, "version"}
+	refusedVersion       = &refusal{426, "upgrade_required", 0, audit.UpgradeRefused, "version"}
 	refusedLongQuery     = &refusal{414, "uri_too_long", 0, audit.UpgradeRefused, "query"}
 	refusedQuery         = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "query"}
 	refusedBody          = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "body"}
@@ -101,8 +97,7 @@ var (
 	refusedGoingAway     = &refusal{503, codeUnavailable, 1001, audit.UpgradeRefused, "going_away"}
 )
 
-// retryAfter is how long a client is asked to wait: long enough not to add to the trouble of a
-// store, short enough that a page comes back by itself.
+// retryAfter is long enough to spare a store in trouble, and short enough for a page to wait.
 const retryAfter = 2 * time.Second
 
 // reject returns the Rejection of a row. err is for the audit, or nil.
@@ -111,13 +106,12 @@ func reject(why *refusal, err error) *Rejection {
 		Status: why.status, Code: why.code, Reason: why.reason, CloseCode: why.closeCode,
 		Err: err, why: why,
 	}
-	switch why.status {
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+	if why.status == http.StatusTooManyRequests || why.status == http.StatusServiceUnavailable {
 		rej.RetryAfter = retryAfter
 	}
 	switch why.code {
 	case codeUnauthenticated:
-		rej.BodyReason = reasonNoSession
+		rej.BodyReason = refusedNoSession.reason
 	case codeExpired:
 		rej.BodyReason = reasonInvalid
 	}
@@ -163,9 +157,8 @@ func (rej *Rejection) answer(
 	onReject(w, r, rej)
 }
 
-// ServeHTTP answers the request with the rejection: a JSON body that names Code, or the redirect to
-// sign-in for a page load. Applications that call [Gate.Authenticate] or [Guard.Admit] themselves
-// call it when there is a Rejection.
+// ServeHTTP answers the request: with a JSON body that names Code, or the redirect to sign-in for a
+// page load. Call it after [Gate.Authenticate] or [Guard.Admit] has returned a Rejection.
 func (rej *Rejection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status := rej.Status
 	if status < 400 || status > 599 { // an application's own: a refusal must not look like success
@@ -211,7 +204,7 @@ func (rej *Rejection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // requireUpgrade sets the header fields of a 426.
 func (rej *Rejection) requireUpgrade(h http.Header, r *http.Request) {
-	if rej.Reason == reasonVersion {
+	if rej.Reason == refusedVersion.reason {
 		h.Set("Sec-WebSocket-Version", "13") // RFC 6455 section 4.4
 	}
 	if r.ProtoMajor == 1 { // HTTP/2 has no such fields (RFC 9113 section 8.2.2)
@@ -221,8 +214,7 @@ func (rej *Rejection) requireUpgrade(h http.Header, r *http.Request) {
 	}
 }
 
-// record writes the one audit line of a refusal. ticketID is "" and who is nil where they are not
-// known.
+// record writes the one audit line of a refusal. An unknown ticketID is "", an unknown who is nil.
 func (rej *Rejection) record(l *audit.Log, r *http.Request, ip, ticketID string, who *Session) {
 	event := rej.why.event
 	if event == "" {
@@ -252,17 +244,14 @@ func (rej *Rejection) record(l *audit.Log, r *http.Request, ip, ticketID string,
 	}
 	// What went wrong underneath is for the operator; that a ticket is used or a session expired,
 	// reason says already.
-	switch rej.Status {
-	case http.StatusServiceUnavailable, http.StatusForbidden:
-		if rej.Err != nil {
-			add("error", rej.Err.Error())
-		}
+	undecided := rej.Status == http.StatusServiceUnavailable
+	if rej.Err != nil && (undecided || rej.Status == http.StatusForbidden) {
+		add("error", rej.Err.Error())
 	}
 	l.Record(r.Context(), event, attrs...)
 }
 
-// maxField bounds what a stranger's path and Origin take of a line: it bounds the cost of
-// redaction, and how fast refusals fill the log's files.
+// maxField bounds a stranger's path and Origin in a line: redaction takes time, and files fill up.
 const maxField = 1 << 10
 
 func cutField(s string) string {
@@ -270,12 +259,6 @@ func cutField(s string) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:maxField], "") // the last rune may be cut
-}
-
-// ticketID is what the audit calls a ticket.
-func ticketID(k tickets.Key) string {
-	id := k.ID()
-	return shortHex(id[:])
 }
 
 // shortHex is the hexadecimal of the first 6 bytes of a hash, as the audit shows them.

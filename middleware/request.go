@@ -14,17 +14,10 @@ import (
 )
 
 const (
-	// maxQuery bounds the query of an upgrade: a ticket takes 50 bytes of it.
-	maxQuery = 2 << 10
-
+	maxQuery       = 2 << 10 // of an upgrade; a ticket takes 50 bytes of it
 	ticketParam    = "ticket"
 	protocolHeader = "Sec-Websocket-Protocol"
 	protocolPrefix = ticketParam + "." // in a list of subprotocols: ticket.<value>
-
-	// methodPreface begins the client's preface of HTTP/2 (RFC 9113 section 3.4), which net/http
-	// hands to the handler: one that speaks h2c takes the connection, and whatever comes over it
-	// passes no guard.
-	methodPreface = "PRI"
 )
 
 // incoming is a parsed request for a socket or a stream.
@@ -35,8 +28,7 @@ type incoming struct {
 	inQuery    []string // values of the query's ticket parameters
 	inProtocol []string // values of the subprotocols that are tickets
 	protocols  []string // the other subprotocols
-
-	longProtocols bool // more subprotocols than are read
+	overlong   bool     // more subprotocols than are read
 
 	// For the audit. ticketID is "" and session nil until they are known.
 	ip       string
@@ -53,7 +45,7 @@ func readIncoming(r *http.Request) *incoming {
 	values, in.queryErr = url.ParseQuery(in.query)
 	in.inQuery = values[ticketParam]
 	offered := r.Header[protocolHeader]
-	if in.longProtocols = len(strings.Join(offered, "")) > maxQuery; in.longProtocols {
+	if in.overlong = len(strings.Join(offered, "")) > maxQuery; in.overlong {
 		offered = nil // to split a megabyte of commas allocates a hundred
 	}
 	for p := range elements(offered) {
@@ -66,8 +58,7 @@ func readIncoming(r *http.Request) *incoming {
 	return in
 }
 
-// check rejects what is no well-formed WebSocket upgrade (RFC 6455 section 4.2.1), or no
-// well-formed stream.
+// check rejects what is no well-formed WebSocket upgrade (RFC 6455 section 4.2.1), or stream.
 func (in *incoming) check(stream, requireProtocol bool) *Rejection {
 	h := in.Header
 	switch {
@@ -82,11 +73,11 @@ func (in *incoming) check(stream, requireProtocol bool) *Rejection {
 		return reject(refusedMethod, nil)
 	case !in.ProtoAtLeast(1, 1): // RFC 9110 section 7.8: HTTP/1.0 cannot upgrade
 		return reject(refusedHTTPVersion, nil)
-	case one(h["Sec-Websocket-Version"]) != "13":
+	case joined(h["Sec-Websocket-Version"]) != "13":
 		return reject(refusedVersion, nil)
 	}
 	_, h2c := h["Http2-Settings"] // RFC 7540 section 3.2.1
-	key, notBase64 := base64.StdEncoding.DecodeString(one(h["Sec-Websocket-Key"]))
+	key, notBase64 := base64.StdEncoding.DecodeString(joined(h["Sec-Websocket-Key"]))
 	switch {
 	case len(in.query) > maxQuery:
 		return reject(refusedLongQuery, nil)
@@ -96,7 +87,7 @@ func (in *incoming) check(stream, requireProtocol bool) *Rejection {
 		return reject(refusedBody, nil)
 	case stream:
 		return nil
-	case in.longProtocols, notBase64 != nil, len(key) != 16:
+	case in.overlong, notBase64 != nil, len(key) != 16:
 		return reject(refusedKey, nil)
 	case h2c, len(h["Upgrade"]) != 1, len(slices.Collect(elements(h["Upgrade"]))) != 1:
 		// A handler that speaks h2c as well would take an "Upgrade: websocket, h2c" for HTTP/2, and
@@ -106,8 +97,7 @@ func (in *incoming) check(stream, requireProtocol bool) *Rejection {
 	return nil
 }
 
-// ticket returns the one ticket that the request carries, in its query or among its subprotocols.
-// Its value may be anything that a client can send.
+// ticket returns the one ticket in the query or among the subprotocols. It may be any text.
 func (in *incoming) ticket() (tickets.Ticket, *Rejection) {
 	found := slices.Concat(in.inQuery, in.inProtocol)
 	switch {
@@ -123,16 +113,14 @@ func (in *incoming) ticket() (tickets.Ticket, *Rejection) {
 	return tickets.Ticket(found[0]), nil
 }
 
-// forHandler returns the request as the handler behind a Guard gets it: with ctx, and without the
-// ticket, also in Sec-WebSocket-Protocol.
+// forHandler returns the request for the handler behind a Guard: with ctx, and without the ticket.
 func (in *incoming) forHandler(ctx context.Context) *http.Request {
 	r := in.WithContext(ctx)
 	stripTickets(r, true)
-	if len(in.inProtocol) == 0 {
-		return r
+	if len(in.inProtocol) > 0 {
+		r.Header = r.Header.Clone() // others may hold on to the original
+		r.Header.Set(protocolHeader, strings.Join(in.protocols, ", "))
 	}
-	r.Header = r.Header.Clone() // others may hold on to the original
-	r.Header.Set(protocolHeader, strings.Join(in.protocols, ", "))
 	return r
 }
 
@@ -140,7 +128,9 @@ func (in *incoming) forHandler(ctx context.Context) *http.Request {
 // it for an upgrade. Two of the libraries in use answer 101 to "Connection: not-upgrade": what
 // resembles an upgrade must never get past a guard without a ticket.
 func resemblesUpgrade(r *http.Request) bool {
-	if r.Method == http.MethodConnect || r.Method == methodPreface || len(r.Header["Upgrade"]) > 0 {
+	// PRI begins HTTP/2 (RFC 9113 section 3.4). net/http hands it to the handler: what comes over
+	// it to one that speaks h2c passes no guard.
+	if r.Method == http.MethodConnect || r.Method == "PRI" || len(r.Header["Upgrade"]) > 0 {
 		return true
 	}
 	for name := range r.Header {
@@ -163,15 +153,10 @@ func isExtendedConnect(r *http.Request) bool {
 	return r.Method == http.MethodConnect && len(r.Header[":protocol"]) > 0
 }
 
-// one returns the value of a field that has one line, or "".
-func one(lines []string) string {
-	if len(lines) != 1 {
-		return ""
-	}
-	return textproto.TrimString(lines[0])
-}
+// joined returns the value that the lines of a field have together (RFC 9110 section 5.3).
+func joined(lines []string) string { return textproto.TrimString(strings.Join(lines, ",")) }
 
-// hasToken reports whether a list that may stretch over several lines has token in it, in any case.
+// hasToken reports whether a list of one or more lines has token in it, in any case.
 func hasToken(lines []string, token string) bool {
 	for t := range elements(lines) {
 		if strings.EqualFold(t, token) {
@@ -181,8 +166,7 @@ func hasToken(lines []string, token string) bool {
 	return false
 }
 
-// elements yields the elements of a list that may stretch over several lines (RFC 9110 section
-// 5.6.1).
+// elements yields the elements of a list (RFC 9110 section 5.6.1) of one or more lines.
 func elements(lines []string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, line := range lines {
@@ -195,13 +179,12 @@ func elements(lines []string) iter.Seq[string] {
 	}
 }
 
-// sentQueryKey finds the query as it was before ConcealTicket. It is a pointer, because printing a
-// context prints its strings.
+// sentQueryKey finds the query as it was before ConcealTicket. Its value is a pointer: a context
+// prints its strings.
 type sentQueryKey struct{}
 
-// sentPath returns the path that the client asked for, whatever the handlers in between have made
-// of URL.Path. It returns "", which is no endpoint and no sign-in page, for a path that not every
-// router reads alike.
+// sentPath returns the path that the client asked for, whatever handlers have made of URL.Path. For
+// one that not every router reads alike it returns "", which is no endpoint and no sign-in page.
 func sentPath(r *http.Request) string {
 	u, err := url.ParseRequestURI(r.RequestURI)
 	if err != nil {
