@@ -44,7 +44,7 @@ func (s *Sockets) admit(
 		rej = s.openStream(k)
 	}
 	if rej != nil {
-		k.finish(k.link, noLine, causeRevoked)
+		k.finish(nil, noLine, causeRevoked)
 		return nil, rej
 	}
 	return k, nil

@@ -11,10 +11,12 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/ticketgate/ticketgate/audit"
+	"github.com/ticketgate/ticketgate/middleware/internal/wsconn"
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
@@ -67,6 +69,7 @@ type socket struct {
 	sockets *Sockets
 	info    SocketInfo // without EndsAt and the bytes; Sockets.mu guards OpenedAt
 	origin  string
+	http1   bool
 	current atomic.Pointer[Session] // changes under Sockets.mu
 	written atomic.Int64            // bytes that went through the ResponseWriter
 
@@ -79,10 +82,13 @@ type socket struct {
 
 	sessionKey, userKey hash // of Sockets.sessions and Sockets.users
 
-	// Sockets.mu guards the rest.
+	// Sockets.mu guards these.
 	state state
-	link  link
-	cause *CloseError // why Sockets closed it; nil: it did not
+	cause *CloseError  // why Sockets closed it; nil: it did not
+	conn  *wsconn.Conn // nil: not hijacked
+
+	response sync.Mutex          // guards w; locked before Sockets.mu
+	w        http.ResponseWriter // of a stream whose handler runs; else nil
 }
 
 // state is where a socket is in its life. It never goes back.
@@ -120,13 +126,6 @@ func (k *socket) move(to state) bool {
 	return true
 }
 
-// A link is the thing to close: a request that is not hijacked yet (upgrade), a hijacked connection
-// (webSocket), or a stream's response (stream). Sockets.mu is not held.
-type link interface {
-	close() // begins to close, because of the socket's cause
-	handlerReturned()
-}
-
 func newSocket(s *Sockets, in *incoming, session *Session, isStream bool) *socket {
 	k := &socket{
 		sockets: s,
@@ -136,6 +135,7 @@ func newSocket(s *Sockets, in *incoming, session *Session, isStream bool) *socke
 			Path: cutField(in.URL.Path), IP: in.ip, TicketID: in.ticketID, Stream: isStream,
 		},
 		origin:     cutField(strings.Join(in.Header["Origin"], ", ")),
+		http1:      in.ProtoMajor == 1,
 		sessionKey: keyOf(session.ID, tickets.HashSession(session.ID)),
 		userKey:    keyOf(session.UserID, tickets.HashUser(session.Provider, session.UserID)),
 	}
@@ -149,27 +149,21 @@ func newSocket(s *Sockets, in *incoming, session *Session, isStream bool) *socke
 		parent = context.WithoutCancel(request)
 	}
 	k.ctx, k.cancel = context.WithCancelCause(context.WithValue(parent, sessionKey{}, &k.current))
-	if isStream {
-		k.link = &stream{k: k, http1: in.ProtoMajor == 1}
-	} else {
-		k.link = upgrade{k}
-		k.detach = context.AfterFunc(request, func() { k.cancel(context.Cause(request)) })
-	}
+	k.detach = context.AfterFunc(request, func() { k.cancel(context.Cause(request)) })
 	return k
 }
 
 // end ends the context of k.
 func (k *socket) end(cause *CloseError) {
-	if k.detach != nil {
-		k.detach()
-	}
+	k.detach()
 	k.cancel(cause)
 }
 
-func (k *socket) currentLink() link {
+// connection returns the hijacked connection of k, or nil.
+func (k *socket) connection() *wsconn.Conn {
 	k.sockets.mu.Lock()
 	defer k.sockets.mu.Unlock()
-	return k.link
+	return k.conn
 }
 
 // close begins to close those of ks that are admitted or open, and returns how many. It does not
@@ -195,13 +189,19 @@ func (s *Sockets) moveToClosing(ks []*socket, cause *CloseError) (closing []*soc
 	return closing
 }
 
+// startClosing begins to close ks, because of their causes. Sockets.mu is not held.
 func (s *Sockets) startClosing(ks []*socket) {
 	for _, k := range ks {
-		k.currentLink().close()
-	}
-	// Check after closing: Shutdown may have aborted before the close began.
-	if s.outOfTime.Load() {
-		for _, k := range ks {
+		conn := k.connection()
+		if conn == nil || k.info.Stream { // there is no close frame for the context to wait for
+			k.cancel(k.cause)
+		}
+		k.stopWrites()
+		if conn != nil {
+			conn.CloseWith(k.cause.Code, k.cause.Reason, k.cause, s.opts.CloseGrace)
+		}
+		// Check after closing: Shutdown may have aborted before the close began.
+		if s.outOfTime.Load() {
 			k.abort()
 		}
 	}
@@ -209,20 +209,20 @@ func (s *Sockets) startClosing(ks []*socket) {
 
 // abort closes the connection of k, if it has one, at once: Shutdown is out of time.
 func (k *socket) abort() {
-	if ws, ok := k.currentLink().(*webSocket); ok {
-		ws.conn.Abort()
+	if conn := k.connection(); conn != nil {
+		conn.Abort()
 	}
 }
 
 // noLine is the last line of a socket that was not admitted: its Rejection is recorded.
 const noLine audit.Event = ""
 
-// finish moves k to closed and writes its last audit line. It does nothing if l is no longer the
-// link of k, or k is closed already. fallback is the cause if Sockets did not close k.
-func (k *socket) finish(l link, last audit.Event, fallback *CloseError) {
+// finish moves k to closed and writes its last audit line. It does nothing if k is closed already,
+// or conn is no longer its connection. fallback is the cause if Sockets did not close k.
+func (k *socket) finish(conn *wsconn.Conn, last audit.Event, fallback *CloseError) {
 	s := k.sockets
 	s.mu.Lock()
-	first := k.link == l && k.move(stateClosed)
+	first := k.conn == conn && k.move(stateClosed)
 	s.mu.Unlock()
 	if !first {
 		return
@@ -253,12 +253,25 @@ func (k *socket) finish(l link, last audit.Event, fallback *CloseError) {
 
 // handlerDone is called when the handler has returned. A second call does nothing.
 func (k *socket) handlerDone(panicked bool) {
+	conn, gone := k.connection(), k.ctx.Err() != nil
+	isStream := k.info.Stream && conn == nil
 	// httputil.ReverseProxy panics to end a stream whose client has gone.
-	_, isStream := k.currentLink().(*stream)
-	if panicked && !(isStream && k.ctx.Err() != nil) {
+	if panicked && !(isStream && gone) {
 		k.sockets.close([]*socket{k}, causePanic)
 	}
-	k.currentLink().handlerReturned()
+	switch {
+	case isStream:
+		k.respondTo(nil)
+		cause := &CloseError{Reason: "closed", Err: net.ErrClosed}
+		if gone {
+			cause.Reason = "dropped"
+		}
+		k.finish(nil, audit.SocketClosed, cause)
+	case conn == nil:
+		k.finish(nil, audit.UpgradeRefused, &CloseError{1006, "upgrade_failed", net.ErrClosed})
+	case conn.ReadFailed(): // the handler saw that, and returned: nobody else closes it
+		_ = conn.Close()
+	}
 }
 
 func (k *socket) record(e audit.Event, attrs ...slog.Attr) {
@@ -285,8 +298,8 @@ func (k *socket) snapshot() SocketInfo {
 	info := k.info
 	info.EndsAt = k.current.Load().ExpiresAt
 	info.BytesOut = k.written.Load()
-	if ws, ok := k.currentLink().(*webSocket); ok {
-		in, out := ws.conn.Traffic()
+	if conn := k.connection(); conn != nil {
+		in, out := conn.Traffic()
 		info.BytesIn, info.BytesOut = in, info.BytesOut+out
 	}
 	return info
