@@ -185,14 +185,13 @@ func (c *Conn) sendRest(p []byte) (int, error) {
 // connection is closed after the close frame.
 func (c *Conn) Close() error {
 	c.mu.Lock()
-	first := !c.closed
-	closing := c.closing.Load() != nil
-	c.closed = c.closed || !closing
+	closing, again := c.closing.Load() != nil, c.closed
+	c.closed = !closing
 	c.mu.Unlock()
-	if closing {
+	switch {
+	case closing:
 		return nil
-	}
-	if !first {
+	case again:
 		return c.Conn.Close()
 	}
 	c.reportFlush()
