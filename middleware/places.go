@@ -49,7 +49,7 @@ func (s *Sockets) admit(
 		rej = s.openStream(k)
 	}
 	if rej != nil {
-		k.finish(nil, noLine, causeRevoked)
+		k.finish(k.link, noLine, causeRevoked)
 		return nil, rej
 	}
 	return k, nil

@@ -11,12 +11,10 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/ticketgate/ticketgate/audit"
-	"github.com/ticketgate/ticketgate/middleware/internal/wsconn"
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
@@ -69,7 +67,6 @@ type socket struct {
 	sockets *Sockets
 	info    SocketInfo // without EndsAt and the bytes; Sockets.mu guards OpenedAt
 	origin  string
-	http1   bool
 	current atomic.Pointer[Session] // changes under Sockets.mu
 	written atomic.Int64            // bytes that went through the ResponseWriter
 
@@ -82,13 +79,10 @@ type socket struct {
 
 	sessionKey, userKey hash // of Sockets.sessions and Sockets.users
 
-	// Sockets.mu guards these.
+	// Sockets.mu guards the rest.
 	state state
-	cause *CloseError  // why Sockets closed it; nil: it did not
-	conn  *wsconn.Conn // nil: not hijacked
-
-	response sync.Mutex          // guards w; locked before Sockets.mu
-	w        http.ResponseWriter // of a stream whose handler runs; else nil
+	link  link
+	cause *CloseError // why Sockets closed it; nil: it did not
 }
 
 // state is where a socket is in its life. It never goes back.
@@ -126,6 +120,13 @@ func (k *socket) move(to state) bool {
 	return true
 }
 
+// A link is the thing to close: a request that is not hijacked yet (upgrade), a hijacked connection
+// (webSocket), or a stream's response (stream). Sockets.mu is not held.
+type link interface {
+	close() // begins to close, because of the socket's cause
+	handlerReturned()
+}
+
 func newSocket(s *Sockets, in *incoming, session *Session, isStream bool) *socket {
 	k := &socket{
 		sockets: s,
@@ -135,7 +136,6 @@ func newSocket(s *Sockets, in *incoming, session *Session, isStream bool) *socke
 			Path: cutField(in.URL.Path), IP: in.ip, TicketID: in.ticketID, Stream: isStream,
 		},
 		origin:     cutField(strings.Join(in.Header["Origin"], ", ")),
-		http1:      in.ProtoMajor == 1,
 		sessionKey: keyOf(session.ID, tickets.HashSession(session.ID)),
 		userKey:    keyOf(session.UserID, tickets.HashUser(session.Provider, session.UserID)),
 	}
@@ -149,21 +149,27 @@ func newSocket(s *Sockets, in *incoming, session *Session, isStream bool) *socke
 		parent = context.WithoutCancel(request)
 	}
 	k.ctx, k.cancel = context.WithCancelCause(context.WithValue(parent, sessionKey{}, &k.current))
-	k.detach = context.AfterFunc(request, func() { k.cancel(context.Cause(request)) })
+	if isStream {
+		k.link = &stream{k: k, http1: in.ProtoMajor == 1}
+	} else {
+		k.link = upgrade{k}
+		k.detach = context.AfterFunc(request, func() { k.cancel(context.Cause(request)) })
+	}
 	return k
 }
 
 // end ends the context of k.
 func (k *socket) end(cause *CloseError) {
-	k.detach()
+	if k.detach != nil {
+		k.detach()
+	}
 	k.cancel(cause)
 }
 
-// connection returns the hijacked connection of k, or nil.
-func (k *socket) connection() *wsconn.Conn {
+func (k *socket) currentLink() link {
 	k.sockets.mu.Lock()
 	defer k.sockets.mu.Unlock()
-	return k.conn
+	return k.link
 }
 
 // close begins to close those of ks that are admitted or open, and returns how many. It does not
@@ -189,19 +195,13 @@ func (s *Sockets) moveToClosing(ks []*socket, cause *CloseError) (closing []*soc
 	return closing
 }
 
-// startClosing begins to close ks, because of their causes. Sockets.mu is not held.
 func (s *Sockets) startClosing(ks []*socket) {
 	for _, k := range ks {
-		conn := k.connection()
-		if conn == nil || k.info.Stream { // there is no close frame for the context to wait for
-			k.cancel(k.cause)
-		}
-		k.stopWrites()
-		if conn != nil {
-			conn.CloseWith(k.cause.Code, k.cause.Reason, k.cause, s.opts.CloseGrace)
-		}
-		// Check after closing: Shutdown may have aborted before the close began.
-		if s.outOfTime.Load() {
+		k.currentLink().close()
+	}
+	// Check after closing: Shutdown may have aborted before the close began.
+	if s.outOfTime.Load() {
+		for _, k := range ks {
 			k.abort()
 		}
 	}
@@ -209,20 +209,20 @@ func (s *Sockets) startClosing(ks []*socket) {
 
 // abort closes the connection of k, if it has one, at once: Shutdown is out of time.
 func (k *socket) abort() {
-	if conn := k.connection(); conn != nil {
-		conn.Abort()
+	if ws, ok := k.currentLink().(*webSocket); ok {
+		ws.conn.Abort()
 	}
 }
 
 // noLine is the last line of a socket that was not admitted: its Rejection is recorded.
 const noLine audit.Event = ""
 
-// finish moves k to closed and writes its last audit line. It does nothing if k is closed already,
-// or conn is no longer its connection. fallback is the cause if Sockets did not close k.
-func (k *socket) finish(conn *wsconn.Conn, last audit.Event, fallback *CloseError) {
+// finish moves k to closed and writes its last audit line. It does nothing if l is no longer the
+// link of k, or k is closed already. fallback is the cause if Sockets did not close k.
+func (k *socket) finish(l link, last audit.Event, fallback *CloseError) {
 	s := k.sockets
 	s.mu.Lock()
-	first := k.conn == conn && k.move(stateClosed)
+	first := k.link == l && k.move(stateClosed)
 	s.mu.Unlock()
 	if !first {
 		return
@@ -253,25 +253,12 @@ func (k *socket) finish(conn *wsconn.Conn, last audit.Event, fallback *CloseErro
 
 // handlerDone is called when the handler has returned. A second call does nothing.
 func (k *socket) handlerDone(panicked bool) {
-	conn, gone := k.connection(), k.ctx.Err() != nil
-	isStream := k.info.Stream && conn == nil
 	// httputil.ReverseProxy panics to end a stream whose client has gone.
-	if panicked && !(isStream && gone) {
+	_, isStream := k.currentLink().(*stream)
+	if panicked && !(isStream && k.ctx.Err() != nil) {
 		k.sockets.close([]*socket{k}, causePanic)
 	}
-	switch {
-	case isStream:
-		k.respondTo(nil)
-		cause := &CloseError{Reason: "closed", Err: net.ErrClosed}
-		if gone {
-			cause.Reason = "dropped"
-		}
-		k.finish(nil, audit.SocketClosed, cause)
-	case conn == nil:
-		k.finish(nil, audit.UpgradeRefused, &CloseError{1006, "upgrade_failed", net.ErrClosed})
-	case conn.ReadFailed(): // the handler saw that, and returned: nobody else closes it
-		_ = conn.Close()
-	}
+	k.currentLink().handlerReturned()
 }
 
 func (k *socket) record(e audit.Event, attrs ...slog.Attr) {
@@ -298,8 +285,8 @@ func (k *socket) snapshot() SocketInfo {
 	info := k.info
 	info.EndsAt = k.current.Load().ExpiresAt
 	info.BytesOut = k.written.Load()
-	if conn := k.connection(); conn != nil {
-		in, out := conn.Traffic()
+	if ws, ok := k.currentLink().(*webSocket); ok {
+		in, out := ws.conn.Traffic()
 		info.BytesIn, info.BytesOut = in, info.BytesOut+out
 	}
 	return info

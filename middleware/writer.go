@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"time"
 )
 
 // socketWriter tracks whether the handler takes the connection. It has what net/http's own has:
@@ -18,40 +17,12 @@ type socketWriter struct {
 
 // responseWriter returns what the handler must be given in place of w.
 func (k *socket) responseWriter(w http.ResponseWriter) http.ResponseWriter {
-	if k.info.Stream && k.connection() == nil {
-		k.respondTo(w)
+	if st, isStream := k.currentLink().(*stream); isStream {
+		st.use(w)
 	} else if !canHijack(w) {
 		return w // the WebSocket library finds out while it can still answer 501
 	}
 	return &socketWriter{ResponseWriter: w, k: k}
-}
-
-// respondTo sets the writer of a stream; nil: its handler has returned, or has hijacked.
-func (k *socket) respondTo(w http.ResponseWriter) {
-	k.response.Lock()
-	k.w = w
-	k.response.Unlock()
-	k.stopWrites()
-}
-
-// stopWrites makes a stream's writes fail if Sockets closes it, unless the handler has returned:
-// the connection may serve another request then. In HTTP/1 it does so again until the handler
-// returns: net/http closes a connection whose write failed, and crypto/tls then sets a deadline 5 s
-// ahead. In HTTP/2 it does so once: each time sends one more RST_STREAM (RFC 9113 section 5.4.2).
-func (k *socket) stopWrites() {
-	k.response.Lock()
-	defer k.response.Unlock()
-	k.sockets.mu.Lock()
-	closing := k.cause != nil
-	k.sockets.mu.Unlock()
-	if k.w == nil || !closing {
-		return
-	}
-	// Not every ResponseWriter has deadlines; the context is done in any case.
-	err := http.NewResponseController(k.w).SetWriteDeadline(time.Unix(1, 0))
-	if err == nil && k.http1 {
-		time.AfterFunc(max(k.sockets.opts.CloseGrace/4, 10*time.Millisecond), k.stopWrites)
-	}
 }
 
 // canHijack reports whether w, or what it wraps, says that it can be hijacked.
