@@ -36,17 +36,7 @@ type liveSession struct {
 	retryAfter time.Duration      // after a gap, until Restore has decided; else zero
 	checking   bool               // Restore is running, or waits for others
 	checkBy    time.Time          // when sockets that have ended no longer wait for it
-	cancel     context.CancelFunc // ends the latest recheck; nil: there was none
-}
-
-// stop ends the timer and the recheck of a session whose last socket has gone.
-func (session *liveSession) stop() {
-	if session.timer != nil {
-		session.timer.Stop()
-	}
-	if session.cancel != nil {
-		session.cancel()
-	}
+	cancel     context.CancelFunc // ends the latest recheck
 }
 
 // planRecheck sets when Restore is called next.

@@ -1,6 +1,7 @@
 package middleware
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"net/http"
@@ -35,12 +36,16 @@ func (s *Sockets) admit(
 	in *incoming, session *Session, isStream bool, gaps uint64,
 ) (*socket, *Rejection) {
 	k := newSocket(s, in, session, isStream)
-	if rej := s.reserve(k, gaps); rej != nil {
+	rej := s.reserve(k, gaps)
+	if rej != nil {
 		k.end(causeRevoked)
 		return nil, rej
 	}
-	rej := s.checkRevoked(k)
-	if rej == nil && isStream {
+	if err := s.issuer.Revoked(k.grant()); err != nil {
+		rej = rejectConsume(err)
+	} else if err := s.issuer.Health(); errors.Is(err, tickets.ErrStale) {
+		rej = rejectConsume(err)
+	} else if isStream {
 		rej = s.openStream(k)
 	}
 	if rej != nil {
@@ -48,17 +53,6 @@ func (s *Sockets) admit(
 		return nil, rej
 	}
 	return k, nil
-}
-
-// checkRevoked reports a revocation, or a stale revocation log, since the ticket was consumed.
-func (s *Sockets) checkRevoked(k *socket) *Rejection {
-	if err := s.issuer.Revoked(k.grant()); err != nil {
-		return rejectConsume(err)
-	}
-	if err := s.issuer.Health(); errors.Is(err, tickets.ErrStale) {
-		return rejectConsume(err)
-	}
-	return nil
 }
 
 // reserve gives k a place, if its session and its person have one left.
@@ -70,7 +64,7 @@ func (s *Sockets) reserve(k *socket, gaps uint64) *Rejection {
 	}
 	session := s.sessions[k.sessionKey]
 	if session == nil {
-		session = &liveSession{}
+		session = &liveSession{cancel: func() {}}
 	}
 	if !s.hasPlace(session.sockets, s.opts.MaxPerSession) ||
 		!s.hasPlace(s.users[k.userKey], s.opts.MaxPerUser) {
@@ -102,16 +96,10 @@ func keyOf(name string, key hash) hash {
 // they are evicted when the new one opens.
 func (s *Sockets) hasPlace(sockets []*socket, limit int) bool {
 	if s.opts.EvictOldest && limit > 0 {
-		sockets = openOf(sockets, false)
+		isOpen := func(k *socket) bool { return k.state == stateOpen }
+		sockets = slices.DeleteFunc(slices.Clone(sockets), isOpen)
 	}
 	return limit == 0 || len(sockets) < limit
-}
-
-// openOf returns those sockets that are open, or those that are not.
-func openOf(sockets []*socket, open bool) []*socket {
-	return slices.DeleteFunc(slices.Clone(sockets), func(k *socket) bool {
-		return (k.state == stateOpen) != open
-	})
 }
 
 // release gives back k's place.
@@ -121,7 +109,10 @@ func (s *Sockets) release(k *socket) {
 	session.sockets = without(session.sockets, k)
 	if len(session.sockets) == 0 {
 		delete(s.sessions, k.sessionKey)
-		session.stop()
+		if session.timer != nil {
+			session.timer.Stop()
+		}
+		session.cancel()
 	}
 	if left := without(s.users[k.userKey], k); len(left) > 0 {
 		s.users[k.userKey] = left
@@ -152,10 +143,9 @@ func (s *Sockets) openStream(k *socket) *Rejection {
 		return reject(refusedGoingAway, nil)
 	case ErrSessionExpired:
 		return reject(refusedSessionOver, err)
-	case tickets.ErrStale:
-		return rejectConsume(err)
+	default: // nil: CloseSession
+		return rejectConsume(cmp.Or(err, tickets.ErrRevoked))
 	}
-	return rejectConsume(tickets.ErrRevoked)
 }
 
 // evictFor moves the oldest sockets to closing that are too many now that k is open. The caller
@@ -164,17 +154,17 @@ func (s *Sockets) evictFor(k *socket) []*socket {
 	if !s.opts.EvictOldest || k.state != stateOpen {
 		return nil
 	}
-	ofSession := oldest(s.sessions[k.sessionKey].sockets, s.opts.MaxPerSession, k)
-	evicted := s.moveToClosing(ofSession, causeEvicted)
-	ofUser := oldest(s.users[k.userKey], s.opts.MaxPerUser, k)
-	return append(evicted, s.moveToClosing(ofUser, causeEvicted)...)
+	evicted := s.evict(s.sessions[k.sessionKey].sockets, s.opts.MaxPerSession, k)
+	return append(evicted, s.evict(s.users[k.userKey], s.opts.MaxPerUser, k)...)
 }
 
-// oldest returns the open sockets to evict, so that k and the others are within limit.
-func oldest(sockets []*socket, limit int, k *socket) []*socket {
+// evict moves the oldest open sockets to closing, so that k and the others are within limit.
+func (s *Sockets) evict(sockets []*socket, limit int, k *socket) []*socket {
 	if limit == 0 {
 		return nil
 	}
-	others := without(openOf(sockets, true), k)
-	return others[:max(0, len(others)+1-limit)]
+	others := slices.DeleteFunc(slices.Clone(sockets), func(other *socket) bool {
+		return other == k || other.state != stateOpen
+	})
+	return s.moveToClosing(others[:max(0, len(others)+1-limit)], causeEvicted)
 }

@@ -45,7 +45,7 @@ func shortSessionID(id string) string {
 
 // expired reports whether the session has ended.
 func (s *Session) expired() bool {
-	return !s.ExpiresAt.IsZero() && passed(s.ExpiresAt, time.Now())
+	return passed(s.ExpiresAt, time.Now())
 }
 
 // passed reports whether t is set and not after now, by the clock: a monotonic reading of t stops

@@ -26,9 +26,10 @@ import (
 // One Sockets may serve several guards of one issuer; its limits then hold over all of them. All
 // methods are safe for concurrent use.
 type Sockets struct {
-	issuer     *tickets.Issuer
-	opts       SocketsOptions
-	stopEvents func() // stops listening to the issuer
+	issuer *tickets.Issuer
+	opts   SocketsOptions
+
+	stopRevocations, stopGaps func() // stop listening to the issuer
 
 	mu         sync.Mutex
 	sessions   map[hash]*liveSession
@@ -100,11 +101,7 @@ func NewSockets(issuer *tickets.Issuer, opts *SocketsOptions) (*Sockets, error) 
 		drained:    make(chan struct{}),
 		rechecks:   make(chan struct{}, maxRechecks),
 	}
-	stopRevocations, stopGaps := issuer.OnRevoke(s.revoked), issuer.OnGap(s.missed)
-	s.stopEvents = sync.OnceFunc(func() {
-		stopRevocations()
-		stopGaps()
-	})
+	s.stopRevocations, s.stopGaps = issuer.OnRevoke(s.revoked), issuer.OnGap(s.missed)
 	return s, nil
 }
 
@@ -123,9 +120,7 @@ func (o *SocketsOptions) check(issuer *tickets.Issuer) error {
 		o.CloseGrace, defaultCloseGrace)
 	refuse(o.RecheckEvery < 0, "RecheckEvery is %v: it must be positive, or 0 for never",
 		o.RecheckEvery)
-	if issuer == nil {
-		errs = append(errs, errNoIssuer)
-	}
+	refuse(issuer == nil, "%w", errNoIssuer)
 	return errors.Join(errs...)
 }
 
@@ -160,10 +155,9 @@ func closeBecause(reason string) *CloseError {
 	return &CloseError{Code: causeRevoked.Code, Reason: cmp.Or(reason, causeRevoked.Reason)}
 }
 
-// Extend moves the end of a session's sockets to until, for applications whose sessions slide: the
-// end that was known at the upgrade is no longer true. The zero Time means that there is no known
-// end. It returns how many sockets it has moved. A socket that ends later already stays as it is:
-// what ends sockets sooner is a revocation.
+// Extend moves the end of a session's sockets to until (zero: no known end), for applications whose
+// sessions slide. It returns how many sockets it has moved. A socket that ends later already stays
+// as it is: what ends sockets sooner is a revocation.
 func (s *Sockets) Extend(sessionID string, until time.Time) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,7 +194,7 @@ type SocketInfo struct {
 // All returns the sockets that are live when it is called, oldest first: the loop's body may close
 // them.
 func (s *Sockets) All() iter.Seq[SocketInfo] {
-	infos := make([]SocketInfo, 0)
+	var infos []SocketInfo
 	for _, k := range s.all(true) {
 		infos = append(infos, k.snapshot())
 	}
@@ -242,7 +236,8 @@ func (s *Sockets) Users() map[User]int {
 // [http.Server.Shutdown] neither closes nor awaits hijacked connections; the two may run in either
 // order, and Shutdown more than once.
 func (s *Sockets) Shutdown(ctx context.Context) error {
-	s.stopEvents()
+	s.stopRevocations()
+	s.stopGaps()
 	s.mu.Lock()
 	if !s.shut && len(s.unfinished) == 0 {
 		close(s.drained)

@@ -7,11 +7,10 @@ import (
 	"time"
 )
 
-// closing is the state of a connection that is being closed from outside.
+// closing is what CloseWith was called with.
 type closing struct {
-	frame   []byte
-	err     error         // what the library's reads and writes return
-	flushed chan struct{} // closed after Flushed
+	frame []byte
+	err   error // what the library's reads and writes return
 }
 
 // MaxReason is how long the reason of a close frame may be: a control frame holds 125 bytes (RFC
@@ -25,8 +24,7 @@ var longAgo = time.Unix(1, 0) // a deadline that wakes blocked calls
 // return. Only the first call counts, and only if the library has not called Close.
 func (c *Conn) CloseWith(code int, reason string, err error, grace time.Duration) {
 	head := []byte{0x80 | opClose, byte(2 + len(reason)), byte(code >> 8), byte(code)}
-	frame := append(head, reason...)
-	closing := &closing{frame: frame, err: err, flushed: make(chan struct{})}
+	closing := &closing{frame: append(head, reason...), err: err}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || c.closing.Load() != nil {
@@ -35,89 +33,81 @@ func (c *Conn) CloseWith(code int, reason string, err error, grace time.Duration
 	c.closing.Store(closing)
 	_ = c.Conn.SetWriteDeadline(time.Time{})
 	_ = c.Conn.SetReadDeadline(longAgo) // wakes the library's Read
-	go c.drainAndClose(closing, grace)
+	go c.drainAndClose(closing.frame, grace)
 }
 
 // Abort ends a close that is under way. Unsent bytes are lost.
 func (c *Conn) Abort() {
 	c.mu.Lock()
-	closing, closed := c.closing.Load(), c.closed
+	begun := c.closed || c.closing.Load() != nil
 	c.mu.Unlock()
-	if closing == nil && !closed {
-		return
-	}
-	_ = c.below().Close()
-	if closing != nil {
-		c.reportFlush(closing)
+	if begun {
+		_ = c.below().Close()
+		c.reportFlush()
 	}
 }
 
 // drainAndClose closes the connection, within grace.
-func (c *Conn) drainAndClose(closing *closing, grace time.Duration) {
+func (c *Conn) drainAndClose(frame []byte, grace time.Duration) {
 	limit := time.AfterFunc(grace, c.Abort)
 	defer limit.Stop()
 	// In a goroutine: this write can block until the loop below has read the peer's bytes.
-	go c.sendClose(closing)
+	go c.sendClose(frame)
 
 	c.reading.Lock() // the library's Read has returned, and none will begin
 	_ = c.Conn.SetReadDeadline(time.Time{})
 	c.reading.Unlock()
 	if _, err := io.Copy(io.Discard, c.below()); err == nil {
-		<-closing.flushed
+		c.flushed.Wait()
 	}
-	c.reportFlush(closing) // the peer may have reset the connection before the close frame
+	c.reportFlush() // the peer may have reset the connection before the close frame
 	_ = c.Conn.Close()
 	c.report()
 }
 
-// sendClose sends the close frame at a frame boundary, if no Write runs. Otherwise the Write that
-// runs, or the one that ends the frame, calls sendClose.
-func (c *Conn) sendClose(closing *closing) {
+// sendClose sends the close frame and FIN if no Write runs, and no frame has begun. Otherwise the
+// Write that runs, or the one that ends the frame, calls sendClose.
+func (c *Conn) sendClose(frame []byte) {
 	if !c.writing.TryLock() {
 		return
 	}
-	out := c.sendCloseLocked(closing)
+	// The peer may expect no close frame, or have the handler's: a second one would break the
+	// protocol (RFC 6455 section 5.5.1).
+	expected := c.sent.phase != phaseOther && !c.sent.closed
+	if expected && !c.sent.boundary() {
+		c.writing.Unlock()
+		return
+	}
+	var err error
+	if expected {
+		_, err = c.send(frame)
+	}
+	if err != nil {
+		_ = c.below().Close()
+	} else {
+		for _, conn := range []net.Conn{c.Conn, c.below()} { // TLS sends close_notify before FIN
+			if half, ok := conn.(interface{ CloseWrite() error }); ok {
+				_ = half.CloseWrite()
+			}
+		}
+	}
 	c.writing.Unlock()
-	if out {
-		c.reportFlush(closing)
-	}
-}
-
-// sendCloseLocked reports whether sending is finished.
-func (c *Conn) sendCloseLocked(closing *closing) bool {
-	switch {
-	case c.sent.phase == phaseOther, c.sent.closed:
-		// The peer expects no close frame, or has the handler's: a second one would break the
-		// protocol (RFC 6455 section 5.5.1).
-	case !c.sent.boundary():
-		return false
-	default:
-		if _, err := c.send(closing.frame); err != nil {
-			_ = c.below().Close()
-			return true
-		}
-	}
-	for _, conn := range []net.Conn{c.Conn, c.below()} { // TLS sends close_notify before FIN
-		if half, ok := conn.(interface{ CloseWrite() error }); ok {
-			_ = half.CloseWrite()
-		}
-	}
-	return true
+	c.reportFlush()
 }
 
 // reportFlush calls Flushed, and then lets the library's blocked calls return.
-func (c *Conn) reportFlush(closing *closing) {
+func (c *Conn) reportFlush() {
 	c.reportFlushed.Do(func() {
 		c.owner.Flushed()
-		close(closing.flushed)
+		c.flushed.Done()
 	})
 }
 
 // report calls Closed. The connection is closed: no Write holds the lock for long.
 func (c *Conn) report() {
 	c.writing.Lock()
-	c.ended = true
 	outcome := Outcome{Opened: c.opened.Load(), SentClose: c.sent.closed, Code: c.sent.closeCode()}
+	c.sent = frames{phase: phaseOther} // Opened is not called after Closed
 	c.writing.Unlock()
 	c.Start()
 	c.owner.Closed(outcome)

@@ -20,15 +20,14 @@ import (
 // Conn is a hijacked connection. Reads and writes pass through, and Conn follows the frames that go
 // out. Closing from outside takes these steps:
 //
-//  1. [Conn.CloseWith] returns. From now on the library's reads and writes block,
-//     except to finish a frame that has begun. Conn reads and drops what the peer
-//     sends: some peers read the close frame only after their own write.
+//  1. [Conn.CloseWith] returns. From now on the library's reads and writes block, except to finish
+//     a frame that has begun. Conn reads and drops what the peer sends: some peers read the close
+//     frame only after their own write.
 //  2. The close frame goes out at the next frame boundary, and FIN after it.
 //  3. Flushed is called.
 //  4. The library's reads and writes return the error given to CloseWith.
-//  5. The peer closes its side, and the connection is closed. Closing earlier,
-//     with input unread, would make TCP reset, and the reset destroys the close
-//     frame on its way (RFC 1122 section 4.2.2.13).
+//  5. The peer closes its side, and the connection is closed. Closing earlier, with input unread,
+//     would make TCP reset, and the reset destroys the close frame (RFC 1122 section 4.2.2.13).
 //
 // If the grace ends first, steps 3 to 5 happen at once.
 type Conn struct {
@@ -40,15 +39,15 @@ type Conn struct {
 	opened     atomic.Bool // the connection has become a WebSocket
 
 	reading sync.Mutex // held for the length of a Read
-	writing sync.Mutex // held for the length of a Write; guards the next two
+	writing sync.Mutex // held for the length of a Write; guards sent
 	sent    frames
-	ended   bool // report has started
 
 	mu      sync.Mutex // orders Close and CloseWith, and the library's deadlines before ours
 	closed  bool       // the library called Close first
 	closing atomic.Pointer[closing]
 
 	reportOpened, reportFlushed sync.Once
+	flushed                     sync.WaitGroup // one, until Flushed has returned
 }
 
 // An Owner learns what happens to its [Conn]. Each method is called at most once, without a lock
@@ -78,6 +77,7 @@ type Outcome struct {
 // no WebSocket.
 func New(conn net.Conn, rw *bufio.ReadWriter, switched, raw bool, owner Owner) (*Conn, error) {
 	c := &Conn{Conn: conn, owner: owner}
+	c.flushed.Add(1)
 	c.opened.Store(switched || raw)
 	switch {
 	case raw:
@@ -85,29 +85,19 @@ func New(conn net.Conn, rw *bufio.ReadWriter, switched, raw bool, owner Owner) (
 	case switched:
 		c.sent.phase = phaseFrames
 	}
-	if err := c.adopt(rw); err != nil {
+	if err := rw.Flush(); err != nil {
 		return nil, fmt.Errorf("hijacked connection: %w", err)
 	}
-	return c, nil
-}
-
-// adopt resets rw to go through c. What the client has sent already stays in the reader's buffer:
-// libraries look for it there.
-func (c *Conn) adopt(rw *bufio.ReadWriter) error {
-	if err := rw.Writer.Flush(); err != nil {
-		return err
-	}
 	rw.Writer.Reset(c)
-	n := rw.Reader.Buffered()
-	if n == 0 {
+	early, _ := rw.Peek(rw.Reader.Buffered())
+	if len(early) == 0 {
 		rw.Reader.Reset(c)
-		return nil
+		return c, nil
 	}
-	early, _ := rw.Reader.Peek(n)
+	c.in.Add(int64(len(early)))
 	rw.Reader.Reset(io.MultiReader(bytes.NewReader(bytes.Clone(early)), c))
-	c.in.Add(int64(n))
-	_, err := rw.Reader.Peek(n)
-	return err
+	_, _ = rw.Peek(len(early)) // into the buffer: libraries look for it there
+	return c, nil
 }
 
 // Start calls Opened, if the 101 is out.
@@ -138,7 +128,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if closing := c.closing.Load(); closing != nil {
 		// Not before the close frame is out: a proxy that copies in two goroutines closes both ends
 		// when this fails, and the rest of a frame never comes.
-		<-closing.flushed
+		c.flushed.Wait()
 		return 0, closing.err
 	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -157,16 +147,16 @@ func (c *Conn) Write(p []byte) (int, error) {
 	} else {
 		n, err = c.sendRest(p)
 	}
-	if c.sent.phase == phaseFrames && !c.ended {
+	if c.sent.phase == phaseFrames {
 		c.opened.Store(true)
 	}
 	c.writing.Unlock()
 	c.Start()
 	// Check after unlocking: closing may have started, and found the lock held.
 	if closing := c.closing.Load(); closing != nil {
-		c.sendClose(closing)
+		c.sendClose(closing.frame)
 		if err != nil || n < len(p) {
-			<-closing.flushed
+			c.flushed.Wait()
 			err = closing.err
 		}
 	}
@@ -183,9 +173,7 @@ func (c *Conn) send(p []byte) (int, error) {
 
 // sendRest writes the rest of a frame, or of the HTTP response, and nothing after it.
 func (c *Conn) sendRest(p []byte) (int, error) {
-	if len(p) > 0 && c.sent.phase == phaseStart {
-		c.sent.begin(p[0])
-	}
+	c.sent.begin(p)
 	if c.sent.boundary() {
 		return 0, nil
 	}
@@ -197,17 +185,16 @@ func (c *Conn) sendRest(p []byte) (int, error) {
 // connection is closed after the close frame.
 func (c *Conn) Close() error {
 	c.mu.Lock()
-	first := !c.closed
-	closing := c.closing.Load() != nil
-	c.closed = c.closed || !closing
+	closing, again := c.closing.Load() != nil, c.closed
+	c.closed = !closing
 	c.mu.Unlock()
-	if closing {
+	switch {
+	case closing:
 		return nil
-	}
-	if !first {
+	case again:
 		return c.Conn.Close()
 	}
-	c.reportFlushed.Do(c.owner.Flushed)
+	c.reportFlush()
 	if t, ok := c.Conn.(*tls.Conn); ok {
 		// crypto/tls waits up to 5 s for a peer that reads nothing.
 		limit := time.AfterFunc(time.Second, func() { _ = t.NetConn().Close() })
