@@ -1,6 +1,7 @@
 package middleware
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,10 +49,7 @@ type GateOptions struct {
 // NewGate returns a Gate that calls sessions for every request. Its error joins everything that is
 // wrong with the configuration.
 func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
-	g := &Gate{sessions: sessions}
-	if opts != nil {
-		g.opts = *opts
-	}
+	g := &Gate{sessions: sessions, opts: *cmp.Or(opts, &GateOptions{})}
 	o := &g.opts
 	errs := []error{misconfigured(sessions)}
 	var err error

@@ -1,6 +1,7 @@
 package middleware
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -69,10 +70,7 @@ type GuardOptions struct {
 // NewGuard returns a Guard that consumes issuer's tickets. Its error joins everything that is wrong
 // with the configuration.
 func NewGuard(issuer *tickets.Issuer, opts *GuardOptions) (*Guard, error) {
-	g := &Guard{issuer: issuer}
-	if opts != nil {
-		g.opts = *opts
-	}
+	g := &Guard{issuer: issuer, opts: *cmp.Or(opts, &GuardOptions{})}
 	o := &g.opts
 	var err error
 	g.origins, err = newOrigins(o.Origins, o.RequireOrigin)

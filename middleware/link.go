@@ -23,16 +23,15 @@ func (u upgrade) handlerReturned() {
 
 // webSocket is the link of a socket that is hijacked, and the owner of its connection.
 type webSocket struct {
-	k    *socket
+	*socket
 	conn *wsconn.Conn
 }
 
 func (ws *webSocket) close() {
-	k := ws.k
-	if k.info.Stream { // there is no close frame for the context to wait for
-		k.cancel(k.cause)
+	if ws.info.Stream { // there is no close frame for the context to wait for
+		ws.cancel(ws.cause)
 	}
-	ws.conn.CloseWith(k.cause.Code, k.cause.Reason, k.cause, k.sockets.opts.CloseGrace)
+	ws.conn.CloseWith(ws.cause.Code, ws.cause.Reason, ws.cause, ws.sockets.opts.CloseGrace)
 }
 
 // handlerReturned closes a connection whose peer has gone. The handler saw that, and returned
@@ -45,20 +44,19 @@ func (ws *webSocket) handlerReturned() {
 
 // Opened records that the 101 is out. A stream has been open since its admission.
 func (ws *webSocket) Opened() {
-	if !ws.k.info.Stream {
-		ws.k.record(audit.SocketOpened, ws.k.facts()...)
+	if !ws.info.Stream {
+		ws.record(audit.SocketOpened, ws.facts()...)
 	}
 }
 
 // Flushed frees the place of a socket that its library closes, so that the page can come back at
 // once. If Sockets closes it, the close frame is out.
 func (ws *webSocket) Flushed() {
-	k := ws.k
-	k.sockets.mu.Lock()
-	k.move(stateClosing)
-	k.sockets.mu.Unlock()
-	if k.cause != nil {
-		k.cancel(k.cause)
+	ws.sockets.mu.Lock()
+	ws.move(stateClosing)
+	ws.sockets.mu.Unlock()
+	if ws.cause != nil {
+		ws.cancel(ws.cause)
 	}
 }
 
@@ -67,20 +65,20 @@ func (ws *webSocket) Closed(o wsconn.Outcome) {
 	if o.SentClose {
 		cause.Reason = "closed"
 	}
-	if ws.k.info.Stream { // there are no close codes in HTTP
+	if ws.info.Stream { // there are no close codes in HTTP
 		cause.Code = 0
 	}
 	last := audit.UpgradeRefused
 	if o.Opened {
 		last = audit.SocketClosed
 	}
-	ws.k.finish(ws, last, cause)
+	ws.finish(ws, last, cause)
 }
 
 // hijacked wraps k's connection, so that Sockets can close it. switched: the 101 was written before
 // the hijack.
 func (k *socket) hijacked(conn net.Conn, rw *bufio.ReadWriter, switched bool) (net.Conn, error) {
-	ws := &webSocket{k: k}
+	ws := &webSocket{socket: k}
 	var err error
 	if ws.conn, err = wsconn.New(conn, rw, switched, k.info.Stream, ws); err != nil {
 		return nil, err
@@ -115,7 +113,7 @@ func (k *socket) hijacked(conn net.Conn, rw *bufio.ReadWriter, switched bool) (n
 
 // stream is the link of a plain request: its handler's context and response.
 type stream struct {
-	k     *socket
+	*socket
 	http1 bool
 
 	mu     sync.Mutex
@@ -126,7 +124,7 @@ type stream struct {
 // close ends the handler's context, and makes its writes fail. There is no close frame in HTTP, and
 // nothing can end a handler that ignores both.
 func (st *stream) close() {
-	st.k.cancel(st.k.cause)
+	st.cancel(st.cause)
 	st.mu.Lock()
 	st.closed = true
 	st.mu.Unlock()
@@ -154,17 +152,17 @@ func (st *stream) stopWrites() {
 	// Not every ResponseWriter has deadlines; the context is done in any case.
 	err := http.NewResponseController(st.w).SetWriteDeadline(time.Unix(1, 0))
 	if err == nil && st.http1 {
-		time.AfterFunc(max(st.k.sockets.opts.CloseGrace/4, 10*time.Millisecond), st.stopWrites)
+		time.AfterFunc(max(st.sockets.opts.CloseGrace/4, 10*time.Millisecond), st.stopWrites)
 	}
 }
 
 func (st *stream) handlerReturned() {
 	cause := &CloseError{Reason: "closed", Err: net.ErrClosed}
-	if st.k.ctx.Err() != nil { // the client has gone
+	if st.ctx.Err() != nil { // the client has gone
 		cause.Reason = "dropped"
 	}
 	st.mu.Lock()
 	st.w = nil
 	st.mu.Unlock()
-	st.k.finish(st, audit.SocketClosed, cause)
+	st.finish(st, audit.SocketClosed, cause)
 }

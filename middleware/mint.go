@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,10 +55,7 @@ type MintOptions struct {
 // NewMint returns a Mint of issuer's tickets. Its error joins everything that is wrong with the
 // configuration.
 func NewMint(issuer *tickets.Issuer, opts *MintOptions) (*Mint, error) {
-	m := &Mint{issuer: issuer}
-	if opts != nil {
-		m.opts = *opts
-	}
+	m := &Mint{issuer: issuer, opts: *cmp.Or(opts, &MintOptions{})}
 	var errs []error
 	if issuer == nil {
 		errs = append(errs, errNoIssuer)

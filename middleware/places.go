@@ -49,7 +49,7 @@ func (s *Sockets) admit(
 		rej = s.openStream(k)
 	}
 	if rej != nil {
-		k.finish(k.link, noLine, causeRevoked)
+		k.finish(k.link, "", causeRevoked) // no line: the Rejection is recorded
 		return nil, rej
 	}
 	return k, nil
@@ -114,9 +114,8 @@ func (s *Sockets) release(k *socket) {
 		}
 		session.cancel()
 	}
-	if left := without(s.users[k.userKey], k); len(left) > 0 {
-		s.users[k.userKey] = left
-	} else {
+	s.users[k.userKey] = without(s.users[k.userKey], k)
+	if len(s.users[k.userKey]) == 0 {
 		delete(s.users, k.userKey)
 	}
 }

@@ -150,7 +150,7 @@ func newSocket(s *Sockets, in *incoming, session *Session, isStream bool) *socke
 	}
 	k.ctx, k.cancel = context.WithCancelCause(context.WithValue(parent, sessionKey{}, &k.current))
 	if isStream {
-		k.link = &stream{k: k, http1: in.ProtoMajor == 1}
+		k.link = &stream{socket: k, http1: in.ProtoMajor == 1}
 	} else {
 		k.link = upgrade{k}
 		k.detach = context.AfterFunc(request, func() { k.cancel(context.Cause(request)) })
@@ -214,11 +214,8 @@ func (k *socket) abort() {
 	}
 }
 
-// noLine is the last line of a socket that was not admitted: its Rejection is recorded.
-const noLine audit.Event = ""
-
-// finish moves k to closed and writes its last audit line. It does nothing if l is no longer the
-// link of k, or k is closed already. fallback is the cause if Sockets did not close k.
+// finish moves k to closed and writes its last audit line, if there is one. It does nothing if k is
+// closed already, or l is no longer its link. fallback is the cause if Sockets did not close k.
 func (k *socket) finish(l link, last audit.Event, fallback *CloseError) {
 	s := k.sockets
 	s.mu.Lock()

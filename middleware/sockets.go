@@ -69,10 +69,9 @@ type SocketsOptions struct {
 	// a gap in the revocation log; one answer serves all sockets of the session. Its context ends
 	// after 5 s. Default: the ticket is trusted.
 	Restore func(ctx context.Context, s *Session) (*Session, error)
-	// RecheckEvery is how often Restore is called for each session that has sockets: at least once
-	// in this time. Sockets of a session that Restore no longer knows are closed with 4401; a
-	// Restore that fails, panics or takes more than 5 s is audited, and changes no end. Default 0:
-	// only when a session ends, and after a gap.
+	// RecheckEvery is how often, at least, Restore is called for each session that has sockets. If
+	// it no longer knows the session, they are closed with 4401; if it fails, panics or takes more
+	// than 5 s, it is audited, and changes no end. Default 0: when a session ends, and after a gap.
 	RecheckEvery time.Duration
 	// Audit receives ws_opened, ws_closed and revoke; ws_upgrade_refused with upgrade_failed; and
 	// session_verify_failure with recheck. Default: slog.Default().
@@ -84,10 +83,7 @@ const defaultCloseGrace = time.Second
 // NewSockets returns a Sockets for the tickets of issuer, and listens to issuer's revocations until
 // [Sockets.Shutdown]. Its error joins everything that is wrong with the configuration.
 func NewSockets(issuer *tickets.Issuer, opts *SocketsOptions) (*Sockets, error) {
-	var o SocketsOptions
-	if opts != nil {
-		o = *opts
-	}
+	o := *cmp.Or(opts, &SocketsOptions{})
 	if err := o.check(issuer); err != nil {
 		return nil, fmt.Errorf("middleware.NewSockets: %w", err)
 	}

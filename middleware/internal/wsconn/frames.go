@@ -6,15 +6,15 @@ import "encoding/binary"
 // and the next may begin (RFC 6455 section 5.2). Server frames are not masked, so that their
 // lengths are enough. It looks at no payload, but for the status code of a close frame.
 type frames struct {
-	phase phase
+	phase  phase
+	blank  bool // in an HTTP head: the line has no bytes so far, but for a carriage return
+	closed bool // a close frame has gone out, whole
+	code   int  // of the first close frame; 1005: it had none
+
 	// Of the current HTTP head or frame: its first bytes, and how many have been sent. A frame's
 	// head has at most 14, and the status code behind it two.
 	start [16]byte
 	sent  uint64
-	blank bool // in an HTTP head: the line has no bytes so far, but for a carriage return
-
-	closed bool // a close frame has gone out, whole
-	code   int  // of the first one; 1005: it had none
 }
 
 type phase uint8
@@ -58,13 +58,14 @@ func (f *frames) next(p []byte) int {
 	switch f.phase {
 	case phaseResponse:
 		for i, b := range p {
-			f.add(p[i : i+1])
 			if b == '\n' && f.blank {
+				f.add(p[:i+1])
 				f.endResponse()
 				return i + 1
 			}
 			f.blank = b == '\n' || b == '\r' && f.blank
 		}
+		f.add(p)
 	case phaseFrames:
 		for n := 0; n < len(p); {
 			head, payload := f.head()
