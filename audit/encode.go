@@ -112,10 +112,6 @@ func (r *record) put(name string, v slog.Value) {
 		r.truncated = true
 	case strings.EqualFold(name, "ts"), strings.EqualFold(name, "event"): // the log's own
 	case slices.ContainsFunc(r.attrs, func(a slog.Attr) bool { return a.Key == name }):
-	case name == "" && v.Kind() == slog.KindGroup: // as a handler would write it
-		for _, a := range v.Group() {
-			r.put(a.Key, a.Value)
-		}
 	default:
 		r.attrs = append(r.attrs, slog.Attr{Key: name, Value: v})
 	}
@@ -259,8 +255,8 @@ func appendString(b []byte, s string) []byte {
 		switch {
 		case c == '"' || c == '\\':
 			b = append(b, '\\', byte(c))
-		case unicode.IsControl(c), c == 0xfeff,
-			c >= 0x2028 && c <= 0x202e, c >= 0x2066 && c <= 0x2069:
+		case unicode.IsControl(c), unicode.Is(unicode.Bidi_Control, c),
+			c == 0x2028, c == 0x2029, c == 0xfeff:
 			b = append(b, '\\', 'u', hex[c>>12&15], hex[c>>8&15], hex[c>>4&15], hex[c&15])
 		default:
 			b = utf8.AppendRune(b, c)

@@ -96,8 +96,7 @@ func (r *record) text(s string) string {
 	clean := ""
 	switch {
 	case clipped:
-		const ends = "..@" // of a secret that reaches beyond
-		clean = strings.TrimSuffix(redactText(s+ends), ends)
+		clean = redactStart(s)
 	case len(s) <= maxJSON && strings.IndexByte("{[ \t\r\n", s[0]) >= 0 && json.Valid([]byte(s)):
 		clean = redactJSON(s)
 	default:
@@ -141,6 +140,12 @@ func redactText(s string) string {
 		return clean
 	}
 	return s
+}
+
+// redactStart redacts the start of a longer text. A secret may end after it: ends completes it.
+func redactStart(s string) string {
+	const ends = "..@" // of a JWT, of userinfo
+	return strings.TrimSuffix(redactText(s+ends), ends)
 }
 
 // undo undoes percent-encoding and JSON's escapes once. What would newly end a value is a plus.

@@ -25,7 +25,7 @@ func mask(s string, decoded bool) string {
 			m.afterName(i)
 		case ' ', '+', '\t': // a header's token (RFC 6750)
 			if m.follows(i, "bearer") {
-				m.hideWord(len(s)-len(strings.TrimLeft(s[i:], " +\t")), `,;&"'`)
+				m.hideWord(len(s)-len(strings.TrimLeft(s[i:], " +\t\\\"'")), `,;&"'`)
 			}
 		case '.':
 			m.afterDot(i)
@@ -125,6 +125,9 @@ func (m *masker) afterName(i int) {
 	switch {
 	case value != "" && (value[0] == '"' || value[0] == '\''):
 		m.inQuotes(len(m.v) - len(value))
+		if m.v[i] == '=' { // in a query, the value may go on
+			m.hideWord(min(m.skip+1, len(m.v)), "&,;:)]}>")
+		}
 	case m.v[i] == '=':
 		m.hideWord(from, "&")
 	case rest[0] == '[' && tight && !quoted: // as http.Header is printed
@@ -189,12 +192,11 @@ func (m *masker) afterDot(i int) {
 func (m *masker) afterSlash(i int) {
 	if strings.HasPrefix(m.v[i:], "//") {
 		m.userinfo(i + 2)
-		return
 	}
 	slash := strings.LastIndexByte(m.v[:i], '/')
 	if slash >= 0 && nameKind(m.v[slash+1:i]) == secretName &&
 		!strings.ContainsAny(m.v[slash:i], " ,;:=&?") {
-		m.hideWord(i+1, "/?#&")
+		m.hideWord(len(m.v)-len(strings.TrimLeft(m.v[i:], "/")), "/?#&")
 	}
 }
 

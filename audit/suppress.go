@@ -35,6 +35,8 @@ type tally struct {
 // maxKinds bounds the kinds with an address, and those with a reason beside them.
 const maxKinds = 256
 
+const maxKindText = 128 // bytes of a kind's reason and address
+
 // suppress counts a refusal, and reports whether it is one too many. After Close none is, because
 // no report would follow.
 func (l *Log) suppress(e Event, attrs []slog.Attr) bool {
@@ -44,7 +46,9 @@ func (l *Log) suppress(e Event, attrs []slog.Attr) bool {
 			continue
 		}
 		text := a.Value.String()
-		text = text[:min(len(text), 128)]
+		if len(text) > maxKindText {
+			text = redactStart(text[:maxKindText])
+		}
 		switch a.Key {
 		case "reason":
 			k.reason = text

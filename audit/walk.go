@@ -78,6 +78,9 @@ func (r *record) walkKind(b []byte, v reflect.Value, depth int) []byte {
 		}
 		return appendJSON(b[:start], m.Interface())
 	case reflect.Slice, reflect.Array:
+		if v.Type().AssignableTo(reflect.TypeFor[[]byte]()) {
+			return r.walk(b, v.Bytes(), depth)
+		}
 		b = append(b, '[')
 		for i := 0; i < v.Len() && r.hasRoom(b); i++ {
 			b = append(r.walk(b, v.Index(i).Interface(), depth), ',')
