@@ -1,40 +1,40 @@
-// Package audit records who came in, who was turned away, and why.
+// Package audit records sign-ins, tickets, sockets and refusals, with their reasons.
 //
-// A Log takes an Event and slog attributes. It hands them to any slog.Handler (New), or writes them
-// to a file of its own (OpenFile) as one JSON object a line:
+// A Log takes an Event and slog attributes. New hands them to any slog.Handler. OpenFile writes
+// them to a file, one JSON object per line:
 //
 //	{"ts":"2026-05-27T09:12:27.000123+00:00","event":"logout","provider":"oidc","user_id":"u1"}
 //
-// ts is RFC 3339 in UTC with microseconds; the fields follow in the order given. Recording never
-// fails its caller.
+// ts is RFC 3339 in UTC with microseconds. The fields follow in the order given.
 //
 // # Values
 //
-// A time.Time is written as ts is, a time.Duration as "1.5s", an error and a url.URL as its text, a
-// []byte as text where it is UTF-8. All else is what encoding/json makes of it, but LogValuers
-// count at every depth. What can't be encoded, or has a method that panics, is "!ERROR". Control
-// characters, line ends and bidi controls are escaped. A record over 32 KiB has its values cut and
-// "truncated":true at its end; no line is longer than 64 KiB.
+// A time.Time is written like ts, a time.Duration as "1.5s", an error and a url.URL as text, a
+// []byte as text if it is UTF-8. Other values are written as encoding/json writes them, but
+// LogValuers are resolved at every depth. A value that can't be encoded, or whose method panics, is
+// "!ERROR". Control characters, line ends and bidi controls are escaped. If a line is over 32 KiB,
+// its values are cut, and "truncated":true is its last field. No line is longer than 64 KiB.
 //
 // # Secrets
 //
-// A field is left out, at any depth, if its name is code, state, ticket, cookie, authorization,
-// code_verifier, pwd or the like, or ends in token, secret, password or api_key. Case, width and
-// punctuation don't count. A struct's field goes by its Go name and its JSON name.
+// A field is left out, at any depth, if its name is code, state, ticket, cookies, code_verifier,
+// pwd or passwd, or ends in token, secret, password, api_key (or their plurals), passphrase, cookie
+// or authorization. Only letters count: case, width, digits and punctuation do not. A field of a
+// struct is left out for its Go name or its JSON name.
 //
-// Inside a text, *** stands for what follows such a name in a query, a form, a header line or JSON,
-// for the segment after it in a path, for what follows "ticket." in a list of subprotocols and
-// "Bearer ", for a JWT, and for a URL's userinfo. Percent-encoding and JSON's escapes are undone
-// once, and a text with a secret below them is written without them. In a text of up to 8 KiB that
-// is JSON, the members go by their names.
+// In a text, *** replaces the value after such a name in a query, a form, a header line or JSON,
+// the path segment after it, what follows "ticket." in a list of subprotocols and "Bearer ", a JWT,
+// and the userinfo of a URL. The names code and state do not count in header lines and paths.
+// Percent-encoding and JSON escapes are decoded once; if that shows a secret, the decoded text is
+// written. A JSON object or list of up to 8 KiB is redacted by the names of its members.
 //
-// Not found are: credentials after a bare "Basic", secrets that are encoded twice, or as base64, or
-// in full-width punctuation, a lower-case "token: x" in the middle of a sentence, and a bare string
-// without a form around it, however random it looks: identity providers name people like that.
+// These are not found: credentials after a bare "Basic"; secrets that are encoded twice, in base64,
+// or in full-width punctuation; a lower-case "token: x" in the middle of a sentence; a random
+// string without such a form, because user ids look like that.
 //
 // # Figures
 //
-// In the long run of the tests (AUDIT_TIMES=10), processes are killed and disks run full: in 3,000
-// kills, none of 850,294 acknowledged lines was lost, and none was there twice. A line takes no
-// longer than slog.JSONHandler takes for it.
+// The long run of the tests (AUDIT_TIMES=10) kills processes and fills disks. In 3,000 kills, none
+// of 850,294 acknowledged lines was lost or written twice. A line takes no longer than
+// slog.JSONHandler takes for it.
 package audit

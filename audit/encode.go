@@ -17,27 +17,27 @@ import (
 )
 
 const (
-	softLine = 32 << 10  // a longer record has its values cut
-	hardLine = 60 << 10  // no line is longer than this and the little that ends it
-	maxText  = 64 << 10  // of a string, no more is looked at
-	maxRoom  = 128 << 10 // a value with more JSON than this is cut
-	maxJSON  = 8 << 10   // of a JSON text that is decoded; a longer one is like any text
-	maxName  = 256       // bytes of a name in a record that is cut
-	minValue = 16        // bytes that every value may have in a record that is cut
-	maxDepth = 128       // steps into a value: one or two for an object, a list, a LogValuer
-	maxAsked = 10_000    // LogValuers that one record may ask
-	badValue = "!ERROR"  // for what can't be encoded; add recovers from it as a panic
+	softLine    = 32 << 10  // a record with a longer line has its values cut
+	hardLine    = 60 << 10  // no line is longer than this and "truncated":true
+	maxText     = 64 << 10  // bytes of a string that are read; the rest is dropped
+	maxEncoded  = 128 << 10 // a group, list or map with more JSON than this loses the rest
+	maxJSON     = 8 << 10   // a longer JSON text is redacted as plain text
+	maxName     = 256       // bytes of a name in a record that is cut
+	minValue    = 16        // bytes that every value may have in a record that is cut
+	maxDepth    = 128       // levels of a value; an object, a list or a LogValuer has one or two
+	maxResolved = 10_000    // LogValuers in one record
+	badValue    = "!ERROR"  // replaces a value that can't be encoded; also used for the panic
 )
 
-// A record is what becomes of one call of Record: plain values, redacted, no more than a line has
-// room for. It is built before any lock is taken: the values' methods may record events themselves.
+// A record is built from one call of Record: plain values, redacted, cut to fit a line. It is built
+// before any lock is taken, because the methods of values may call Record themselves.
 type record struct {
 	event     string
 	attrs     []slog.Attr
 	truncated bool
-	raw       bool // redacted before
-	asked     int  // LogValuers
-	inText    bool // what is decoded is a JSON text in a value
+	redacted  bool // another Log has redacted it
+	resolved  int  // the number of LogValuers so far
+	inText    bool // decode reads a JSON text inside a value
 	hidden    bool // a secret was found
 	buf       []byte
 }
@@ -53,10 +53,10 @@ func (r *record) free() {
 	records.Put(r)
 }
 
-// newRecord builds a record and its line, which is in buf until it is freed.
-func newRecord(now time.Time, e Event, attrs []slog.Attr, raw bool) *record {
+// newRecord builds a record and its line. The line is in buf, until free.
+func newRecord(now time.Time, e Event, attrs []slog.Attr, redacted bool) *record {
 	r := records.Get().(*record)
-	r.raw = raw
+	r.redacted = redacted
 	r.event = r.text(string(e))
 	for _, a := range attrs {
 		r.add(a)
@@ -69,7 +69,7 @@ func newRecord(now time.Time, e Event, attrs []slog.Attr, raw bool) *record {
 	r.attrs = slices.DeleteFunc(r.attrs, func(a slog.Attr) bool {
 		return strings.EqualFold(a.Key, "truncated")
 	})
-	for r.encode(now); len(r.buf) > hardLine; r.encode(now) { // the names are too long
+	for r.encode(now); len(r.buf) > hardLine; r.encode(now) { // names are not cut further
 		r.attrs = r.attrs[:len(r.attrs)*15/16]
 	}
 	r.attrs = append(r.attrs, slog.Bool("truncated", true))
@@ -77,11 +77,11 @@ func newRecord(now time.Time, e Event, attrs []slog.Attr, raw bool) *record {
 	return r
 }
 
-// add adds a field, redacted: a plain value as it is, or what its JSON says. It is !ERROR where it
-// can't be encoded, or a method of it panics.
+// add adds a field, redacted. A plain value stays as it is; others are encoded as JSON and decoded.
+// A value that can't be encoded, or whose method panics, becomes !ERROR.
 func (r *record) add(a slog.Attr) {
 	if r.secret(a.Key, weakName) {
-		return // before its method is called
+		return // its methods are not called
 	}
 	defer func() {
 		if recover() != nil {
@@ -102,7 +102,7 @@ func (r *record) add(a slog.Attr) {
 	}
 }
 
-// put adds a field, unless it is there already or a line has no room for more.
+// put adds a field, unless its name is taken or there are too many fields.
 func (r *record) put(name string, v slog.Value) {
 	if !isToken(name) {
 		name = strings.ToValidUTF8(r.text(name), "\ufffd")
@@ -110,18 +110,14 @@ func (r *record) put(name string, v slog.Value) {
 	switch {
 	case len(r.attrs) > softLine/minValue:
 		r.truncated = true
-	case strings.EqualFold(name, "ts"), strings.EqualFold(name, "event"): // the log's own
+	case strings.EqualFold(name, "ts"), strings.EqualFold(name, "event"): // the log sets these
 	case slices.ContainsFunc(r.attrs, func(a slog.Attr) bool { return a.Key == name }):
-	case name == "" && v.Kind() == slog.KindGroup: // as a handler would write it
-		for _, a := range v.Group() {
-			r.put(a.Key, a.Value)
-		}
 	default:
 		r.attrs = append(r.attrs, slog.Attr{Key: name, Value: v})
 	}
 }
 
-// members appends attributes as slog does: it inlines groups without a name, and omits empty ones.
+// members appends attributes as slog does: groups without a name are inlined, empty ones omitted.
 func (r *record) members(b []byte, attrs []slog.Attr, depth int) []byte {
 	if depth > maxDepth {
 		panic(badValue)
@@ -144,10 +140,10 @@ func (r *record) members(b []byte, attrs []slog.Attr, depth int) []byte {
 	return b
 }
 
-// resolve returns what a LogValuer says.
+// resolve returns v, or the value of a LogValuer.
 func (r *record) resolve(v slog.Value) slog.Value {
 	for v.Kind() == slog.KindLogValuer && !isNil(reflect.ValueOf(v.Any())) {
-		if r.asked++; r.asked > maxAsked {
+		if r.resolved++; r.resolved > maxResolved {
 			panic(badValue)
 		}
 		v = v.LogValuer().LogValue()
@@ -166,8 +162,8 @@ func isNil(v reflect.Value) bool {
 }
 
 func (r *record) hasRoom(b []byte) bool {
-	r.truncated = r.truncated || len(b) > maxRoom
-	return len(b) <= maxRoom
+	r.truncated = r.truncated || len(b) > maxEncoded
+	return len(b) <= maxEncoded
 }
 
 // encode writes the record's line to buf.
@@ -177,7 +173,7 @@ func (r *record) encode(now time.Time) {
 	r.buf = append(appendMembers(append(b, ','), r.attrs), '\n')
 }
 
-// appendMembers appends the members of an object, and its end.
+// appendMembers appends the members of an object and the closing brace.
 func appendMembers(b []byte, attrs []slog.Attr) []byte {
 	for _, a := range attrs {
 		b = append(appendString(b, a.Key), ':')
@@ -187,18 +183,18 @@ func appendMembers(b []byte, attrs []slog.Attr) []byte {
 }
 
 // appendTime appends t in UTC, with microseconds. AppendText is several times as fast as a layout,
-// but leaves out zeros at the end: with a nanosecond more there are none.
+// but drops trailing zeros. Adding one nanosecond prevents that; the digits "001" are cut off.
 func appendTime(b []byte, t time.Time) []byte {
 	b, err := t.UTC().Truncate(time.Microsecond).Add(1).AppendText(append(b, '"'))
-	if err != nil { // a year beyond RFC 3339
+	if err != nil { // RFC 3339 has the years 0 to 9999
 		panic(badValue)
 	}
 	return append(bytes.TrimSuffix(b, []byte("001Z")), `+00:00"`...)
 }
 
-// appendValue appends v as JSON. It panics for what JSON does not have.
+// appendValue appends v as JSON. It panics for values that JSON can't express.
 func appendValue(b []byte, v slog.Value) []byte {
-	switch v.Kind() { // those of most fields, without an allocation
+	switch v.Kind() { // the kinds of most fields, without an allocation
 	case slog.KindString:
 		return appendString(b, v.String())
 	case slog.KindInt64:
@@ -240,27 +236,27 @@ func appendJSON(b []byte, x any) []byte {
 	return append(b, text...)
 }
 
-// closeJSON ends an object or a list, of which each part ends in a comma.
+// closeJSON ends an object or a list. It replaces the comma after the last element.
 func closeJSON(b []byte, end byte) []byte {
 	return append(bytes.TrimSuffix(b, []byte(",")), end)
 }
 
-// appendString appends s as a JSON string. Escaped are control characters, and those that make a
-// line look like another: line ends, UAX #9's bidi controls (CVE-2021-42574), the byte order mark.
+// appendString appends s as a JSON string. It escapes control characters and all that can make a
+// line look different: line ends, bidi controls (UAX #9, CVE-2021-42574), the byte order mark.
 func appendString(b []byte, s string) []byte {
 	const hex = "0123456789abcdef"
-	plain := 0 // bytes, most often all of them
+	plain := 0 // bytes that need no escape: most often all
 	for plain < len(s) && s[plain] >= ' ' && s[plain] < 0x7f &&
 		s[plain] != '"' && s[plain] != '\\' {
 		plain++
 	}
 	b = append(append(b, '"'), s[:plain]...)
-	for _, c := range s[plain:] { // U+FFFD for what is not UTF-8
+	for _, c := range s[plain:] { // an invalid byte is U+FFFD
 		switch {
 		case c == '"' || c == '\\':
 			b = append(b, '\\', byte(c))
-		case unicode.IsControl(c), c == 0xfeff,
-			c >= 0x2028 && c <= 0x202e, c >= 0x2066 && c <= 0x2069:
+		case unicode.IsControl(c), unicode.Is(unicode.Bidi_Control, c),
+			c == 0x2028, c == 0x2029, c == 0xfeff:
 			b = append(b, '\\', 'u', hex[c>>12&15], hex[c>>8&15], hex[c>>4&15], hex[c&15])
 		default:
 			b = utf8.AppendRune(b, c)
@@ -269,10 +265,10 @@ func appendString(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// cut cuts a record to what a line has room for: each value to an equal share. A group or a list
-// that is too long becomes a string, of its JSON.
+// cut shortens the values of a record to equal shares of a line. A group or a list that is too long
+// becomes a string: the start of its JSON.
 func (r *record) cut() {
-	names := 128 // with the time
+	names := 128 // bytes for ts and event; then for all other names
 	for _, a := range r.attrs {
 		names += min(len(a.Key), maxName) + len(`"":,`)
 	}
@@ -290,12 +286,12 @@ func (r *record) cut() {
 	}
 }
 
-// cutText returns the beginning of s that takes no more than room bytes of a line.
+// cutText returns the start of s that takes at most room bytes of a line.
 func cutText(s string, room int) string {
-	var written [8]byte
+	var scratch [8]byte
 	room -= len(`""`)
 	for i, r := range s {
-		if room -= len(appendString(written[:0], string(r))) - len(`""`); room < 0 {
+		if room -= len(appendString(scratch[:0], string(r))) - len(`""`); room < 0 {
 			return s[:i]
 		}
 	}

@@ -114,6 +114,29 @@ func TestSuppress_IPv6NetworkIsOneAddress(t *testing.T) { // RFC 6177: a custome
 	assert.Equal(t, map[string]int{"2001:db8:1:2::/64": 940, "203.0.113.9": 40}, told)
 }
 
+// A summary has the start of a long reason or address: the end of a secret may be missing.
+func TestSuppress_SummaryHasNoStartOfASecret(t *testing.T) {
+	long := strings.Repeat("CANARY", 30)
+	for _, secret := range []string{
+		"dial postgres://u:" + long + "@h/db: refused", "//u:/" + long + "@h", "ticket=" + long,
+		"eyJhbGciOiJub25lIn0." + long + ".x", `{"password":"` + long + `"}`,
+	} {
+		all, _ := flooded(t, &audit.FileOptions{RepeatsPerMinute: 1}, func(l *audit.Log, _ string) {
+			refuse(l, secret, secret)
+			refuse(l, secret, secret)
+		})
+		require.Len(t, all, 2)
+		assert.Equal(t, 1, suppressed(all[1]))
+		assert.NotContains(t, fmt.Sprint(all[1].Fields), "CANARY", "%.20s", secret)
+	}
+	plain := strings.Repeat("plain ", 30)
+	all, _ := flooded(t, &audit.FileOptions{RepeatsPerMinute: 1}, func(l *audit.Log, _ string) {
+		refuse(l, plain, "")
+		refuse(l, plain, "")
+	})
+	assert.Equal(t, plain[:128], all[1].Fields["reason"])
+}
+
 // A million addresses, each new: one rate holds over all, memory is bounded,
 // and nothing that succeeded is missing.
 func TestSuppress_ManyAddressesAreBounded(t *testing.T) {

@@ -93,6 +93,7 @@ type (
 		Name string
 	}
 	chain      int
+	namedBytes []byte
 	group      struct{ attrs []slog.Attr }
 	badJSON    struct{ fail any }
 	text       string
@@ -171,6 +172,8 @@ func TestLine_Values(t *testing.T) {
 		{"nil pointer with a method", nilPointer, `null`},
 		{"text bytes", []byte("grüße"), `"grüße"`},
 		{"other bytes", []byte{0xff, 0}, `"/wA="`},
+		{"bytes of a named type", []namedBytes{namedBytes("ticket=v"), {0xff, 0}, {}, nil},
+			`["ticket=***","/wA=","",null]`},
 		{"byte array", [2]byte{1, 2}, `[1,2]`},
 		{"netip.Addr", netip.MustParseAddr("2001:db8::1"), `"2001:db8::1"`},
 		{"http.Header", http.Header{"B": {"2"}, "A": {"1", "x"}}, `{"A":["1","x"],"B":["2"]}`},
@@ -228,11 +231,12 @@ func TestLine_ControlAndBidiCharactersAreEscaped(t *testing.T) {
 	for r := rune(0); r <= 0xffff; r++ {
 		switch {
 		case r < 0x20, r >= 0x7f && r <= 0x9f, r == 0x2028, r == 0x2029,
+			r == 0x61c, r == 0x200e, r == 0x200f, // UAX #9, 2.6
 			r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069, r == 0xfeff: // CVE-2021-42574
 			in.WriteRune(r)
 			fmt.Fprintf(&want, `\u%04x`, r)
-		case r == 0x20, r == 0x7e, r == 0xa0, r == 0x2027, r == 0x202f, r == 0x2065, r == 0x206a,
-			r == 0xfefe:
+		case r == 0x20, r == 0x7e, r == 0xa0, r == 0x61b, r == 0x200d, r == 0x2010,
+			r == 0x2027, r == 0x202f, r == 0x2065, r == 0x206a, r == 0xfefe:
 			in.WriteRune(r)
 			want.WriteRune(r)
 		}

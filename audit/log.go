@@ -13,8 +13,8 @@ import (
 	"github.com/ticketgate/ticketgate/audit/internal/logfile"
 )
 
-// A Log records events. New makes one of a slog.Handler, OpenFile one of a file. A nil *Log records
-// to slog.Default(). The methods may be called concurrently.
+// A Log records events: to a slog.Handler (New) or to a file (OpenFile). A nil *Log records to
+// slog.Default(). Its methods are safe for concurrent use.
 type Log struct {
 	opts    FileOptions
 	handler slog.Handler // of a log without a file; nil: slog.Default()'s
@@ -23,34 +23,33 @@ type Log struct {
 
 	written, failed, suppressed atomic.Uint64
 
-	inside  atomic.Int32 // calls of the handler that have not returned
-	warning sync.Mutex   // held while a warning is under way
-	warned  time.Time    // when the last one began
+	inHandler atomic.Int32 // calls of the handler that have not returned
+	warning   sync.Mutex   // held during a warning
+	warned    time.Time    // when the last warning started
 }
 
-// byDefault is what a nil *Log stands for.
-var byDefault = New(nil)
+// defaultLog is used for a nil *Log.
+var defaultLog = New(nil)
 
 // New returns a Log that hands its events to h: the event as the message and as the first
-// attribute, "event", then the attributes. Refusals are suppressed at FileOptions' default rates,
-// and secrets redacted, as they are for a file. What is not a plain value arrives as its JSON would
-// be: groups for objects, []any for lists. Refusals have slog.LevelWarn, all others slog.LevelInfo.
+// attribute, "event", then the attributes. It redacts secrets, and suppresses refusals at the
+// default rates of FileOptions. A value that is not plain arrives in the form of its JSON: a group
+// for an object, []any for a list. Refusals have slog.LevelWarn, other events slog.LevelInfo.
 //
-// h.Enabled is not called: a level that is set against chatter must not make sign-ins vanish. A nil
-// h is slog.Default()'s. Record waits for h: the example's doesn't wait, and may lose events.
+// The log does not call h.Enabled: a level set for less noise must not drop sign-ins. A nil h means
+// the handler of slog.Default(). Record waits for h; the async example shows one that doesn't wait.
 func New(h slog.Handler) *Log {
 	o, _ := (*FileOptions)(nil).withDefaults()
 	return &Log{opts: o, handler: h}
 }
 
-// Record records one event with attrs as its fields. It never fails its caller: what goes wrong in
-// a handler, on a disk or in a value's methods is counted, and reported to slog.Default() as a
-// warning, at most once a minute.
+// Record records one event with attrs as its fields. It never fails its caller: errors of a handler
+// or disk are counted in Stats, and reported to slog.Default() as a warning, at most once a minute.
 //
-// Of attributes with equal names, the first stays; ts and event are the log's own. The package
-// comment says what becomes of values and secrets.
+// If attributes have equal names, the first is written. Attributes called ts or event are ignored.
+// The package comment describes values and secrets.
 func (l *Log) Record(ctx context.Context, e Event, attrs ...slog.Attr) {
-	l = cmp.Or(l, byDefault)
+	l = cmp.Or(l, defaultLog)
 	if l.handler == slog.DiscardHandler {
 		l.written.Add(1)
 		return
@@ -62,10 +61,10 @@ func (l *Log) Record(ctx context.Context, e Event, attrs ...slog.Attr) {
 	_ = l.count(l.write(ctx, e, attrs, false))
 }
 
-// write writes an event to the file or hands it to the handler. raw: another Log has redacted it.
-func (l *Log) write(ctx context.Context, e Event, attrs []slog.Attr, raw bool) error {
+// write writes an event to the file, or hands it to the handler.
+func (l *Log) write(ctx context.Context, e Event, attrs []slog.Attr, redacted bool) error {
 	now := time.Now()
-	r := newRecord(now, e, attrs, raw)
+	r := newRecord(now, e, attrs, redacted)
 	defer r.free()
 	if l.file != nil {
 		return l.file.Write(now, r.buf)
@@ -80,13 +79,13 @@ func (l *Log) write(ctx context.Context, e Event, attrs []slog.Attr, raw bool) e
 	return l.handle(ctx, rec)
 }
 
-// maxInside ends a handler that records events through this log without end, before the stack does.
-const maxInside = 10_000
+// maxInHandler stops a handler that calls Record on its own log, before the stack overflows.
+const maxInHandler = 10_000
 
 func (l *Log) handle(ctx context.Context, rec slog.Record) (err error) {
-	defer l.inside.Add(-1)
-	if l.inside.Add(1) > maxInside {
-		return fmt.Errorf("%d calls of the handler have not returned", maxInside)
+	defer l.inHandler.Add(-1)
+	if l.inHandler.Add(1) > maxInHandler {
+		return fmt.Errorf("%d calls of the handler have not returned", maxInHandler)
 	}
 	defer func() {
 		if p := recover(); p != nil {
@@ -97,19 +96,19 @@ func (l *Log) handle(ctx context.Context, rec slog.Record) (err error) {
 	return h.Handle(cmp.Or(ctx, context.Background()), rec)
 }
 
-// Handler returns a slog.Handler that writes to l what another Log hands to it: a record's message
-// is the event, its attributes are the fields. It neither suppresses nor redacts, because that Log
-// has done so. Use it with slog.NewMultiHandler, to write to a file and somewhere else:
+// Handler returns a slog.Handler that writes the records of another Log to l: the message is the
+// event, the attributes are the fields. It does not suppress or redact, because the other Log has
+// done so. Use it with slog.NewMultiHandler, to write to a file and to another handler:
 //
 //	log := audit.New(slog.NewMultiHandler(file.Handler(), metrics))
 func (l *Log) Handler() slog.Handler {
-	l = cmp.Or(l, byDefault)
+	l = cmp.Or(l, defaultLog)
 	return sink(func(ctx context.Context, e Event, attrs []slog.Attr) error {
 		return l.count(l.write(ctx, e, attrs, true))
 	})
 }
 
-// A sink is a slog.Handler that is one function.
+// A sink is a function that serves as a slog.Handler.
 type sink func(ctx context.Context, e Event, attrs []slog.Attr) error
 
 func (s sink) Enabled(context.Context, slog.Level) bool { return true }
@@ -131,22 +130,22 @@ func (s sink) WithGroup(name string) slog.Handler {
 	})
 }
 
-// Stats is what became of the events recorded so far: their sum is how many there were. Lines that
-// the log writes on its own account do not count.
+// Stats counts the events recorded so far, by their result. Lines that the log adds itself, to
+// report suppressed refusals and gaps, do not count.
 type Stats struct {
 	Written    uint64 // whole lines in the file, or records that a handler took without an error
 	Failed     uint64 // not written, because of an error
-	Suppressed uint64 // refusals beyond the rates that FileOptions sets
+	Suppressed uint64 // refusals above the rates of FileOptions
 }
 
-// Stats returns the log's counts. They are exact once no Record is under way.
+// Stats returns the counts of the log. They are exact while no call of Record is running.
 func (l *Log) Stats() Stats {
-	l = cmp.Or(l, byDefault)
+	l = cmp.Or(l, defaultLog)
 	return Stats{l.written.Load(), l.failed.Load(), l.suppressed.Load()}
 }
 
-// Close reports what was suppressed, and closes the file. Events that are recorded to a file later
-// fail; for a handler, no refusal is suppressed any more. Later calls return the same.
+// Close reports the suppressed refusals, and closes the file. After Close, Record on a log with a
+// file fails, and on a log with a handler suppresses nothing. Later calls return the same error.
 func (l *Log) Close() error {
 	if l == nil {
 		return nil
@@ -161,7 +160,7 @@ func (l *Log) Close() error {
 	return nil
 }
 
-// count counts an event that was written or, with an error, was not.
+// count counts an event as written or, with an error, as failed.
 func (l *Log) count(err error) error {
 	if err == nil {
 		l.written.Add(1)
@@ -172,8 +171,8 @@ func (l *Log) count(err error) error {
 	return err
 }
 
-// warn reports to slog.Default() what went wrong, if nothing was reported within the minute. That
-// may lead back here, may panic and may hang: warn waits for no more than a moment.
+// warn logs a warning to slog.Default(), at most once a minute. That logger may call Record, panic
+// or hang, so it runs in a goroutine, and warn waits at most 100 ms.
 func (l *Log) warn(what string, err error) {
 	if !l.warning.TryLock() {
 		return

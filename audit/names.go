@@ -12,14 +12,14 @@ import (
 	"unicode/utf8"
 )
 
-// What a name says about its value.
+// The kinds of names.
 const (
 	plainName  = iota
-	weakName   // a secret as a field; in a text it is an everyday word
-	secretName // a secret anywhere
+	weakName   // its value is a secret in a field, but in a text it is also an everyday word
+	secretName // its value is a secret everywhere
 )
 
-// endings are what the names of secrets end in, by the last three letters. ^ begins the name.
+// endings has the ends of secret names, by their last three letters. ^ is the start of a name.
 var endings = map[string]string{
 	"ode": "^code", "ate": "^state", "ket": "^ticket",
 	"ken": "token", "ret": "secret", "key": "apikey", "ord": "password",
@@ -28,9 +28,9 @@ var endings = map[string]string{
 	"ion": "authorization", "kie": "cookie", "ies": "^cookies",
 }
 
-// nameKind returns what a field's name says. Of password[0] and user[password] each part counts.
+// nameKind returns the kind of a name: for user[password], the highest kind of its parts.
 func nameKind(name string) (kind int) {
-	if len(name) < len("pwd") { // the shortest
+	if len(name) < len("pwd") { // the shortest secret name
 		return plainName
 	}
 	if strings.IndexByte(name, '[') >= 0 {
@@ -40,11 +40,11 @@ func nameKind(name string) (kind int) {
 		}
 		return kind
 	}
-	var three [3]byte
-	var all [len("^authorization")]byte
-	ending := endings[string(lastLetters(three[:], name))]
+	var last3 [3]byte
+	var longest [len("^authorization")]byte
+	ending := endings[string(lastLetters(last3[:], name))]
 	switch {
-	case ending == "", !strings.HasSuffix(string(lastLetters(all[:], name)), ending):
+	case ending == "", !strings.HasSuffix(string(lastLetters(longest[:], name)), ending):
 		return plainName
 	case ending == "^code", ending == "^state":
 		return weakName
@@ -52,10 +52,10 @@ func nameKind(name string) (kind int) {
 	return secretName
 }
 
-// lastLetters fills room with the last letters of a name, in lower case: X-API-KEY, xApiKey and
-// x.api.key are one name, in every width.
-func lastLetters(room []byte, name string) []byte {
-	at := len(room)
+// lastLetters fills buf from its end with the last letters of a name, in lower case and half width:
+// X-API-KEY, xApiKey and x.api.key are the same. It returns the filled part.
+func lastLetters(buf []byte, name string) []byte {
+	at := len(buf)
 	for at > 0 && name != "" {
 		c, size := utf8.DecodeLastRuneInString(name)
 		name = name[:len(name)-size]
@@ -68,36 +68,35 @@ func lastLetters(room []byte, name string) []byte {
 		switch lower := c | 0x20; {
 		case lower >= 'a' && lower <= 'z':
 			at--
-			room[at] = byte(lower)
+			buf[at] = byte(lower)
 		case unicode.IsLetter(c): // of another alphabet
 			at--
-			room[at] = '?'
+			buf[at] = '?'
 		}
 	}
 	if at > 0 {
 		at--
-		room[at] = '^'
+		buf[at] = '^'
 	}
-	return room[at:]
+	return buf[at:]
 }
 
-// secret reports whether a name is at least of this kind.
-func (r *record) secret(name string, kind int) bool { return !r.raw && nameKind(name) >= kind }
+// secret reports whether r has to redact a name of this kind or a higher one.
+func (r *record) secret(name string, kind int) bool { return !r.redacted && nameKind(name) >= kind }
 
-// text returns s without the secrets in it. Of a JSON text they go by their names, as values do.
+// text returns s with *** for its secrets. A JSON text is redacted by the names of its members.
 func (r *record) text(s string) string {
 	clipped := len(s) > maxText
 	if clipped {
 		s, r.truncated = s[:maxText], true
 	}
-	if r.raw || !clipped && isToken(s) { // as most are
+	if r.redacted || !clipped && isToken(s) { // most texts are one token
 		return s
 	}
 	clean := ""
 	switch {
 	case clipped:
-		const ends = "..@" // of a secret that reaches beyond
-		clean = strings.TrimSuffix(redactText(s+ends), ends)
+		clean = redactStart(s)
 	case len(s) <= maxJSON && strings.IndexByte("{[ \t\r\n", s[0]) >= 0 && json.Valid([]byte(s)):
 		clean = redactJSON(s)
 	default:
@@ -107,7 +106,7 @@ func (r *record) text(s string) string {
 	return clean
 }
 
-// inToken reports whether c is one of base64url's characters (RFC 4648, 5).
+// inToken reports whether c is a character of base64url (RFC 4648, 5).
 func inToken(c byte) bool {
 	return c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '0' && c <= '9' || c == '_' || c == '-'
 }
@@ -121,7 +120,7 @@ func isToken(s string) bool {
 	return true
 }
 
-// beginsObject reports whether base64url stands for {" or { and white space.
+// beginsObject reports whether s is base64url of {" or of { and white space.
 func beginsObject(s string) bool {
 	return len(s) >= 4 && s[0] == 'e' && (s[1] == 'y' && strings.IndexByte("ABCDIJKL", s[2]) >= 0 ||
 		s[1] == 'w' && strings.IndexByte("klmnopqr0123", s[2]) >= 0)
@@ -129,22 +128,29 @@ func beginsObject(s string) bool {
 
 const masked = "***"
 
-// redactText returns s with *** for the secrets in it. One whose form is percent-encoded or escaped
-// as in JSON is found once that is undone, and s is returned like that.
+// redactText returns s with *** for its secrets. If it finds more of them after decoding s, it
+// returns the decoded text.
 func redactText(s string) string {
 	s = mask(s, false)
 	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '\\') < 0 {
 		return s
 	}
-	plain := undo().Replace(s)
+	plain := decoder().Replace(s)
 	if clean := mask(plain, true); clean != plain {
 		return clean
 	}
 	return s
 }
 
-// undo undoes percent-encoding and JSON's escapes once. What would newly end a value is a plus.
-var undo = sync.OnceValue(func() *strings.Replacer {
+// redactStart redacts the start of a longer text. The text may be cut inside a JWT or userinfo.
+func redactStart(s string) string {
+	const ends = "..@" // completes them
+	return strings.TrimSuffix(redactText(s+ends), ends)
+}
+
+// decoder decodes percent-encoding and JSON escapes, once. Encoded white space and & become a plus,
+// because they do not end a value; \n and \r become a line end.
+var decoder = sync.OnceValue(func() *strings.Replacer {
 	pairs := []string{`\\`, `\\`, `\"`, `"`, `\/`, `/`, `\n`, "\n", `\r`, "\n"}
 	for c := range 256 {
 		char := string([]byte{byte(c)})
@@ -159,7 +165,7 @@ var undo = sync.OnceValue(func() *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 })
 
-// redactJSON returns a JSON text with *** for its secrets. A text without any stays as it is.
+// redactJSON returns a JSON text with *** for its secrets, or unchanged if it has none.
 func redactJSON(s string) (clean string) {
 	defer func() {
 		if recover() != nil {
@@ -173,8 +179,8 @@ func redactJSON(s string) (clean string) {
 	return s
 }
 
-// decode returns the value of a JSON text, which is valid, redacted: attributes for an object, but
-// a map where it is empty or in a list.
+// decode returns the value of a valid JSON text, redacted. An object becomes attributes, but a map
+// if it is empty or in a list.
 func (r *record) decode(text []byte) any {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
@@ -211,7 +217,7 @@ func (r *record) decodeNext(d *json.Decoder, depth int, inList bool) any {
 	return t
 }
 
-// decodeObject leaves secrets out. In a text, *** stands for them.
+// decodeObject leaves secrets out. Inside a text, it replaces them by ***.
 func (r *record) decodeObject(d *json.Decoder, depth int, inList bool) any {
 	var members []slog.Attr
 	object := map[string]any{}

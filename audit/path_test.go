@@ -182,7 +182,7 @@ func TestReopen(t *testing.T) {
 	require.NoError(t, l.Reopen())
 	require.NoError(t, os.Rename(path, path+".2"))
 	require.NoError(t, os.Mkdir(path, 0o700))
-	require.ErrorContains(t, l.Reopen(), "no regular file")
+	require.ErrorContains(t, l.Reopen(), "not a regular file")
 	l.Record(ctx, audit.Logout, slog.String("id", "3"))
 	assert.Contains(t, readAll(t, path+".2"), `"id":"3"`, "the old one goes on")
 	require.NoError(t, l.Close())
@@ -220,7 +220,7 @@ func TestOpenFile_AllBadOptionsAreNamed(t *testing.T) {
 	_, err := audit.OpenFile(filepath.Join(t.TempDir(), "x"), &audit.FileOptions{
 		MaxSize: 100, MaxAge: time.Millisecond, KeepFiles: -1, RepeatsPerMinute: -1,
 		RefusalsPerMinute: -1})
-	for _, name := range []string{"MaxSize is 100: want 0, for 67108864, or at least 4096",
+	for _, name := range []string{"MaxSize is 100: want 0 (default 67108864) or at least 4096",
 		"MaxAge", "KeepFiles", "RepeatsPerMinute", "RefusalsPerMinute"} {
 		assert.ErrorContains(t, err, name)
 	}

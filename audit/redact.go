@@ -6,14 +6,14 @@ import (
 )
 
 // A masker looks for secrets in v, from left to right. A secret may begin inside another and end
-// after it. The masker looks at each byte a bounded number of times: strangers choose what v is.
+// after it. It reads each byte a bounded number of times, because strangers choose v.
 type masker struct {
 	v       string
-	decoded bool           // v was percent-encoded, or escaped
-	skip    int            // no secret begins before
-	at      int            // the last place where userinfo looked for an @
-	ends    map[string]int // where the last word ends, by what can end it
-	out     []byte         // the result, up to done in v
+	decoded bool           // v was percent-encoded or had JSON escapes
+	skip    int            // the scan continues here
+	at      int            // where the last search for an @ stopped
+	ends    map[string]int // the end of the last word, by the characters that can end it
+	out     []byte         // the result for v[:done]
 	done    int
 }
 
@@ -23,15 +23,15 @@ func mask(s string, decoded bool) string {
 		switch s[i] {
 		case '=', ':':
 			m.afterName(i)
-		case ' ', '+', '\t': // a header's token (RFC 6750)
+		case ' ', '+', '\t': // before a bearer token (RFC 6750)
 			if m.follows(i, "bearer") {
-				m.hideWord(len(s)-len(strings.TrimLeft(s[i:], " +\t")), `,;&"'`)
+				m.hideWord(len(s)-len(strings.TrimLeft(s[i:], " +\t\\\"'")), `,;&"'`)
 			}
 		case '.':
 			m.afterDot(i)
 		case '/':
 			m.afterSlash(i)
-		case '"': // what net/url's errors show of a password that they take for a port
+		case '"': // an error of net/url shows part of a password as a port
 			if strings.HasSuffix(s[:i], "invalid port ") {
 				m.inQuotes(i)
 			}
@@ -43,7 +43,7 @@ func mask(s string, decoded bool) string {
 	return string(append(m.out, s[m.done:]...))
 }
 
-// hide masks a part of v. Parts that touch share one ***.
+// hide replaces v[from:to] by ***. Adjacent parts share one ***.
 func (m *masker) hide(from, to int) {
 	if from >= to || to <= m.done || m.v[from:to] == masked {
 		return
@@ -54,7 +54,7 @@ func (m *masker) hide(from, to int) {
 	m.done = to
 }
 
-// hideAll masks all up to one of chars, or to the end.
+// hideAll hides v[from:] up to one of chars, or all of it.
 func (m *masker) hideAll(from int, chars string) {
 	m.skip = len(m.v)
 	if n := strings.IndexAny(m.v[from:], chars); n >= 0 {
@@ -63,7 +63,7 @@ func (m *masker) hideAll(from int, chars string) {
 	m.hide(from, m.skip)
 }
 
-// hideWord masks a word. Of what was encoded, chars may be a part.
+// hideWord hides the word at from. In a decoded text chars do not end it: they may be part of it.
 func (m *masker) hideWord(from int, chars string) {
 	if m.decoded {
 		chars = ""
@@ -72,13 +72,13 @@ func (m *masker) hideWord(from int, chars string) {
 		m.ends = map[string]int{}
 	}
 	if from >= m.ends[chars] {
-		m.ends[chars] = m.end(from, chars)
+		m.ends[chars] = m.wordEnd(from, chars)
 	}
 	m.hide(from, m.ends[chars])
 }
 
-// end returns where the word at i ends: at white space, one of chars, or its last quote.
-func (m *masker) end(i int, chars string) int {
+// wordEnd returns the end of the word at i: white space, one of chars, or a closing quote.
+func (m *masker) wordEnd(i int, chars string) int {
 	for ; i < len(m.v) && m.v[i] > ' '; i++ {
 		c, rest := m.v[i], m.v[i+1:]
 		if !inToken(c) && (strings.IndexByte(chars, c) >= 0 ||
@@ -89,15 +89,15 @@ func (m *masker) end(i int, chars string) int {
 	return i
 }
 
-// follows reports whether word ends before i.
+// follows reports whether v[:i] ends in word, as a whole word, in any case.
 func (m *masker) follows(i int, word string) bool {
 	start := i - len(word)
 	return start >= 0 && (start == 0 || !inToken(m.v[start-1])) &&
 		strings.EqualFold(m.v[start:i], word)
 }
 
-// afterName masks the value in a query (RFC 3986, 3.4), a form, a header line, a JSON text, and
-// what %v prints of a map or a struct.
+// afterName hides the value after the = or : at i, if a secret's name is before it: in a query (RFC
+// 3986, 3.4), a form, a header line, a JSON text, or a map or struct printed with %v.
 func (m *masker) afterName(i int) {
 	before := strings.TrimRight(m.v[:i], " ")
 	name := strings.TrimRight(before, `"'`)
@@ -110,11 +110,8 @@ func (m *masker) afterName(i int) {
 		name[start-1] >= 0x80) {
 		start--
 	}
-	name = name[start:]
-	kind := nameKind(name)
-	if dot := strings.LastIndexByte(name, '.'); dot >= 0 && kind == plainName {
-		kind = nameKind(name[dot+1:]) // in a text, user.ticket is a ticket too
-	}
+	name = name[start:] // user.ticket is a ticket
+	kind := max(nameKind(name), nameKind(name[strings.LastIndexByte(name, '.')+1:]))
 	rest := strings.TrimLeft(m.v[i+1:], " \t")
 	if kind == plainName || rest == "" {
 		return
@@ -125,21 +122,24 @@ func (m *masker) afterName(i int) {
 	switch {
 	case value != "" && (value[0] == '"' || value[0] == '\''):
 		m.inQuotes(len(m.v) - len(value))
+		if m.v[i] == '=' { // in a query, quotes do not end a value
+			m.hideWord(min(m.skip+1, len(m.v)), "&,;:)]}>")
+		}
 	case m.v[i] == '=':
 		m.hideWord(from, "&")
 	case rest[0] == '[' && tight && !quoted: // as http.Header is printed
 		m.hideAll(from+1, "]")
 	case !quoted && kind == secretName && m.isHeader(start, i):
 		m.hideAll(from, "\r\n")
-	case rest[0] == '{' || rest[0] == '[': // where it ends is not looked for
+	case rest[0] == '{' || rest[0] == '[': // its end is not searched
 		m.hideAll(from, "")
-	case quoted || tight: // else "refresh token: connection refused"
+	case quoted || tight: // unlike "refresh token: connection refused"
 		m.hideWord(from, ",]})&")
 	}
 }
 
-// isHeader reports whether a name from start to a colon at i is a header's: one after a line's end
-// or an escape, with a capital letter, or that is nothing else.
+// isHeader reports whether v[start:i] is a header's name: at the start or after a line end, quote,
+// colon or escape, or capitalized, or with a hyphen, or ending in authorization or cookie.
 func (m *masker) isHeader(start, i int) bool {
 	before, name, value := strings.TrimRight(m.v[:start], " "), m.v[start:i], m.v[i+1:]
 	lower := strings.TrimRight(strings.ToLower(name), " ")
@@ -149,7 +149,7 @@ func (m *masker) isHeader(start, i int) bool {
 		strings.HasSuffix(lower, "cookie") && strings.Contains(value[:min(len(value), 256)], "=")
 }
 
-// inQuotes masks what the quote at i and the next one like it enclose.
+// inQuotes hides the text between the quote at i and the closing one.
 func (m *masker) inQuotes(i int) {
 	escapes := func(at int) int { return at - len(strings.TrimRight(m.v[:at], `\`)) }
 	to := i + 1
@@ -160,8 +160,8 @@ func (m *masker) inQuotes(i int) {
 	m.hide(i+1, to-escapes(to))
 }
 
-// afterDot masks a ticket in a list of subprotocols, and a JWT (RFC 7519): parts of base64url of
-// which the first, before i, is a JSON object.
+// afterDot hides a ticket in a list of subprotocols, and a JWT (RFC 7519): parts in base64url. The
+// first, before i, is a JSON object.
 func (m *masker) afterDot(i int) {
 	if m.follows(i, "ticket") {
 		m.hideWord(i+1, `,;&"'`)
@@ -184,31 +184,30 @@ func (m *masker) afterDot(i int) {
 	}
 }
 
-// afterSlash masks a URL's userinfo (RFC 3986, 3.2.1), and the segment of a path that follows one
-// with a secret's name: /reset-password/…
+// afterSlash hides the userinfo of a URL (RFC 3986, 3.2.1), and a path segment after one with a
+// secret's name: /reset-password/…
 func (m *masker) afterSlash(i int) {
 	if strings.HasPrefix(m.v[i:], "//") {
 		m.userinfo(i + 2)
-		return
 	}
 	slash := strings.LastIndexByte(m.v[:i], '/')
 	if slash >= 0 && nameKind(m.v[slash+1:i]) == secretName &&
 		!strings.ContainsAny(m.v[slash:i], " ,;:=&?") {
-		m.hideWord(i+1, "/?#&")
+		m.hideWord(len(m.v)-len(strings.TrimLeft(m.v[i:], "/")), "/?#&")
 	}
 }
 
-// userinfo masks what stands before the @ of the authority at i. A password with a / or # in it
-// makes the authority end too early: where its port is no number, the @ is looked for beyond.
+// userinfo hides all before the @ of the authority at i. A / or # in a password ends the authority
+// too early: if its port is not a number, the @ may be after its end.
 func (m *masker) userinfo(i int) {
-	end := m.end(i, `/?#\`)
+	end := m.wordEnd(i, `/?#\`)
 	authority := m.v[i:end]
 	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
 		m.hide(i, i+at)
 		return
 	}
 	if m.at < end {
-		m.at = m.end(end, "@")
+		m.at = m.wordEnd(end, "@")
 	}
 	_, port, ok := strings.Cut(authority[strings.LastIndexByte(authority, ']')+1:], ":")
 	if !ok || m.at <= m.done || !strings.HasPrefix(m.v[m.at:], "@") {

@@ -87,7 +87,7 @@ func TestRotate_FailureKeepsOldFile(t *testing.T) {
 		assert.Equal(t, audit.Stats{Written: 20}, l.Stats())
 		assert.Equal(t, []string{path}, logFiles(t, path))
 		synctest.Wait()
-		assert.Contains(t, out.String(), "could not be renewed")
+		assert.Contains(t, out.String(), "could not be replaced")
 		require.NoError(t, os.RemoveAll(spare))
 		time.Sleep(time.Second)
 		l.Record(ctx, audit.Logout, slog.String("id", "after"))

@@ -220,5 +220,5 @@ func TestSinks_OneThatFailsDoesNotStopTheOther(t *testing.T) {
 
 	require.NoError(t, os.Symlink(filepath.Join(t.TempDir(), "x"), path+".link"))
 	_, err := audit.OpenFile(path+".link", nil)
-	require.ErrorContains(t, err, "no regular file")
+	require.ErrorContains(t, err, "not a regular file")
 }

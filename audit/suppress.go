@@ -10,18 +10,18 @@ import (
 	"time"
 )
 
-// floods counts the refusals of each minute, which begins with its first one.
+// floods counts the refusals of a minute. A minute begins with its first refusal.
 type floods struct {
-	reporting sync.Mutex // held during a report: Close waits, and then reports what it left
+	reporting sync.Mutex // held during a report; Close waits for it
 
 	mu     sync.Mutex
 	kinds  map[kind]*tally
-	passed int         // of all kinds
-	minute *time.Timer // nil: none has begun
+	passed int         // refusals of all kinds
+	minute *time.Timer // ends the minute; nil before its first refusal
 	closed bool
 }
 
-// A kind is all refusals of one event, reason and address.
+// Refusals of one kind have the same event, reason and address.
 type kind struct {
 	event        Event
 	reason, addr string
@@ -32,11 +32,11 @@ type tally struct {
 	suppressed uint64
 }
 
-// maxKinds bounds the kinds with an address, and those with a reason beside them.
-const maxKinds = 256
+const maxKinds = 256    // kinds with an address; as many more have only a reason
+const maxKindText = 128 // bytes of a kind's reason and address
 
-// suppress counts a refusal, and reports whether it is one too many. After Close none is, because
-// no report would follow.
+// suppress counts a refusal, and reports whether it is above a rate. After Close it reports false,
+// because no report would follow.
 func (l *Log) suppress(e Event, attrs []slog.Attr) bool {
 	k := kind{event: e}
 	for _, a := range attrs {
@@ -44,7 +44,9 @@ func (l *Log) suppress(e Event, attrs []slog.Attr) bool {
 			continue
 		}
 		text := a.Value.String()
-		text = text[:min(len(text), 128)]
+		if len(text) > maxKindText {
+			text = redactStart(text[:maxKindText])
+		}
 		switch a.Key {
 		case "reason":
 			k.reason = text
@@ -67,7 +69,7 @@ func (l *Log) suppress(e Event, attrs []slog.Attr) bool {
 	return true
 }
 
-// network returns the address that addr counts as: one customer has a whole /64 of IPv6 (RFC 6177).
+// network returns addr in one spelling. IPv6 counts by /64: one customer has all of it (RFC 6177).
 func network(addr string) string {
 	ip, err := netip.ParseAddr(addr)
 	if err != nil {
@@ -80,9 +82,9 @@ func network(addr string) string {
 	return prefix.String()
 }
 
-// tally returns the tally of a kind. Those that came once make room for it, so that many addresses
-// don't hide one that comes again and again. Kinds that there is still no room for share a tally
-// without their address, then without their reason.
+// tally returns the tally of a kind. If there are too many, it forgets kinds that came only once:
+// many addresses must not hide one that comes often. If that is not enough, kinds share a tally
+// without address, then without reason.
 func (l *Log) tally(k kind) (t *tally, shared bool) {
 	if l.minute == nil {
 		l.minute = time.AfterFunc(time.Minute, func() { l.report(false) })
@@ -100,14 +102,14 @@ func (l *Log) tally(k kind) (t *tally, shared bool) {
 		k.reason = ""
 	}
 	if l.kinds[k] == nil {
-		k.reason, k.addr = strings.Clone(k.reason), strings.Clone(k.addr) // of longer texts
+		k.reason, k.addr = strings.Clone(k.reason), strings.Clone(k.addr) // frees the longer texts
 		l.kinds[k] = &tally{}
 	}
 	return l.kinds[k], shared
 }
 
-// report ends the minute, and reports what was suppressed in it. What can't be reported counts as
-// suppressed in the next minute, unless this was the last one.
+// report ends the minute, and writes a line for each kind with suppressed refusals. If that fails,
+// their number is added to the next minute, unless the log is closed.
 func (l *Log) report(last bool) {
 	l.reporting.Lock()
 	defer l.reporting.Unlock()

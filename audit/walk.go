@@ -12,14 +12,14 @@ import (
 	"unicode/utf8"
 )
 
-// walk appends x as JSON, for decode to redact. It does what json.Marshal does, but finds
-// LogValuers, errors and Go names at every depth.
+// walk appends x as JSON, which decode redacts. It follows json.Marshal, but resolves LogValuers,
+// writes errors as text, and leaves out fields by their Go names, at every depth.
 func (r *record) walk(b []byte, x any, depth int) []byte {
 	v := reflect.ValueOf(x)
 	if isNil(v) {
 		return append(b, "null"...)
 	}
-	if depth++; depth > maxDepth { // a cycle, or as good as one
+	if depth++; depth > maxDepth { // probably a cycle
 		panic(badValue)
 	}
 	switch x := x.(type) {
@@ -46,7 +46,7 @@ func (r *record) walk(b []byte, x any, depth int) []byte {
 		if len(x) > maxText || utf8.Valid(x) {
 			return r.walk(b, string(x), depth)
 		}
-	case json.Marshaler: // even if it is an error
+	case json.Marshaler: // walkKind calls it, even for an error
 	case error:
 		return r.walk(b, x.Error(), depth)
 	}
@@ -68,7 +68,7 @@ func (r *record) walkKind(b []byte, v reflect.Value, depth int) []byte {
 		return r.walk(b, v.String(), depth)
 	case reflect.Struct:
 		return closeJSON(r.fields(append(b, '{'), v, depth), '}')
-	case reflect.Map: // json.Marshal writes the names, and sorts them
+	case reflect.Map: // json.Marshal encodes and sorts the keys
 		m := reflect.MakeMap(reflect.MapOf(v.Type().Key(), reflect.TypeFor[json.RawMessage]()))
 		start := len(b)
 		for it := v.MapRange(); it.Next() && r.hasRoom(b); {
@@ -78,6 +78,9 @@ func (r *record) walkKind(b []byte, v reflect.Value, depth int) []byte {
 		}
 		return appendJSON(b[:start], m.Interface())
 	case reflect.Slice, reflect.Array:
+		if v.Type().AssignableTo(reflect.TypeFor[[]byte]()) {
+			return r.walk(b, v.Bytes(), depth)
+		}
 		b = append(b, '[')
 		for i := 0; i < v.Len() && r.hasRoom(b); i++ {
 			b = append(r.walk(b, v.Index(i).Interface(), depth), ',')
@@ -87,7 +90,7 @@ func (r *record) walkKind(b []byte, v reflect.Value, depth int) []byte {
 	return appendJSON(b, v.Interface())
 }
 
-// fields appends a struct's own fields, then the embedded ones: the first of equal names stays.
+// fields appends a struct's own fields, then the embedded ones: decode keeps the first of a name.
 func (r *record) fields(b []byte, v reflect.Value, depth int) []byte {
 	if depth > maxDepth { // it embeds itself
 		panic(badValue)

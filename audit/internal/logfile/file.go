@@ -1,5 +1,5 @@
-// Package logfile writes whole lines to a file that rotates. It notices what others do to the file,
-// and writes a line of its own where lines are missing.
+// Package logfile writes whole lines to a file that rotates. It notices when others move, remove or
+// truncate the file, and writes a line about missing lines.
 package logfile
 
 import (
@@ -16,83 +16,80 @@ import (
 )
 
 const (
-	lookEvery  = 250 * time.Millisecond // how often path is compared with what is open
+	checkEvery = 250 * time.Millisecond // how often Write compares path with the open file
 	retryEvery = 10 * time.Second       // how often a file on a failing disk is replaced
 	maxLine    = 64 << 10               // no line is longer
 )
 
 var (
-	// ErrClosed is returned by a File that is closed.
+	// ErrClosed is the error of a closed File.
 	ErrClosed = errors.New("the log is closed")
 
-	errSuspect = errors.New("the disk failed lately")
+	errSuspect = errors.New("the disk failed; the log tries a new file every 10 seconds")
 	newline    = []byte("\n")
 )
 
-// Options are required, but for MaxAge, Compress and Sync.
+// Options has optional fields, MaxAge, Compress and Sync. The others are required.
 type Options struct {
-	MaxSize   int64         // bytes that a file does not grow beyond
+	MaxSize   int64         // of a file, in bytes
 	MaxAge    time.Duration // how long a file is written to; 0: no limit
-	KeepFiles int           // old files that are kept
-	Compress  bool          // old files are compressed with gzip
-	Sync      bool          // Write returns when the line is on the disk
+	KeepFiles int           // number of old files to keep
+	Compress  bool          // compress old files with gzip
+	Sync      bool          // Write returns after fsync
 
-	// Gap returns the line that says that lines may be missing.
-	Gap func(reason string, lines int) []byte
-	// Written returns when a line was written, as the line itself says.
-	Written func(line []byte) (time.Time, error)
-	// Warn reports a fault that loses no line. A goroutine calls it.
-	Warn func(what string, err error)
+	Gap     func(reason string, lines int) []byte // returns a line about missing lines
+	Written func(line []byte) (time.Time, error)  // returns the time in a line
+	Warn    func(what string, err error)          // is called in a goroutine; no line is lost
 }
 
-// A File is the file at a path and the old files beside it. Its methods may be called concurrently.
+// A File is the file at a path, with its old files. Its methods are safe for concurrent use.
 type File struct {
 	path string
 	o    Options
 
-	closed atomic.Bool // set with mu held; tidying ends
+	closed atomic.Bool // set with mu held; stops tidy
 
-	mu     sync.Mutex
-	lock   *os.File // makes this File the only one at path
-	f      *os.File // nil: none could be opened; each look tries again
-	broken error    // why f is nil
-	id     os.FileInfo
-	size   int64
-	lines  int       // whole lines in f
-	synced int       // those of them that are on the disk, if Sync
-	dirty  bool      // something was written since
-	batch  *batch    // the other ones
-	born   time.Time // when f was begun
-	seq    uint64    // the highest number of an old file
+	mu      sync.Mutex
+	lock    *os.File // keeps other Files from path
+	f       *os.File // nil if it could not be opened; checkPath tries again
+	broken  error    // why f is nil
+	id      os.FileInfo
+	size    int64
+	lines   int       // whole lines in f
+	synced  int       // with Sync: lines of f before the last fsync
+	dirty   bool      // f was written to after the last fsync
+	batch   *batch    // with Sync: lines after the last fsync
+	started time.Time // when f was begun
+	seq     uint64    // the highest number of an old file
 
-	looked  time.Time      // when f was last compared with path
+	checked time.Time      // when f was last compared with path
 	torn    bool           // f ends in part of a line
-	suspect bool           // the disk failed on f: nothing more is written to it
-	retry   time.Time      // no rotation is tried before
-	gaps    map[string]int // missing lines by reason, of which no line tells yet
+	suspect bool           // the disk failed: nothing more is written to f
+	retry   time.Time      // the earliest time of the next rotation
+	gaps    map[string]int // missing lines by reason, not yet reported
 
-	background sync.WaitGroup // tidying, and warnings
-	untidy     atomic.Bool    // tidying is due
+	background sync.WaitGroup // tidy and Warn
+	untidy     atomic.Bool    // tidy is due
 	tidying    sync.Mutex
 
 	closing  sync.Once
 	closeErr error
 }
 
-// A batch is lines that share one fsync.
+// A batch is the lines that share one fsync.
 type batch struct {
 	lines int
 	err   error
 }
 
-// Open opens the file at path, or makes it, with its directory. It fails where path is not a
-// regular file of this user's with one name, or is open already.
+// Open opens the file at path, or creates it with its directory. It fails if path is not a regular
+// file of this user with one name, or is open already.
 func Open(path string, o Options) (*File, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
-	f := &File{path: path, o: o, looked: time.Now(), batch: &batch{}, gaps: map[string]int{}}
+	f := &File{path: path, o: o, checked: time.Now(), batch: &batch{}, gaps: map[string]int{}}
 	if err := f.open(); err != nil {
 		f.lock.Close()
 		return nil, err
@@ -101,33 +98,33 @@ func Open(path string, o Options) (*File, error) {
 	return f, nil
 }
 
-// Write writes a line, newline included, at the time now. It returns nil if the file has it whole.
+// Write writes a line, newline included, at the time now. It returns nil if the whole line is in f.
 func (f *File) Write(now time.Time, line []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.look(now)
+	f.checkPath(now)
 	if err := f.put(now, line); err != nil || !f.o.Sync {
 		return err
 	}
 	b := f.batch
 	b.lines++
 	f.mu.Unlock()
-	runtime.Gosched() // callers that wait for mu write their lines to the batch
+	runtime.Gosched() // callers that wait for mu add their lines to the batch
 	f.mu.Lock()
-	if f.batch == b { // nobody has flushed it
+	if f.batch == b { // not flushed yet
 		f.flush()
 	}
 	return b.err
 }
 
-// put writes one line to the file that is due, or counts it as failed.
+// put writes one line, or counts it as failed. It rotates first if that is due.
 func (f *File) put(now time.Time, line []byte) error {
 	if f.closed.Load() {
 		return ErrClosed
 	}
 	err := f.ready(now, len(line))
 	if err == nil && len(f.gaps) > 0 {
-		err = f.tellGaps()
+		err = f.writeGaps()
 	}
 	if err == nil {
 		err = f.append(line)
@@ -138,10 +135,10 @@ func (f *File) put(now time.Time, line []byte) error {
 	return err
 }
 
-// ready makes sure that a line of so many bytes can be written to f.
+// ready returns nil if a line of size bytes can be written to f. It rotates if that is due.
 func (f *File) ready(now time.Time, size int) error {
 	due := f.suspect || f.size > 0 && (f.size+int64(size) > f.o.MaxSize ||
-		f.o.MaxAge > 0 && now.Round(0).Sub(f.born) >= f.o.MaxAge)
+		f.o.MaxAge > 0 && now.Round(0).Sub(f.started) >= f.o.MaxAge)
 	switch {
 	case f.f == nil:
 		return f.broken
@@ -154,45 +151,45 @@ func (f *File) ready(now time.Time, size int) error {
 	switch {
 	case err == nil:
 		return nil
-	case f.suspect, f.f == nil: // nil where it had to be closed first
+	case f.suspect, f.f == nil: // nil on systems where putAway closes it first
 		f.retry, f.broken = now.Add(retryEvery), err
 		return err
 	}
 	f.retry = now.Add(time.Second)
-	f.serve(err)
+	f.warnNotReplaced(err)
 	return nil
 }
 
-// serve reports why a file serves that should have been replaced.
-func (f *File) serve(err error) {
-	f.background.Go(func() { // without mu: Warn may lead back here
-		f.o.Warn("the file could not be renewed, and is written to further", err)
+// warnNotReplaced reports why the log still writes to a file that should be replaced.
+func (f *File) warnNotReplaced(err error) {
+	f.background.Go(func() { // without mu: Warn may call Write
+		f.o.Warn("the file could not be replaced, and is still in use", err)
 	})
 }
 
-// look compares what is open with what is at path, if that is due, and opens it if it is another.
-func (f *File) look(now time.Time) {
-	if since := now.Sub(f.looked); f.closed.Load() || since >= 0 && since < lookEvery {
+// checkPath compares path with the open file, if that is due, and opens path if they differ.
+func (f *File) checkPath(now time.Time) {
+	if since := now.Sub(f.checked); f.closed.Load() || since >= 0 && since < checkEvery {
 		return
 	}
-	f.looked = now
+	f.checked = now
 	if f.f == nil {
 		f.broken = f.open()
 		return
 	}
 	info, err := os.Lstat(f.path)
 	if err == nil && os.SameFile(info, f.id) {
-		f.measure(info.Size())
+		f.checkSize(info.Size())
 		return
 	}
-	// A file without a name is lost with its lines. A moved one serves until there is another.
+	// A removed file is lost with its lines. A moved one stays in use until a new one is open.
 	reason, lost := "moved", 0
-	if info, err := f.f.Stat(); err != nil || names(info) == 0 {
+	if info, err := f.f.Stat(); err != nil || linkCount(info) == 0 {
 		reason, lost = "removed", f.lines
 	}
 	err = f.open()
 	if err != nil && reason == "moved" {
-		f.serve(err)
+		f.warnNotReplaced(err)
 		return
 	}
 	f.gaps[reason] += lost
@@ -202,8 +199,8 @@ func (f *File) look(now time.Time) {
 	}
 }
 
-// measure notices that somebody else wrote to the file or truncated it.
-func (f *File) measure(size int64) {
+// checkSize notices that another program wrote to the file or truncated it.
+func (f *File) checkSize(size int64) {
 	if size == f.size {
 		return
 	}
@@ -216,7 +213,7 @@ func (f *File) measure(size int64) {
 	}
 }
 
-// scan counts the file's whole lines, and notices part of a line at its end, to be closed off.
+// scan counts the whole lines of the file, and notices part of a line at its end.
 func (f *File) scan() {
 	f.lines, f.torn = 0, false
 	buf := make([]byte, maxLine)
@@ -229,14 +226,15 @@ func (f *File) scan() {
 		}
 	}
 	if err != io.EOF {
-		f.lines, f.torn = max(f.lines, 1), true // it may have some: they are kept
+		f.lines, f.torn = max(f.lines, 1), true // it may have lines: rotate keeps the file
 	}
 	if f.torn {
 		f.gaps["torn"]++
 	}
 }
 
-// append writes one line. It closes off part of a line before it, and takes back part of this one.
+// append writes one line. A newline first ends part of a line before it. If the write fails, append
+// removes the part of this line.
 func (f *File) append(line []byte) error {
 	if f.torn {
 		line = slices.Concat(newline, line)
@@ -246,7 +244,7 @@ func (f *File) append(line []byte) error {
 	f.dirty = true
 	if err != nil {
 		f.suspect = !noSpace(err)
-		f.takeBack(int64(n))
+		f.removeLast(int64(n))
 		return err
 	}
 	f.torn = false
@@ -254,8 +252,8 @@ func (f *File) append(line []byte) error {
 	return nil
 }
 
-// takeBack removes the last n bytes, which are part of a line.
-func (f *File) takeBack(n int64) {
+// removeLast removes the last n bytes, which are part of a line.
+func (f *File) removeLast(n int64) {
 	if n == 0 {
 		return
 	}
@@ -267,8 +265,8 @@ func (f *File) takeBack(n int64) {
 	f.size -= n
 }
 
-// flush brings the batch to the disk. Where fsync fails once, it is not asked again: a second call
-// would succeed without having written anything.
+// flush calls fsync for the batch. If that fails, it is not called again for this file: a second
+// call could succeed although the lines are lost.
 func (f *File) flush() error {
 	b := f.batch
 	if !f.o.Sync || !f.dirty {
@@ -284,8 +282,8 @@ func (f *File) flush() error {
 	return b.err
 }
 
-// tellGaps writes a line for each gap, and forgets the gap; with Sync, once that is on the disk.
-func (f *File) tellGaps() error {
+// writeGaps writes a line for each gap, and then forgets the gap; with Sync, after fsync.
+func (f *File) writeGaps() error {
 	for reason, lines := range f.gaps {
 		if err := f.append(f.o.Gap(reason, lines)); err != nil {
 			return err
@@ -298,7 +296,7 @@ func (f *File) tellGaps() error {
 	return nil
 }
 
-// Reopen opens what is at path now, or makes it.
+// Reopen opens the file that is at path now, or creates it.
 func (f *File) Reopen() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -308,14 +306,14 @@ func (f *File) Reopen() error {
 	return f.open()
 }
 
-// Close closes the file. Later calls return the same.
+// Close reports the gaps and closes the file. Later calls return the same error.
 func (f *File) Close() error {
 	f.closing.Do(func() {
 		f.mu.Lock()
 		f.closed.Store(true)
 		var err error
 		if f.f != nil && !f.suspect {
-			err = f.tellGaps()
+			err = f.writeGaps()
 		}
 		err = errors.Join(err, f.closeFile())
 		f.mu.Unlock()

@@ -21,7 +21,7 @@ func oldName(path string, seq uint64, now time.Time) string {
 	return fmt.Sprintf("%s.%010d-%s", path, seq, now.UTC().Format(stampLayout))
 }
 
-// An oldFile is a file that was put away.
+// An oldFile is a file that rotate replaced.
 type oldFile struct {
 	path string
 	seq  uint64
@@ -29,7 +29,7 @@ type oldFile struct {
 	info os.FileInfo
 }
 
-// oldFiles returns path's old files by their numbers, which rise even if the clock steps back.
+// oldFiles returns the old files of path, sorted by number: the clock may have stepped back.
 func oldFiles(path string) (old []oldFile, err error) {
 	dir, base := filepath.Split(path)
 	entries, err := os.ReadDir(filepath.Clean(dir))
@@ -43,7 +43,7 @@ func oldFiles(path string) (old []oldFile, err error) {
 			errSeq != nil || errStamp != nil {
 			continue
 		}
-		if info, err := entry.Info(); err == nil { // else it was removed meanwhile
+		if info, err := entry.Info(); err == nil { // an error if it was removed just now
 			old = append(old, oldFile{dir + entry.Name(), seq, gz, info})
 		}
 	}
@@ -51,7 +51,7 @@ func oldFiles(path string) (old []oldFile, err error) {
 	return old, err
 }
 
-// startTidying tidies in the background, after a run under way and once for all calls during it.
+// startTidying runs tidy in the background. If tidy is running, it runs once more after that.
 func (f *File) startTidying() {
 	if f.o.KeepFiles == math.MaxInt && !f.o.Compress || f.untidy.Swap(true) {
 		return
@@ -66,17 +66,17 @@ func (f *File) startTidying() {
 	})
 }
 
-// tidy removes the old files that are too many, and compresses the others.
+// tidy removes the oldest files beyond KeepFiles, and compresses the others.
 func (f *File) tidy() error {
 	old, err := oldFiles(f.path)
-	newer, last := 0, uint64(0) // files with lines in them; a plain one and its .gz are one
+	newer, last := 0, uint64(0) // newer files that are not empty; a file and its .gz count once
 	for _, o := range slices.Backward(old) {
 		switch {
 		case f.closed.Load():
 			return err
 		case newer >= f.o.KeepFiles:
 			err = errors.Join(err, removeIfThere(o.path), removeIfThere(o.path+".gz.tmp"))
-		case f.o.Compress && !o.gz && names(o.info) == 1: // a second name: it is being put away
+		case f.o.Compress && !o.gz && linkCount(o.info) == 1: // 2 during putAway
 			err = errors.Join(err, f.compress(o.path))
 		}
 		if o.info.Size() > 0 && (newer == 0 || o.seq != last) {
@@ -86,7 +86,7 @@ func (f *File) tidy() error {
 	return err
 }
 
-// compress puts a compressed file in a plain one's place, when it is whole and on the disk.
+// compress replaces a plain file by a compressed one, after that is whole and on the disk.
 func (f *File) compress(path string) error {
 	tmp := path + ".gz.tmp"
 	err := f.compressTo(tmp, path)
@@ -96,7 +96,7 @@ func (f *File) compress(path string) error {
 	if err != nil {
 		return errors.Join(err, removeIfThere(tmp))
 	}
-	return removeIfThere(path) // Reopen removes it too
+	return removeIfThere(path) // removeLeftovers may have removed it
 }
 
 func (f *File) compressTo(tmp, path string) error {

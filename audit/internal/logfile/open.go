@@ -10,47 +10,47 @@ import (
 	"time"
 )
 
-// open opens what is at path, or makes it. The file that was open stays so until then.
+// open opens the file at path, or creates it, and then closes the one that was open.
 func (f *File) open() error {
 	if err := os.MkdirAll(filepath.Dir(f.path), 0o700); err != nil {
 		return err
 	}
-	if err := f.own(); err != nil {
+	if err := f.ensureLock(); err != nil {
 		return err
 	}
-	if err := f.clear(); err != nil {
+	if err := f.removeLeftovers(); err != nil {
 		return err
 	}
 	next, info, err := openPrivate(f.path, os.O_CREATE)
 	if err != nil {
 		return err
 	}
-	f.use(next, info)
+	f.switchTo(next, info)
 	f.scan()
 	f.synced = f.lines
-	f.born = f.began()
+	f.started = f.startTime()
 	return f.syncDir()
 }
 
-// use makes f write to next, which is taken to be empty.
-func (f *File) use(next *os.File, info os.FileInfo) {
-	_ = f.closeFile() // the batch has the error
+// switchTo makes f write to next. open then counts its lines; rotate passes an empty file.
+func (f *File) switchTo(next *os.File, info os.FileInfo) {
+	_ = f.closeFile() // an error of fsync is in the batch
 	f.f, f.id, f.size = next, info, info.Size()
 	f.lines, f.synced, f.torn, f.suspect = 0, 0, false, false
 }
 
-// rotate makes an old file of f and begins a new one. A file without lines is replaced: a disk that
-// goes on failing must not use up the old files' places.
+// rotate makes f an old file and begins a new one. It drops a file without lines: empty files of a
+// failing disk must not push out old files.
 func (f *File) rotate(now time.Time) error {
-	_ = f.flush() // the batch has the error
+	_ = f.flush() // its error is in the batch
 	failed := f.suspect
 	next, info, err := f.putAway(now, f.lines > 0)
 	if err != nil {
 		return err
 	}
-	f.use(next, info)
-	f.born, f.retry = now.Round(0), time.Time{}
-	if failed { // no file is removed for one that a failing disk cut short
+	f.switchTo(next, info)
+	f.started, f.retry = now.Round(0), time.Time{}
+	if failed { // a failing disk causes no removal of old files
 		f.retry = now.Add(retryEvery)
 	} else {
 		f.startTidying()
@@ -58,12 +58,12 @@ func (f *File) rotate(now time.Time) error {
 	return f.syncDir()
 }
 
-// own takes the lock that makes f the only one at path. If it has it already, it checks that the
-// lock is still where others look for it.
-func (f *File) own() error {
-	path := f.beside(".lock")
+// ensureLock takes the lock that keeps other Files from path, unless f has it. If the lock file was
+// removed or replaced, it takes a new one.
+func (f *File) ensureLock() error {
+	path := f.hidden(".lock")
 	there, _ := os.Lstat(path)
-	mine, _ := f.lock.Stat() // of a nil lock, nil
+	mine, _ := f.lock.Stat() // nil if lock is nil
 	if os.SameFile(there, mine) {
 		return nil
 	}
@@ -76,20 +76,20 @@ func (f *File) own() error {
 	return nil
 }
 
-// beside is the name of a hidden file that belongs to f.
-func (f *File) beside(suffix string) string {
+// hidden returns the path of a hidden file that belongs to f.
+func (f *File) hidden(suffix string) string {
 	return filepath.Join(filepath.Dir(f.path), "."+filepath.Base(f.path)+suffix)
 }
 
-// clear removes what a rotation or a compression left that was killed: a new file, a second name of
-// the file, or its lines in plain and in a .gz.
-func (f *File) clear() error {
-	err := removeIfThere(f.beside(".new"))
+// removeLeftovers removes what a killed rotation or compression left: the new file, the second name
+// of the file at path, or an old file that has a .gz.
+func (f *File) removeLeftovers() error {
+	err := removeIfThere(f.hidden(".new"))
 	old, errOld := oldFiles(f.path)
 	info, _ := os.Lstat(f.path)
 	for _, o := range old {
 		f.seq = max(f.seq, o.seq)
-		// A .gz that others can write to is no copy of the plain file.
+		// A .gz that others can write to may not be a copy of the plain file.
 		gz, errGz := os.Lstat(o.path + ".gz")
 		copied := errGz == nil && gz.Mode().IsRegular() &&
 			gz.Mode().Perm()&0o022 == 0 && onlyOurs(gz) == nil
@@ -100,8 +100,8 @@ func (f *File) clear() error {
 	return errors.Join(err, errOld)
 }
 
-// openPrivate opens a file for appending, and makes it its owner's alone. It fails where it is no
-// regular file of this user's with one name.
+// openPrivate opens a file for appending, with mode 0600. It fails if that is not a regular file of
+// this user with one name.
 func openPrivate(path string, flags int) (*os.File, os.FileInfo, error) {
 	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
 		return nil, nil, notRegular(path, info)
@@ -113,7 +113,7 @@ func openPrivate(path string, flags int) (*os.File, os.FileInfo, error) {
 	info, err := f.Stat()
 	switch {
 	case err != nil:
-	case !info.Mode().IsRegular(): // it was put there after Lstat
+	case !info.Mode().IsRegular(): // created after Lstat
 		err = notRegular(path, info)
 	case onlyOurs(info) != nil:
 		err = onlyOurs(info)
@@ -128,7 +128,7 @@ func openPrivate(path string, flags int) (*os.File, os.FileInfo, error) {
 }
 
 func notRegular(path string, info os.FileInfo) error {
-	return fmt.Errorf("%s is no regular file: %v", path, info.Mode().Type())
+	return fmt.Errorf("%s is not a regular file: %v", path, info.Mode().Type())
 }
 
 func removeIfThere(path string) error {
@@ -138,8 +138,8 @@ func removeIfThere(path string) error {
 	return nil
 }
 
-// began returns when the file's first line was written or, if that can't be read, the last one.
-func (f *File) began() time.Time {
+// startTime returns the time of the file's first line or, if it has none, of the last write.
+func (f *File) startTime() time.Time {
 	if f.size == 0 {
 		return time.Now()
 	}

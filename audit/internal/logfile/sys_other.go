@@ -11,8 +11,8 @@ import (
 
 const openFlags = 0
 
-// putAway gives the file an old file's name, if it is kept, and returns the new file at path. It
-// closes the file first: Windows renames no open file.
+// putAway gives the file an old file's name, if keep, and returns the new file at path. It closes
+// the file first: Windows can't rename an open file.
 func (f *File) putAway(now time.Time, keep bool) (*os.File, os.FileInfo, error) {
 	err := f.closeFile()
 	if keep && err == nil {
@@ -23,25 +23,25 @@ func (f *File) putAway(now time.Time, keep bool) (*os.File, os.FileInfo, error) 
 	}
 	next, info, errOpen := openPrivate(f.path, os.O_CREATE)
 	if err != nil || errOpen != nil {
-		f.f = next // the old file serves, or none does
+		f.f = next // the old file, or nil
 		return nil, nil, errors.Join(err, errOpen)
 	}
 	return next, info, nil
 }
 
-// onlyOurs allows every file: access lists are inherited from the directory.
+// onlyOurs allows every file: access lists come from the directory.
 func onlyOurs(os.FileInfo) error { return nil }
 
-// names is 1: hard links are not looked for.
-func names(os.FileInfo) int { return 1 }
+// linkCount returns 1: hard links are not checked.
+func linkCount(os.FileInfo) int { return 1 }
 
-// noSpace is false: the errors can't be distinguished.
+// noSpace returns false: the errors can't be distinguished.
 func noSpace(error) bool { return false }
 
 // syncDir does nothing: directories can't be flushed.
 func (f *File) syncDir() error { return nil }
 
-// takeLock makes a file that nobody can remove while it is open. Only Windows has such a lock.
+// takeLock creates a file that nobody can remove while it is open. Only Windows has such a lock.
 func takeLock(path string) (*os.File, error) {
 	if err := removeIfThere(path); err != nil {
 		return nil, fmt.Errorf("it is in use: another log holds %s: %w", path, err)

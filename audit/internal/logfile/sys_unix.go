@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// Files are opened through no symbolic link, and without waiting for the other end of a FIFO.
+// openFlags reject a symbolic link, and do not wait for the other end of a FIFO.
 const openFlags = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
 
-// putAway gives the file an old file's name, if it is kept, and returns the new file at path. There
-// is a file at path at every moment.
+// putAway gives the file an old file's name, if keep, and returns the new file at path. There is a
+// file at path at every moment, if the file system has hard links.
 func (f *File) putAway(now time.Time, keep bool) (*os.File, os.FileInfo, error) {
 	if !f.isAtPath() {
-		return nil, nil, errors.New("another file was put in its place")
+		return nil, nil, errors.New("another file is at its path")
 	}
-	spare := f.beside(".new")
+	spare := f.hidden(".new")
 	if err := removeIfThere(spare); err != nil {
 		return nil, nil, err
 	}
@@ -49,8 +49,8 @@ func (f *File) isAtPath() bool {
 	return os.SameFile(info, f.id)
 }
 
-// secondName gives the file an old file's name beside its own. A link takes no other file's place,
-// and shows the next process that this one was killed before it was done.
+// secondName gives the file an old file's name as a second name. A hard link overwrites no file. If
+// this process is killed, the next one sees from it that the rotation is not complete.
 func (f *File) secondName(now time.Time) (string, error) {
 	for {
 		f.seq++
@@ -59,7 +59,7 @@ func (f *File) secondName(now time.Time) (string, error) {
 			return old, nil
 		}
 		if _, err := os.Lstat(old); err != nil {
-			return old, os.Rename(f.path, old) // there are no links here
+			return old, os.Rename(f.path, old) // no hard links here
 		}
 	}
 }
@@ -69,18 +69,18 @@ func onlyOurs(info os.FileInfo) error {
 	if uid := info.Sys().(*syscall.Stat_t).Uid; int(uid) != os.Geteuid() {
 		return fmt.Errorf("it belongs to user %d, and this process to %d", uid, os.Geteuid())
 	}
-	if n := names(info); n > 1 {
+	if n := linkCount(info); n > 1 {
 		return fmt.Errorf("it has %d names: want no hard links", n)
 	}
 	return nil
 }
 
-// names returns how many names a file has.
-func names(info os.FileInfo) int {
+// linkCount returns the number of names of a file.
+func linkCount(info os.FileInfo) int {
 	return int(info.Sys().(*syscall.Stat_t).Nlink)
 }
 
-// takeLock locks the file at path while it is open.
+// takeLock locks the file at path, until it is closed.
 func takeLock(path string) (*os.File, error) {
 	f, _, err := openPrivate(path, os.O_CREATE)
 	if err != nil {
@@ -96,13 +96,13 @@ func takeLock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// noSpace reports whether a write failed for want of space, for the disk, the user or the file.
+// noSpace reports whether a write failed because of a full disk, a quota or a size limit.
 func noSpace(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) ||
 		errors.Is(err, syscall.EFBIG)
 }
 
-// syncDir brings the names in the directory to the disk, if Sync.
+// syncDir calls fsync for the directory, with Sync: new names survive a loss of power.
 func (f *File) syncDir() error {
 	if !f.o.Sync {
 		return nil
