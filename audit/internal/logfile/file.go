@@ -91,6 +91,7 @@ func Open(path string, o Options) (*File, error) {
 	}
 	f := &File{path: path, o: o, checked: time.Now(), batch: &batch{}, gaps: map[string]int{}}
 	if err := f.open(); err != nil {
+		_ = f.closeFile()
 		f.lock.Close()
 		return nil, err
 	}
