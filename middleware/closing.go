@@ -17,7 +17,7 @@ import (
 // well-formed handshake is refused in HTTP all the same.
 func RejectByClosing(w http.ResponseWriter, r *http.Request, rej *Rejection) {
 	in := readIncoming(r)
-	if rej.CloseCode == 0 || in.check(false, false) != nil {
+	if rej.CloseCode == 0 || in.check(false) != nil {
 		rej.ServeHTTP(w, r)
 		return
 	}

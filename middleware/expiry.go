@@ -13,10 +13,8 @@ import (
 )
 
 const (
-	// restoreWait is how long Restore may take.
-	restoreWait = 5 * time.Second
-	// maxRechecks is how many rechecks run at the same time.
-	maxRechecks = 16
+	restoreWait = 5 * time.Second // for one call of Restore
+	maxRechecks = 16              // at the same time
 	// maxSleep bounds a timer. Timers stop while a machine sleeps, and ignore changes of the clock;
 	// sessions end by the clock.
 	maxSleep = time.Minute

@@ -164,11 +164,11 @@ func (g *Guard) decideAndRecord(in *incoming, w http.ResponseWriter) (*socket, *
 // decide applies the seven steps.
 func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection) {
 	// 1. A WebSocket upgrade, or a stream? 2. Well-formed?
-	stream := g.isStream(in)
-	if rej := in.check(stream, g.opts.RequireProtocol); rej != nil {
+	in.stream = g.isStream(in)
+	if rej := in.check(g.opts.RequireProtocol); rej != nil {
 		return nil, rej
 	}
-	if w != nil && !stream && !canHijack(w) {
+	if w != nil && !in.stream && !canHijack(w) {
 		return nil, reject(refusedNotHijackable, nil)
 	}
 	// 3. Origin allowed?
@@ -194,11 +194,10 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 		return nil, rejectConsume(err)
 	}
 	// 7. Check the grant, reserve a place, check for a revocation since step 6.
-	session, rej := g.checkGrant(in, &grant)
-	if rej != nil {
+	if rej := g.checkGrant(in, &grant); rej != nil {
 		return nil, rej
 	}
-	return g.sockets.admit(in, session, stream, gapsSeen)
+	return g.sockets.admit(in, gapsSeen)
 }
 
 // isStream reports whether in is a plain request with a ticket, which AdmitRequests admits. Where
@@ -213,8 +212,8 @@ func (g *Guard) isStream(in *incoming) bool {
 	return len(in.inQuery) > 0 || in.queryErr != nil
 }
 
-// checkGrant checks endpoint, outer session, Restore and end, and returns the session to admit.
-func (g *Guard) checkGrant(in *incoming, grant *tickets.Grant) (*Session, *Rejection) {
+// checkGrant checks endpoint, outer session, Restore and end, and sets the session to admit.
+func (g *Guard) checkGrant(in *incoming, grant *tickets.Grant) *Rejection {
 	granted := &Session{
 		ID: grant.SessionID, Provider: grant.Provider, UserID: grant.UserID,
 		StartedAt: grant.StartedAt, ExpiresAt: grant.SessionExpiresAt, Data: grant.Data,
@@ -222,12 +221,12 @@ func (g *Guard) checkGrant(in *incoming, grant *tickets.Grant) (*Session, *Rejec
 	in.session = granted
 	e := grant.Endpoint
 	if e == "" && g.opts.RequireEndpoint || e != "" && e != g.opts.Endpoint(in.Request) {
-		return nil, reject(refusedEndpoint, nil)
+		return reject(refusedEndpoint, nil)
 	}
 	known := granted
 	if outer, ok := SessionFrom(in.Context()); ok {
 		if !outer.same(granted) {
-			return nil, reject(refusedOtherSession, nil)
+			return reject(refusedOtherSession, nil)
 		}
 		known = outer // it may have a Value, and a later end
 	}
@@ -239,19 +238,19 @@ func (g *Guard) checkGrant(in *incoming, grant *tickets.Grant) (*Session, *Rejec
 		known, err = g.sockets.restore(ctx, known)
 		switch {
 		case errors.Is(err, ErrNoSession), errors.Is(err, ErrSessionExpired):
-			return nil, reject(refusedSessionOver, err)
+			return reject(refusedSessionOver, err)
 		case err != nil:
-			return nil, reject(refusedNotRestored, err)
+			return reject(refusedNotRestored, err)
 		}
 	}
 	if known.expired() {
-		return nil, reject(refusedSessionOver, ErrSessionExpired)
+		return reject(refusedSessionOver, ErrSessionExpired)
 	}
 	granted.Value = known.Value
 	if !known.ExpiresAt.IsZero() { // else the ticket's end stands
 		granted.ExpiresAt = known.ExpiresAt
 	}
-	return granted, nil
+	return nil
 }
 
 // Admission is a request that may come in.

@@ -100,9 +100,7 @@ func (k *socket) hijacked(conn net.Conn, rw *bufio.ReadWriter, switched bool) (n
 		closing = append(closing, k)
 	}
 	s.mu.Unlock()
-	if k.detach != nil {
-		k.detach()
-	}
+	k.detach()
 	if st, ok := before.(*stream); ok {
 		st.use(nil)
 	}
@@ -161,8 +159,6 @@ func (st *stream) handlerReturned() {
 	if st.ctx.Err() != nil { // the client has gone
 		cause.Reason = "dropped"
 	}
-	st.mu.Lock()
-	st.w = nil
-	st.mu.Unlock()
+	st.use(nil)
 	st.finish(st, audit.SocketClosed, cause)
 }

@@ -32,10 +32,8 @@ func (s *Sockets) full() *Rejection {
 // admit reserves a place for a request, or says why there is none. It checks for revocations after
 // it has reserved the place: a later revocation finds the socket in s. gaps is what hasRoom
 // returned.
-func (s *Sockets) admit(
-	in *incoming, session *Session, isStream bool, gaps uint64,
-) (*socket, *Rejection) {
-	k := newSocket(s, in, session, isStream)
+func (s *Sockets) admit(in *incoming, gaps uint64) (*socket, *Rejection) {
+	k := newSocket(s, in)
 	rej := s.reserve(k, gaps)
 	if rej != nil {
 		k.end(causeRevoked)
@@ -45,7 +43,7 @@ func (s *Sockets) admit(
 		rej = rejectConsume(err)
 	} else if err := s.issuer.Health(); errors.Is(err, tickets.ErrStale) {
 		rej = rejectConsume(err)
-	} else if isStream {
+	} else if in.stream {
 		rej = s.openStream(k)
 	}
 	if rej != nil {

@@ -30,7 +30,9 @@ type incoming struct {
 	protocols  []string // the other subprotocols
 	overlong   bool     // more subprotocols than are read
 
-	// For the audit. ticketID is "" and session nil until they are known.
+	stream bool // AdmitRequests admits it as it is
+
+	// For the audit, and the socket. ticketID is "" and session nil until they are known.
 	ip       string
 	ticketID string
 	session  *Session
@@ -59,10 +61,10 @@ func readIncoming(r *http.Request) *incoming {
 }
 
 // check rejects what is no well-formed WebSocket upgrade (RFC 6455 section 4.2.1), or stream.
-func (in *incoming) check(stream, requireProtocol bool) *Rejection {
+func (in *incoming) check(requireProtocol bool) *Rejection {
 	h := in.Header
 	switch {
-	case stream:
+	case in.stream:
 	case isExtendedConnect(in.Request):
 		return reject(refusedHTTP2, nil)
 	case !hasToken(h["Connection"], "upgrade"), !hasToken(h["Upgrade"], "websocket"):
@@ -85,7 +87,7 @@ func (in *incoming) check(stream, requireProtocol bool) *Rejection {
 		return reject(refusedQuery, nil)
 	case in.ContentLength != 0, len(in.TransferEncoding) > 0:
 		return reject(refusedBody, nil)
-	case stream:
+	case in.stream:
 		return nil
 	case in.overlong, notBase64 != nil, len(key) != 16:
 		return reject(refusedKey, nil)

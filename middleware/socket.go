@@ -127,13 +127,14 @@ type link interface {
 	handlerReturned()
 }
 
-func newSocket(s *Sockets, in *incoming, session *Session, isStream bool) *socket {
+func newSocket(s *Sockets, in *incoming) *socket {
+	session := in.session
 	k := &socket{
 		sockets: s,
 		info: SocketInfo{
 			ID:       strconv.FormatUint(rand.Uint64(), 16),
 			Provider: session.Provider, UserID: session.UserID,
-			Path: cutField(in.URL.Path), IP: in.ip, TicketID: in.ticketID, Stream: isStream,
+			Path: cutField(in.URL.Path), IP: in.ip, TicketID: in.ticketID, Stream: in.stream,
 		},
 		origin:     cutField(strings.Join(in.Header["Origin"], ", ")),
 		sessionKey: keyOf(session.ID, tickets.HashSession(session.ID)),
@@ -145,24 +146,21 @@ func newSocket(s *Sockets, in *incoming, session *Session, isStream bool) *socke
 	k.current.Store(session)
 	request := in.Context()
 	parent := request
-	if !isStream {
+	if !in.stream {
 		parent = context.WithoutCancel(request)
 	}
 	k.ctx, k.cancel = context.WithCancelCause(context.WithValue(parent, sessionKey{}, &k.current))
-	if isStream {
+	k.detach = context.AfterFunc(request, func() { k.cancel(context.Cause(request)) })
+	k.link = upgrade{k}
+	if in.stream {
 		k.link = &stream{socket: k, http1: in.ProtoMajor == 1}
-	} else {
-		k.link = upgrade{k}
-		k.detach = context.AfterFunc(request, func() { k.cancel(context.Cause(request)) })
 	}
 	return k
 }
 
 // end ends the context of k.
 func (k *socket) end(cause *CloseError) {
-	if k.detach != nil {
-		k.detach()
-	}
+	k.detach()
 	k.cancel(cause)
 }
 
@@ -198,10 +196,7 @@ func (s *Sockets) moveToClosing(ks []*socket, cause *CloseError) (closing []*soc
 func (s *Sockets) startClosing(ks []*socket) {
 	for _, k := range ks {
 		k.currentLink().close()
-	}
-	// Check after closing: Shutdown may have aborted before the close began.
-	if s.outOfTime.Load() {
-		for _, k := range ks {
+		if s.outOfTime.Load() { // Shutdown may have aborted before the close began
 			k.abort()
 		}
 	}
