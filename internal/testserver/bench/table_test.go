@@ -17,8 +17,12 @@ func TestRows(t *testing.T) {
 			}
 			var out bytes.Buffer
 			row.run(newReport(&out, 0.001))
-			if !bytes.Contains(out.Bytes(), []byte("goal\t| ")) && row.name != "scaling" {
-				t.Errorf("there is no goal in %s", &out)
+			switch row.name {
+			case "scaling", "refusal", "upgrade": // of which no user sees a figure
+			default:
+				if !bytes.Contains(out.Bytes(), []byte("goal\t| ")) {
+					t.Errorf("there is no goal in %s", &out)
+				}
 			}
 			if !bytes.Contains(out.Bytes(), []byte("line\t| ")) || !benchmark.Match(out.Bytes()) {
 				t.Errorf("there is no line in %s", &out)

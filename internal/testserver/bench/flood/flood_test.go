@@ -65,6 +65,10 @@ func start(t *testing.T) *server {
 	mux := http.NewServeMux()
 	mux.Handle("/api/auth/ws-ticket", gate.Wrap(mint))
 	mux.Handle("/ws", guard.Wrap(http.HandlerFunc(echo)))
+	mux.HandleFunc("/plain", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "close") // as after a refused upgrade
+		w.WriteHeader(http.StatusUnauthorized)
+	})
 	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout: 30 * time.Second}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -177,6 +181,8 @@ func random() string {
 const rate = 12_000 // a second, of all attackers together
 
 var floods = []flood{
+	{name: "what a handler without ticketgate refuses", rate: rate, status: "401",
+		request: func() string { return strings.Replace(upgrade(""), "/ws", "/plain", 1) }},
 	{name: "upgrades without a ticket", rate: rate, status: "401",
 		request: func() string { return upgrade("") }},
 	{name: "tickets that do not exist", rate: rate, status: "401",
