@@ -18,8 +18,7 @@ import (
 // answered with 503: a session store that is down for a minute must not sign everybody out. Errors
 // may wrap these. A nil session with a nil error counts as ErrNoSession.
 //
-// Authenticate may set headers on w, such as a rotated cookie, but must not write. It is called by
-// many goroutines at once.
+// Authenticate may set headers on w, such as a rotated cookie, but not write. It runs concurrently.
 type Authenticator interface {
 	Authenticate(w http.ResponseWriter, r *http.Request) (*Session, error)
 }
@@ -66,9 +65,9 @@ func CookieSessions(
 	return lookupSessions("CookieSessions", fault, find, lookup)
 }
 
-// BearerSessions authenticates by `Authorization: Bearer <token>` (RFC 6750). lookup is as in
-// [CookieSessions]. Another scheme is no credential; two Authorization headers, or a token outside
-// RFC 6750's alphabet, are a bad one.
+// BearerSessions authenticates by `Authorization: Bearer <token>` (RFC 6750), with lookup as in
+// [CookieSessions]. Another scheme is no credential; two headers, or a malformed token, are a bad
+// one.
 func BearerSessions(
 	lookup func(ctx context.Context, token string) (*Session, error),
 ) Authenticator {
@@ -132,9 +131,8 @@ type scrubbedError struct {
 func (e *scrubbedError) Error() string { return e.text }
 func (e *scrubbedError) Unwrap() error { return e.err }
 
-// FirstOf calls each of as in turn; the first that recognises the request wins. One that cannot
-// decide does not stop the others, but if none of them recognises the request, then it was not
-// decided.
+// FirstOf calls each of as in turn; the first that recognises the request wins. If none does, and
+// one of them cannot decide, the request is not decided.
 func FirstOf(as ...Authenticator) Authenticator {
 	as = slices.Clone(as)
 	var faults []error

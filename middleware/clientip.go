@@ -10,15 +10,13 @@ import (
 	"strings"
 )
 
-// ForwardedFor returns a ClientIP function for servers behind proxies: the client's address is the
-// rightmost one in X-Forwarded-For that none of the trusted networks contains, provided that the
-// peer itself is trusted. Name the addresses of your own proxies only: a trusted address can put
-// any addresses before its own, so a prefix of 0.0.0.0/0 lets anybody choose the address that is
-// logged.
+// ForwardedFor returns a ClientIP function for servers behind proxies: the rightmost address in
+// X-Forwarded-For that none of the trusted networks contains, if the peer itself is trusted. Name
+// your own proxies only: a trusted address can put any addresses before its own, so with 0.0.0.0/0
+// anybody chooses the address that is logged.
 //
-// With no trusted network the peer's address is all that is believed. Where a trusted proxy passed
-// on something that is not an address, the result is "": better no address in the log than one that
-// a stranger chose.
+// With no trusted network the result is the peer's address. Where a trusted proxy passed on what is
+// no address, it is "": better no address in the log than one that a stranger chose.
 func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
 	nets := slices.Clone(trusted)
 	for i, n := range nets {
@@ -36,8 +34,8 @@ func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
 			return peer
 		}
 		addr = addr.Unmap().WithZone("") // no prefix contains an address with a zone
-		// Each proxy appends, and may do so in a line of its own: walk from the end, and no further
-		// than the first address that is not trusted.
+		// Each proxy appends, perhaps a line of its own. Walk from the end to the first one not
+		// trusted.
 		lines := r.Header["X-Forwarded-For"]
 		list := strings.Join(lines, ",")
 		for more := len(lines) > 0; more && isTrusted(addr); {
@@ -52,9 +50,8 @@ func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
 	}
 }
 
-// parseHop reads an address as proxies write it: bare, in brackets, or with a port. A zone, which
-// may be any text, means nothing on another machine, and the unspecified address (0.0.0.0, ::) is
-// nobody's.
+// parseHop reads an address as proxies write it: bare, in brackets, or with a port. A zone means
+// nothing on another machine, and the unspecified address (0.0.0.0, ::) is nobody's.
 func parseHop(s string) (netip.Addr, error) {
 	addrPort, err := netip.ParseAddrPort(s)
 	addr := addrPort.Addr()

@@ -56,6 +56,5 @@ func closingHandshake(in *incoming, rej *Rejection) []byte {
 	return append(b, reason...)
 }
 
-// isToken reports whether s is a token (RFC 9110 section 5.6.2), as the name of a cookie is, and so
-// cannot break out of a header.
+// isToken reports whether s is a token (RFC 9110 section 5.6.2): it cannot break out of a header.
 func isToken(s string) bool { return (&http.Cookie{Name: s}).Valid() == nil }

@@ -33,8 +33,8 @@ func ConcealTicket(next http.Handler) http.Handler {
 	})
 }
 
-// stripTickets takes what holdsTicket out of the URLs of r, and reports whether there was any. What
-// r shares with other requests stays as it is.
+// stripTickets takes what holdsTicket out of the URLs of r, and reports whether there was any. It
+// copies what r shares.
 func stripTickets(r *http.Request, all bool) (changed bool) {
 	query, uri := stripQuery(r.URL.RawQuery, all), stripURI(r.RequestURI, all)
 	if query != r.URL.RawQuery || uri != r.RequestURI {

@@ -15,17 +15,14 @@ import (
 const (
 	restoreWait = 5 * time.Second // for one call of Restore
 	maxRechecks = 16              // at the same time
-	// maxSleep bounds a timer. Timers stop while a machine sleeps, and ignore changes of the clock;
-	// sessions end by the clock.
+	// maxSleep bounds a timer. Timers stop while a machine sleeps; sessions end by the clock.
 	maxSleep = time.Minute
-	// After a gap, a recheck without a decision is repeated: after minRetry, and each time after
-	// twice as long, up to maxRetry.
+	// After a gap, a recheck without a decision is repeated, after minRetry to maxRetry.
 	minRetry = 2 * time.Second
 	maxRetry = time.Minute
 )
 
-// liveSession is a session that has sockets: when they end, and when to call Restore for it.
-// Sockets.mu guards it.
+// liveSession is a session that has sockets. Sockets.mu guards it.
 type liveSession struct {
 	sockets    []*socket          // with a place, in order of admission
 	timer      *time.Timer        // one, however many sockets there are; nil: nothing to wait for
@@ -45,8 +42,7 @@ func (s *Sockets) planRecheck(session *liveSession) {
 	}
 	var wait time.Duration
 	if every := s.opts.RecheckEvery; every > 0 {
-		// Random, so that sessions that came in together, as after a restart, are checked at
-		// different times.
+		// Random, so that sessions that came in together are checked at different times.
 		wait = every/2 + rand.N(every/5*2+1)
 	}
 	if retry := session.retryAfter; retry > 0 && (wait == 0 || retry < wait) {
@@ -101,8 +97,7 @@ func (s *Sockets) tick(session *liveSession) {
 	s.startClosing(closing)
 }
 
-// ended returns the sockets of a session that have passed their end, and sets the timer for the
-// others.
+// ended returns the sockets of a session that have ended, and sets the timer for the others.
 func (s *Sockets) ended(session *liveSession, now time.Time) (ended []*socket) {
 	for _, k := range session.sockets {
 		if ends := k.current.Load().ExpiresAt; passed(ends, now) {
@@ -114,8 +109,7 @@ func (s *Sockets) ended(session *liveSession, now time.Time) (ended []*socket) {
 	return ended
 }
 
-// scheduleRecheck calls Restore, with backoff, until it decides. A call in flight may predate the
-// gap, so it does not count.
+// scheduleRecheck calls Restore until it decides. A call in flight may predate the gap.
 func (s *Sockets) scheduleRecheck(session *liveSession) {
 	session.retryAfter = minRetry
 	s.planRecheck(session)
@@ -173,8 +167,7 @@ func (s *Sockets) recheck(ctx context.Context, c *recheck) {
 	}
 }
 
-// restore calls Restore and checks its result: a session that has not ended, of the same sign-in,
-// or an error.
+// restore calls Restore and returns a session of the same sign-in that has not ended, or an error.
 func (s *Sockets) restore(ctx context.Context, asked *Session) (restored *Session, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -228,8 +221,7 @@ func (s *Sockets) apply(c *recheck, restored *Session, err error) {
 }
 
 // update gives k the Value and the end that Restore returned. Data and StartedAt stay the ticket's:
-// one answer serves all sockets of the session, and a later StartedAt would escape a revocation of
-// the person.
+// a later StartedAt would escape a revocation of the person.
 func (k *socket) update(asked, restored *Session) {
 	session := *k.current.Load()
 	session.Value = restored.Value

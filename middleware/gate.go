@@ -25,8 +25,7 @@ type Gate struct {
 // GateOptions configure a [Gate].
 type GateOptions struct {
 	// LoginURL is where a person signs in: a path on this server, which is then public, or an http
-	// or https URL. It gets a parameter next, see [Next]. Default "": no redirects, every refusal
-	// is 401.
+	// or https URL. It gets a parameter next, see [Next]. Default "": no redirects.
 	LoginURL string
 	// Public are http.ServeMux patterns of what needs no session, such as "/static/" or "GET
 	// /healthz". A session that is recognised is put into the context there too. They match as in a
@@ -37,8 +36,7 @@ type GateOptions struct {
 	Public []string
 	// API are path prefixes whose requests get 401 and never a redirect. Default (nil): "/api/".
 	API []string
-	// Audit receives credentials that were presented and not accepted, or could not be checked.
-	// Default: slog.Default().
+	// Audit receives bad credentials, and undecided requests. Default: slog.Default().
 	Audit *audit.Log
 	// ClientIP is for the audit; see [ForwardedFor]. Default: the host of RemoteAddr.
 	ClientIP func(*http.Request) string
@@ -46,8 +44,7 @@ type GateOptions struct {
 	OnReject func(http.ResponseWriter, *http.Request, *Rejection)
 }
 
-// NewGate returns a Gate that calls sessions for every request. Its error joins everything that is
-// wrong with the configuration.
+// NewGate returns a Gate over sessions. Its error joins all configuration errors.
 func NewGate(sessions Authenticator, opts *GateOptions) (*Gate, error) {
 	g := &Gate{sessions: sessions, opts: *cmp.Or(opts, &GateOptions{})}
 	o := &g.opts

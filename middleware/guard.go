@@ -34,8 +34,7 @@ type GuardOptions struct {
 	// Default: the request's own. Allow the same ones in the WebSocket library: it checks Origin
 	// too, after the ticket is consumed.
 	Origins []string
-	// RequireOrigin refuses requests without an Origin. Browsers always send one. Default: they are
-	// allowed, the ticket being the proof.
+	// RequireOrigin refuses requests without an Origin; browsers send one. Default: allowed.
 	RequireOrigin bool
 	// RequireEndpoint refuses tickets that were minted for any path.
 	RequireEndpoint bool
@@ -44,17 +43,15 @@ type GuardOptions struct {
 	// a proxy did. It is "" for a path that is not clean, or has a needless escape (/ws/ch%61t):
 	// routers differ on what it names.
 	Endpoint func(*http.Request) string
-	// RequireProtocol refuses a ticket in the query (400, reason "query_ticket"), for applications
-	// that must have no credential in a URL (OWASP ASVS 5.0, 14.2.1). The ticket stays valid. Not
-	// with AdmitRequests.
+	// RequireProtocol refuses a ticket in the query (400, reason "query_ticket"), unconsumed: some
+	// allow no credential in a URL (OWASP ASVS 5.0, 14.2.1). Not with AdmitRequests.
 	RequireProtocol bool
 	// PassOthers calls next, without a session, for a request that does not resemble an upgrade:
 	// for a Guard around a whole router. "Connection: upgrade" alone resembles one: an nginx in
 	// front must send it with upgrades only (map $http_upgrade). Default: 426.
 	PassOthers bool
 	// AdmitRequests admits plain GET requests that have a ticket in their query too: EventSource,
-	// <img> and downloads cannot set headers either. The request consumes the ticket, so each
-	// attempt needs a fresh one.
+	// <img> and downloads cannot set headers either. Each attempt consumes a ticket.
 	AdmitRequests bool
 	// Sockets owns the connections that are admitted; guards may share one. It must have the same
 	// issuer. Default: its own, with this Audit and no limits.
@@ -67,8 +64,7 @@ type GuardOptions struct {
 	OnReject func(http.ResponseWriter, *http.Request, *Rejection)
 }
 
-// NewGuard returns a Guard that consumes issuer's tickets. Its error joins everything that is wrong
-// with the configuration.
+// NewGuard returns a Guard for issuer's tickets. Its error joins all configuration errors.
 func NewGuard(issuer *tickets.Issuer, opts *GuardOptions) (*Guard, error) {
 	g := &Guard{issuer: issuer, opts: *cmp.Or(opts, &GuardOptions{})}
 	o := &g.opts
@@ -114,8 +110,7 @@ func checkSockets(issuer *tickets.Issuer, o *GuardOptions) error {
 func (g *Guard) Sockets() *Sockets { return g.sockets }
 
 // Wrap returns a handler that calls next for each admitted request. A handler that returns without
-// closing keeps its socket. One that panics loses it: the socket is closed with 1011, "panic", and
-// the panic passes on.
+// closing keeps its socket. One that panics loses it (1011, "panic"), and the panic passes on.
 func (g *Guard) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		in := readIncoming(r)
@@ -153,8 +148,7 @@ func (g *Guard) decideAndRecord(in *incoming, w http.ResponseWriter) (*socket, *
 	in.ip = clientIP(g.opts.ClientIP, in.Request)
 	k, rej := g.decide(in, w)
 	if rej != nil {
-		// A proxy may send the next bytes before it reads the 101: close, so that they are not
-		// served as a request.
+		// Close it: a proxy may have sent more, which would be served as a request.
 		rej.closing = in.ProtoMajor == 1
 		rej.record(g.opts.Audit, in.Request, in.ip, in.ticketID, in.session)
 	}
@@ -266,9 +260,9 @@ func (a *Admission) ResponseWriter(w http.ResponseWriter) http.ResponseWriter {
 	return a.socket.responseWriter(w)
 }
 
-// Release marks the handler as finished. Defer it as it is: if the handler panics, Release closes
-// the socket (1011, "panic"), and panics again. Later calls do nothing. A connection that was
-// hijacked goes on until it is closed.
+// Release marks the handler as finished; later calls do nothing. Defer it as it is: after a panic
+// it closes the socket (1011, "panic"), and panics again. A hijacked connection goes on until it is
+// closed.
 func (a *Admission) Release() {
 	v := recover()
 	a.socket.handlerDone(v != nil)

@@ -52,8 +52,7 @@ type MintOptions struct {
 	OnReject func(http.ResponseWriter, *http.Request, *Rejection)
 }
 
-// NewMint returns a Mint of issuer's tickets. Its error joins everything that is wrong with the
-// configuration.
+// NewMint returns a Mint of issuer's tickets. Its error joins all configuration errors.
 func NewMint(issuer *tickets.Issuer, opts *MintOptions) (*Mint, error) {
 	m := &Mint{issuer: issuer, opts: *cmp.Or(opts, &MintOptions{})}
 	var errs []error
@@ -154,8 +153,7 @@ func rejectMint(err error) *Rejection {
 	return reject(refusedMintStore, err)
 }
 
-// sameSite checks Origin and Sec-Fetch-Site. A page of another site may mint only if Origins names
-// it.
+// sameSite checks Origin and Sec-Fetch-Site. Origins names the other sites whose pages may mint.
 func (m *Mint) sameSite(r *http.Request) bool {
 	if !m.origins.allow(r) {
 		return false

@@ -12,9 +12,9 @@ import (
 const maxNext = 2 << 10
 
 // Next returns where to go after sign-in: the form's next, or else the query's, if it is a path on
-// this server, and "/" if it is missing, there twice, longer than 2 KiB, the sign-in page itself,
-// or anything that a browser could take elsewhere. Redirect only to what Next returns: attackers
-// use open redirects for phishing.
+// this server. It is "/" if next is missing, there twice, longer than 2 KiB, the sign-in page, or
+// could take a browser elsewhere. Redirect to nothing else: attackers use open redirects for
+// phishing.
 //
 // It calls [http.Request.ParseForm]; bound the body first with [http.MaxBytesReader].
 func Next(r *http.Request) string {
@@ -32,10 +32,9 @@ func Next(r *http.Request) string {
 	return values[0]
 }
 
-// isLocal reports whether a browser that follows s, relative to any page of this server, stays on
-// this server. The rules are WHATWG's URL parser's, which strips tabs, newlines and spaces at the
-// end, takes \ for / and resolves dot segments, also escaped ones; what depends on any of that is
-// not local.
+// isLocal reports whether a browser that follows s stays on this server. The rules are WHATWG's URL
+// parser's, which strips tabs, newlines and spaces at the end, takes \ for / and resolves dot
+// segments, also escaped ones: what depends on any of that is not local.
 func isLocal(s string) bool {
 	if len(s) > maxNext || !strings.HasPrefix(s, "/") || strings.HasPrefix(s, "//") ||
 		strings.HasSuffix(s, " ") || !utf8.ValidString(s) ||

@@ -51,9 +51,8 @@ func (o *origins) allow(r *http.Request) bool {
 	return (r.TLS == nil || scheme == "https") && host == canonicalHost(r.Host, scheme)
 }
 
-// parseOrigin reads a serialized origin and returns it in canonical form: scheme and host in lower
-// case, the scheme's default port left out. "null", wildcards and anything beyond scheme, host and
-// port are errors.
+// parseOrigin returns a serialized origin in canonical form: scheme and host in lower case, without
+// a default port. "null", wildcards, and more than scheme, host and port are errors.
 func parseOrigin(s string) (string, error) {
 	const form = "want scheme, host and at most a port, such as https://app.example"
 	u, err := url.Parse(s) // which lowers the scheme
@@ -77,8 +76,7 @@ func parseOrigin(s string) (string, error) {
 	return u.Scheme + "://" + canonicalHost(u.Host, u.Scheme), nil
 }
 
-// canonicalHost lowers a host and leaves out the scheme's default port, as browsers do in Origin;
-// Host headers come from other clients too.
+// canonicalHost lowers a host and leaves out the default port, as browsers do in Origin.
 func canonicalHost(hostport, scheme string) string {
 	hostport = strings.ToLower(hostport)
 	if scheme == "https" {

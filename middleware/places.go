@@ -11,8 +11,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// hasRoom returns a Rejection if nobody can be admitted now. It reserves nothing. admit takes the
-// gaps.
+// hasRoom returns a Rejection if nobody can be admitted now, and the gaps for admit.
 func (s *Sockets) hasRoom() (gaps uint64, rej *Rejection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -29,9 +28,8 @@ func (s *Sockets) full() *Rejection {
 	return nil
 }
 
-// admit reserves a place for a request, or says why there is none. It checks for revocations after
-// it has reserved the place: a later revocation finds the socket in s. gaps is what hasRoom
-// returned.
+// admit reserves a place for a request, or says why there is none. Then it checks for revocations:
+// a later one finds the socket in s. gaps is what hasRoom returned.
 func (s *Sockets) admit(in *incoming, gaps uint64) (*socket, *Rejection) {
 	k := newSocket(s, in)
 	rej := s.reserve(k, gaps)
@@ -123,8 +121,7 @@ func without(sockets []*socket, k *socket) []*socket {
 	return slices.Delete(sockets, i, i+1)
 }
 
-// openStream opens a stream, which has its connection from the start, or says why it was closed
-// before.
+// openStream opens a stream, or says why it was closed before.
 func (s *Sockets) openStream(k *socket) *Rejection {
 	s.mu.Lock()
 	opened := k.move(stateOpen)
@@ -145,8 +142,7 @@ func (s *Sockets) openStream(k *socket) *Rejection {
 	}
 }
 
-// evictFor moves the oldest sockets to closing that are too many now that k is open. The caller
-// calls startClosing for them after unlocking.
+// evictFor moves to closing what is too many now that k is open; the caller calls startClosing.
 func (s *Sockets) evictFor(k *socket) []*socket {
 	if !s.opts.EvictOldest || k.state != stateOpen {
 		return nil

@@ -37,8 +37,8 @@ type Rejection struct {
 const (
 	codeUnauthenticated = "unauthenticated"
 	codeExpired         = "session_expired"
-	codeUnavailable     = "unavailable"
-	reasonInvalid       = "invalid_or_expired_session"
+	unavailable         = "unavailable"
+	badSession          = "invalid_or_expired_session"
 )
 
 // refusal is a row of the table of refusals.
@@ -54,9 +54,9 @@ type refusal struct {
 // session is normal, and not recorded: every page's first one is.
 var (
 	refusedNoSession     = &refusal{401, codeUnauthenticated, 4401, "", "no_session"}
-	refusedSession       = &refusal{401, codeExpired, 4401, audit.SessionVerifyFailure, reasonInvalid}
-	refusedUndecided     = &refusal{503, codeUnavailable, 1013, audit.SessionVerifyFailure, "unavailable"}
-	refusedClientGone    = &refusal{503, codeUnavailable, 1013, "", "unavailable"}
+	refusedSession       = &refusal{401, codeExpired, 4401, audit.SessionVerifyFailure, badSession}
+	refusedUndecided     = &refusal{503, unavailable, 1013, audit.SessionVerifyFailure, unavailable}
+	refusedClientGone    = &refusal{503, unavailable, 1013, "", unavailable}
 	refusedConnect       = &refusal{405, "method_not_allowed", 0, audit.UpgradeRefused, "method"}
 	refusedMintMethod    = &refusal{405, "method_not_allowed", 0, audit.MintRefused, "method"}
 	refusedMintOrigin    = &refusal{403, "forbidden", 4403, audit.MintRefused, "origin"}
@@ -68,33 +68,35 @@ var (
 	refusedMintExpired   = &refusal{401, codeExpired, 4401, audit.MintRefused, "session"}
 	refusedMintRevoked   = &refusal{401, codeExpired, 4401, audit.MintRefused, "revoked"}
 	refusedMintTooMany   = &refusal{429, "too_many", 4429, audit.MintRefused, "too_many"}
-	refusedMintStore     = &refusal{503, codeUnavailable, 1013, audit.MintRefused, "store"}
+	refusedMintStore     = &refusal{503, unavailable, 1013, audit.MintRefused, "store"}
 	refusedNotUpgrade    = &refusal{426, "upgrade_required", 0, audit.UpgradeRefused, "not_upgrade"}
 	refusedHTTP2         = &refusal{501, "not_implemented", 0, audit.UpgradeRefused, "not_upgrade"}
 	refusedQueryTicket   = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "query_ticket"}
 	refusedMethod        = &refusal{405, "method_not_allowed", 0, audit.UpgradeRefused, "method"}
-	refusedHTTPVersion   = &refusal{505, "http_version_not_supported", 0, audit.UpgradeRefused, "version"}
+	refusedHTTPVersion   = &refusal{505, "http_version_not_supported", 0,
+		audit.UpgradeRefused, "version"}
 	refusedVersion       = &refusal{426, "upgrade_required", 0, audit.UpgradeRefused, "version"}
 	refusedLongQuery     = &refusal{414, "uri_too_long", 0, audit.UpgradeRefused, "query"}
 	refusedQuery         = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "query"}
 	refusedBody          = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "body"}
 	refusedKey           = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "key"}
 	refusedOtherUpgrade  = &refusal{400, "bad_request", 0, audit.UpgradeRefused, "not_upgrade"}
-	refusedNotHijackable = &refusal{501, "not_implemented", 0, audit.UpgradeRefused, "not_hijackable"}
-	refusedOrigin        = &refusal{403, "forbidden", 4403, audit.UpgradeRefused, "origin"}
-	refusedNoTicket      = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "no_ticket"}
-	refusedTwoTickets    = &refusal{400, "bad_request", 0, audit.TicketRejected, "two_tickets"}
-	refusedUnknown       = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "unknown"}
-	refusedUsed          = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "used"}
-	refusedExpired       = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "expired"}
-	refusedRevoked       = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "revoked"}
-	refusedStore         = &refusal{503, codeUnavailable, 1013, audit.TicketRejected, "store"}
-	refusedEndpoint      = &refusal{403, "forbidden", 4403, audit.TicketRejected, "endpoint"}
-	refusedOtherSession  = &refusal{403, "forbidden", 4403, audit.TicketRejected, "session"}
-	refusedSessionOver   = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "session"}
-	refusedNotRestored   = &refusal{503, codeUnavailable, 1013, audit.TicketRejected, "session"}
-	refusedTooMany       = &refusal{429, "too_many", 4429, audit.UpgradeRefused, "too_many"}
-	refusedGoingAway     = &refusal{503, codeUnavailable, 1001, audit.UpgradeRefused, "going_away"}
+	refusedNotHijackable = &refusal{501, "not_implemented", 0,
+		audit.UpgradeRefused, "not_hijackable"}
+	refusedOrigin       = &refusal{403, "forbidden", 4403, audit.UpgradeRefused, "origin"}
+	refusedNoTicket     = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "no_ticket"}
+	refusedTwoTickets   = &refusal{400, "bad_request", 0, audit.TicketRejected, "two_tickets"}
+	refusedUnknown      = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "unknown"}
+	refusedUsed         = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "used"}
+	refusedExpired      = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "expired"}
+	refusedRevoked      = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "revoked"}
+	refusedStore        = &refusal{503, unavailable, 1013, audit.TicketRejected, "store"}
+	refusedEndpoint     = &refusal{403, "forbidden", 4403, audit.TicketRejected, "endpoint"}
+	refusedOtherSession = &refusal{403, "forbidden", 4403, audit.TicketRejected, "session"}
+	refusedSessionOver  = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "session"}
+	refusedNotRestored  = &refusal{503, unavailable, 1013, audit.TicketRejected, "session"}
+	refusedTooMany      = &refusal{429, "too_many", 4429, audit.UpgradeRefused, "too_many"}
+	refusedGoingAway    = &refusal{503, unavailable, 1001, audit.UpgradeRefused, "going_away"}
 )
 
 // retryAfter is long enough to spare a store in trouble, and short enough for a page to wait.
@@ -113,7 +115,7 @@ func reject(why *refusal, err error) *Rejection {
 	case codeUnauthenticated:
 		rej.BodyReason = refusedNoSession.reason
 	case codeExpired:
-		rej.BodyReason = reasonInvalid
+		rej.BodyReason = badSession
 	}
 	switch why {
 	case refusedConnect:
@@ -126,8 +128,7 @@ func reject(why *refusal, err error) *Rejection {
 	return rej
 }
 
-// rejectConsume returns the Rejection for an error of Issuer.Consume. The client cannot tell what
-// is wrong with a ticket; the audit can.
+// rejectConsume returns the Rejection for an error of Consume. Only the audit learns which.
 func rejectConsume(err error) *Rejection {
 	switch {
 	case errors.Is(err, tickets.ErrUsed):
@@ -242,8 +243,7 @@ func (rej *Rejection) record(l *audit.Log, r *http.Request, ip, ticketID string,
 	if origin := r.Header["Origin"]; origin != nil && (minting || event == audit.UpgradeRefused) {
 		add("origin", cutField(strings.Join(origin, ", ")))
 	}
-	// What went wrong underneath is for the operator; that a ticket is used or a session expired,
-	// reason says already.
+	// What went wrong underneath; that a ticket is used or a session expired, reason says already.
 	undecided := rej.Status == http.StatusServiceUnavailable
 	if rej.Err != nil && (undecided || rej.Status == http.StatusForbidden) {
 		add("error", rej.Err.Error())

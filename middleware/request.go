@@ -143,8 +143,7 @@ func resemblesUpgrade(r *http.Request) bool {
 	return false
 }
 
-// mayBeUpgrade reports whether r resembles an upgrade, or has "upgrade" alone in Connection, as
-// some proxies send it with every request.
+// mayBeUpgrade reports whether r resembles an upgrade, or has "Connection: upgrade" alone.
 func mayBeUpgrade(r *http.Request) bool {
 	return resemblesUpgrade(r) || hasToken(r.Header["Connection"], "upgrade")
 }
@@ -181,8 +180,7 @@ func elements(lines []string) iter.Seq[string] {
 	}
 }
 
-// sentQueryKey finds the query as it was before ConcealTicket. Its value is a pointer: a context
-// prints its strings.
+// sentQueryKey finds the query before ConcealTicket, as a pointer: a context prints strings.
 type sentQueryKey struct{}
 
 // sentPath returns the path that the client asked for, whatever handlers have made of URL.Path. For

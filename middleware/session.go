@@ -26,8 +26,7 @@ type Session struct {
 	Value            any       // the application's own session; never leaves this process
 }
 
-// Format prints who it is, and the session's ID only as the audit shows it, whatever the verb: it
-// may be the cookie itself.
+// Format prints who it is, and the ID, which may be a cookie, only as the audit shows it.
 func (s Session) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "session %s of %s/%s", shortSessionID(s.ID), s.Provider, s.UserID)
 }
@@ -48,8 +47,7 @@ func (s *Session) expired() bool {
 	return passed(s.ExpiresAt, time.Now())
 }
 
-// passed reports whether t is set and not after now, by the clock: a monotonic reading of t stops
-// while the machine sleeps.
+// passed reports whether t is set and not after now, by the clock: monotonic time may stand still.
 func passed(t, now time.Time) bool { return !t.IsZero() && !now.Before(t.Round(0)) }
 
 // later reports whether a is a later end than b. The zero Time is no end.

@@ -18,8 +18,7 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// ErrEvicted is in the cause of a socket's context that was closed to make room for a newer one of
-// the same person or session.
+// ErrEvicted is in the cause of a socket that was closed to make room for a newer one.
 var ErrEvicted = errors.New("evicted by a newer socket")
 
 // CloseError is the cause ([context.Cause]) of a guarded socket's context when it is done. The
@@ -28,8 +27,7 @@ var ErrEvicted = errors.New("evicted by a newer socket")
 // connection also return the CloseError, once Sockets has closed it; a library that watches the
 // context may return its own error. errors.Is(err, net.ErrClosed) is true.
 type CloseError struct {
-	// Code is the close code. If Sockets did not close the connection, it is the one that the
-	// handler sent, or 1006.
+	// Code is the close code: if Sockets did not close it, the handler's, or 1006.
 	Code int
 	// Reason is "session_revoked", "session_expired", "evicted", "unavailable", "going_away",
 	// "panic", the application's own, "closed", "dropped" or "upgrade_failed".
@@ -50,13 +48,12 @@ func (e *CloseError) Unwrap() error { return e.Err }
 // Is reports whether target is [net.ErrClosed]: the connection has been closed from this side.
 func (e *CloseError) Is(target error) bool { return target == net.ErrClosed }
 
-// Close codes: RFC 6455 section 7.4.1, IANA's registry (1013: try again later), and the range that
-// section 7.4.2 leaves to applications.
+// Close codes: RFC 6455 sections 7.4.1 and 7.4.2, and IANA's registry (1013: try again later).
 var (
 	causeRevoked   = &CloseError{4401, "session_revoked", tickets.ErrRevoked}
 	causeExpired   = &CloseError{4401, codeExpired, ErrSessionExpired}
 	causeEvicted   = &CloseError{4429, "evicted", ErrEvicted}
-	causeStale     = &CloseError{1013, codeUnavailable, tickets.ErrStale}
+	causeStale     = &CloseError{1013, unavailable, tickets.ErrStale}
 	causeGoingAway = &CloseError{1001, "going_away", http.ErrServerClosed}
 	causePanic     = &CloseError{1011, "panic", nil}
 )
@@ -170,8 +167,7 @@ func (k *socket) currentLink() link {
 	return k.link
 }
 
-// close begins to close those of ks that are admitted or open, and returns how many. It does not
-// wait until they are closed.
+// close begins to close those of ks that are admitted or open, and returns how many.
 func (s *Sockets) close(ks []*socket, cause *CloseError) int {
 	s.mu.Lock()
 	closing := s.moveToClosing(ks, cause)

@@ -19,12 +19,10 @@ import (
 	"github.com/ticketgate/ticketgate/tickets"
 )
 
-// Sockets owns the live connections that guards have admitted. It counts and limits them, knows
-// when their sessions end, and closes them: with a close frame that says why, whatever WebSocket
-// library holds them.
+// Sockets owns the live connections that guards have admitted. It counts and limits them, and
+// closes them when their sessions end, with a close frame, whatever WebSocket library holds them.
 //
-// One Sockets may serve several guards of one issuer; its limits then hold over all of them. All
-// methods are safe for concurrent use.
+// Guards of one issuer may share a Sockets and its limits. It is safe for concurrent use.
 type Sockets struct {
 	issuer *tickets.Issuer
 	opts   SocketsOptions
@@ -44,8 +42,7 @@ type Sockets struct {
 	rechecks  chan struct{} // holds as many as run at the same time
 }
 
-// hash is the SHA-256 of a session's id or of a person's names: an id may be a cookie, and other
-// nodes' revocations carry only the hash.
+// hash is the SHA-256 of a session's id, which may be a cookie, or of a person's names.
 type hash = [sha256.Size]byte
 
 // SocketsOptions are the limits of a [Sockets], and how it closes connections.
@@ -54,13 +51,11 @@ type SocketsOptions struct {
 	// person and of one session. Default 0: no limit. A session without a UserID, or without an ID,
 	// has no share to exceed.
 	Max, MaxPerUser, MaxPerSession int
-	// EvictOldest closes the oldest socket of the person or session when one too many is opened
-	// (4429, "evicted"). Default: the newest is refused. At Max the newest is always refused: the
-	// oldest may be another person's.
+	// EvictOldest closes the oldest socket of the person or session when one too many opens (4429,
+	// "evicted"). Default: the newest is refused, as it always is at Max.
 	EvictOldest bool
-	// CloseGrace is how long closing a connection may take, from the decision to the closed
-	// descriptor: for the rest of a frame that has begun, the close frame, and the peer's answer.
-	// Default 1 s.
+	// CloseGrace is how long closing a connection may take: for the rest of a frame that has begun,
+	// the close frame, and the peer's answer. Default 1 s.
 	CloseGrace time.Duration
 	// Restore decides whether a session is still valid, and may return it with a Value and another
 	// ExpiresAt (zero: the end that was known stands). It gets a copy that it may change, and must
@@ -120,12 +115,10 @@ func (o *SocketsOptions) check(issuer *tickets.Issuer) error {
 	return errors.Join(errs...)
 }
 
-// CloseSession closes the sockets of a session with 4401 and reason, and returns how many. It is
-// for applications that revoke by their own means. Unused tickets stay valid;
-// [tickets.Issuer.Revoke] revokes them too.
+// CloseSession closes the sockets of a session with 4401 and reason, and returns how many. Unused
+// tickets stay valid; [tickets.Issuer.Revoke] revokes them too.
 //
-// What does not fit into a close frame (123 bytes of UTF-8) is cut from reason; "" is
-// "session_revoked".
+// reason is cut to 123 bytes of UTF-8, which a close frame holds; "" is "session_revoked".
 func (s *Sockets) CloseSession(id, reason string) int {
 	return s.close(s.socketsOf(tickets.HashSession(id), hash{}), closeBecause(reason))
 }
@@ -187,8 +180,7 @@ type SocketInfo struct {
 	Stream           bool // not a WebSocket: a request that AdmitRequests admitted
 }
 
-// All returns the sockets that are live when it is called, oldest first: the loop's body may close
-// them.
+// All returns the live sockets, oldest first, as of the call: the loop's body may close them.
 func (s *Sockets) All() iter.Seq[SocketInfo] {
 	var infos []SocketInfo
 	for _, k := range s.all(true) {
@@ -216,8 +208,7 @@ func (s *Sockets) Len() int { return len(s.all(true)) }
 // User names a person: the same UserID of two providers is two people.
 type User struct{ Provider, UserID string }
 
-// Users returns how many live sockets each person has. Sessions without a UserID are counted under
-// their Provider alone.
+// Users counts the live sockets of each person; those without a UserID under their Provider.
 func (s *Sockets) Users() map[User]int {
 	counts := make(map[User]int)
 	for _, k := range s.all(true) {

@@ -13,8 +13,7 @@ type closing struct {
 	err   error // what the library's reads and writes return
 }
 
-// MaxReason is how long the reason of a close frame may be: a control frame holds 125 bytes (RFC
-// 6455 section 5.5), and the code takes two.
+// MaxReason is the longest reason: 125 bytes (RFC 6455 section 5.5) without the code.
 const MaxReason = 123
 
 var longAgo = time.Unix(1, 0) // a deadline that wakes blocked calls
@@ -71,8 +70,7 @@ func (c *Conn) sendClose(frame []byte) {
 	if !c.writing.TryLock() {
 		return
 	}
-	// The peer may expect no close frame, or have the handler's: a second one would break the
-	// protocol (RFC 6455 section 5.5.1).
+	// A second close frame, or one that nobody expects, would break RFC 6455 section 5.5.1.
 	expected := c.sent.phase != phaseOther && !c.sent.closed
 	if expected && !c.sent.boundary() {
 		c.writing.Unlock()
@@ -113,8 +111,7 @@ func (c *Conn) report() {
 	c.owner.Closed(outcome)
 }
 
-// below is the connection that carries the bytes. Draining and closing use it: TLS could block on
-// its own locks.
+// below is the connection under TLS, which could block on its own locks.
 func (c *Conn) below() net.Conn {
 	if t, ok := c.Conn.(*tls.Conn); ok {
 		return t.NetConn()

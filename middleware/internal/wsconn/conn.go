@@ -1,6 +1,5 @@
 // Package wsconn closes a hijacked WebSocket connection from outside, with a close frame that the
-// peer can read, whatever library holds the connection. It knows the framing of RFC 6455, and
-// nothing of sessions, tickets or logs.
+// peer can read, whatever library holds it. It knows nothing of sessions, tickets or logs.
 package wsconn
 
 import (
@@ -50,17 +49,13 @@ type Conn struct {
 	flushed                     sync.WaitGroup // one, until Flushed has returned
 }
 
-// An Owner learns what happens to its [Conn]. Each method is called at most once, without a lock
-// held.
+// An Owner learns what happens to its [Conn]. Each method is called at most once, unlocked.
 type Owner interface {
-	// Opened: the 101 is out. Start calls it, or the Write that completes the 101. It returns
-	// before Closed is called.
+	// Opened: the 101 is out. It returns before Closed is called.
 	Opened()
-	// Flushed: nothing more goes out. The close frame is on its way, or never will be, or the
-	// library has called Close.
+	// Flushed: nothing more goes out: the close frame is on its way, or never will be.
 	Flushed()
-	// Closed: the connection is closed. It is called once for every Conn that the library closes or
-	// CloseWith is called for.
+	// Closed: the connection is closed, by the library or after CloseWith.
 	Closed(Outcome)
 }
 
@@ -107,8 +102,7 @@ func (c *Conn) Start() {
 	}
 }
 
-// NetConn returns the original connection, for socket options. Writing to it goes past Conn, and
-// can break the close frame.
+// NetConn returns the original connection, for socket options only: writes go past Conn.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
 
 // Traffic returns how many bytes were read and written.

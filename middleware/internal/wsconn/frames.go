@@ -100,8 +100,7 @@ func (f *frames) endResponse() {
 	}
 }
 
-// head returns the length of the current frame's head, as far as it is known, and how many bytes of
-// payload follow.
+// head returns the length of the head, as far as it is known, and of the payload behind it.
 func (f *frames) head() (head, payload uint64) {
 	head, payload = 2, uint64(f.start[1]&0x7f)
 	switch payload {
@@ -130,8 +129,7 @@ func (f *frames) endFrame(head, payload uint64) {
 	f.start, f.sent = [16]byte{}, 0
 }
 
-// closeCode is the status code of the close frame that went out: 1005 if it had none, 1006 if there
-// was no close frame (RFC 6455 section 7.4.1).
+// closeCode is 1005 if the close frame had no code, 1006 if none went out (RFC 6455 section 7.4.1).
 func (f *frames) closeCode() int {
 	if !f.closed {
 		return 1006
