@@ -41,6 +41,24 @@ func TestConcealTicket_CostIsLinearInReferers(t *testing.T) {
 	require.Less(t, cost(8000), 4*cost(2000)*2, "four times as many lines")
 }
 
+// CWE-405: a stranger's URL of 1 MB is not split into its parts.
+func TestConcealTicket_CopiesNoLongURL(t *testing.T) {
+	gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login"})
+	long := strings.Repeat("a.", 490_000)
+	for name, h := range map[string]http.Handler{
+		"ConcealTicket": middleware.ConcealTicket(http.NotFoundHandler()),
+		"gate":          gate.Wrap(whoami),
+	} {
+		for _, query := range []string{"ticket=" + long, "ticket=%zz" + long, "a=%25zz.ticket=" + long} {
+			r := httptest.NewRequest("GET", "/", nil)
+			r.URL.RawQuery, r.RequestURI = query, "/?"+query
+			r.Header.Set("Referer", "https://app.example/?"+query)
+			cost := allocated(func() { h.ServeHTTP(httptest.NewRecorder(), r) })
+			require.Less(t, cost, uint64(16<<20), "%s %.20s", name, query)
+		}
+	}
+}
+
 // CWE-405: what is no upgrade is refused before its lists are split.
 func TestGuard_LongListOfProtocolsIs400(t *testing.T) {
 	b := newBed(t, middleware.GuardOptions{})
@@ -54,6 +72,10 @@ func TestGuard_LongListOfProtocolsIs400(t *testing.T) {
 	require.NoError(t, err, "the ticket stays valid")
 
 	r.Header.Set("Sec-WebSocket-Protocol", strings.Repeat("a,", 1<<19))
+	require.Less(t, allocated(func() { b.guard.Admit(r) }), uint64(8<<20))
+
+	r.Header.Set("Sec-WebSocket-Protocol", "chat")
+	r.Header.Set("Upgrade", "websocket"+strings.Repeat(",a", 1<<19))
 	require.Less(t, allocated(func() { b.guard.Admit(r) }), uint64(8<<20))
 }
 

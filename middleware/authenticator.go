@@ -65,9 +65,8 @@ func CookieSessions(
 	return lookupSessions("CookieSessions", fault, find, lookup)
 }
 
-// BearerSessions authenticates by `Authorization: Bearer <token>` (RFC 6750), with lookup as in
-// [CookieSessions]. Another scheme is no credential; two headers, or a malformed token, are a bad
-// one.
+// BearerSessions authenticates by `Authorization: Bearer <token>` (RFC 6750), as [CookieSessions]
+// by a cookie. Another scheme is no credential; two headers, or a malformed token, are a bad one.
 func BearerSessions(
 	lookup func(ctx context.Context, token string) (*Session, error),
 ) Authenticator {

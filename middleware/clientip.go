@@ -34,8 +34,7 @@ func ForwardedFor(trusted ...netip.Prefix) func(*http.Request) string {
 			return peer
 		}
 		addr = addr.Unmap().WithZone("") // no prefix contains an address with a zone
-		// Each proxy appends, perhaps a line of its own. Walk from the end to the first one not
-		// trusted.
+		// Each proxy appends. Walk from the end to the first address that is not trusted.
 		lines := r.Header["X-Forwarded-For"]
 		list := strings.Join(lines, ",")
 		for more := len(lines) > 0; more && isTrusted(addr); {

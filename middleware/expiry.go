@@ -191,10 +191,10 @@ func (s *Sockets) restore(ctx context.Context, asked *Session) (restored *Sessio
 
 // apply updates or closes the sockets of a session after a recheck.
 func (s *Sockets) apply(c *recheck, restored *Session, err error) {
-	over := errors.Is(err, ErrNoSession) || errors.Is(err, ErrSessionExpired)
+	invalid := errors.Is(err, ErrNoSession) || errors.Is(err, ErrSessionExpired)
 	s.mu.Lock()
 	session := c.session
-	undecided := err != nil && !over && len(session.sockets) > 0
+	undecided := err != nil && !invalid && len(session.sockets) > 0
 	if err == nil && session.retryAfter > 0 && c.gaps == s.gaps && len(session.sockets) > 0 {
 		session.retryAfter = 0
 		s.planRecheck(session)
@@ -205,7 +205,7 @@ func (s *Sockets) apply(c *recheck, restored *Session, err error) {
 		}
 	}
 	ended := s.ended(session, time.Now())
-	if over {
+	if invalid {
 		ended = slices.Clone(session.sockets)
 	}
 	closing := s.moveToClosing(ended, causeExpired)

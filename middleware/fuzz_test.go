@@ -71,7 +71,8 @@ func FuzzGatePaths(f *testing.F) {
 			}
 			return
 		}
-		if served && method != http.MethodConnect && plain.MatchString(r.URL.EscapedPath()) {
+		short := len(r.URL.Path) <= 8<<10
+		if served && short && method != http.MethodConnect && plain.MatchString(r.URL.EscapedPath()) {
 			t.Errorf("protected, though it is written plainly: %q", r.URL.Path)
 		}
 		w = httptest.NewRecorder()

@@ -99,6 +99,7 @@ func (g *Gate) Authenticate(w http.ResponseWriter, r *http.Request) (*Session, *
 // Wrap returns a handler that passes on to next what may come in.
 func (g *Gate) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		before, _ := SessionFrom(r.Context())
 		s, rej := g.Authenticate(w, r)
 		if rej != nil {
 			rej.answer(w, r, g.opts.OnReject)
@@ -107,9 +108,9 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 		if s == nil {
 			r = g.public.canonical(r)
 		}
-		// Keep a context that has this session already: a live socket's stays current. Hide an
-		// outer gate's session that this gate does not accept.
-		if outer, _ := SessionFrom(r.Context()); s != outer {
+		// Keep a context that has this session already: a live socket's may have changed meanwhile.
+		// Hide an outer gate's session that this gate does not accept.
+		if outer, _ := SessionFrom(r.Context()); s != before && s != outer {
 			r = r.WithContext(WithSession(r.Context(), s))
 		}
 		next.ServeHTTP(w, r)
@@ -130,7 +131,7 @@ func (g *Gate) reject(r *http.Request, why *refusal, err error, expired *Session
 	return rej
 }
 
-// isPageLoad reports whether a person waits for a page: a redirect leads nowhere else.
+// isPageLoad reports whether a person waits for a page: nobody else follows a redirect to sign in.
 func (g *Gate) isPageLoad(r *http.Request) bool {
 	if !g.couldBePage(r) {
 		return false

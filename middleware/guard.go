@@ -232,13 +232,13 @@ func (g *Guard) checkGrant(in *incoming, grant *tickets.Grant) *Rejection {
 		known, err = g.sockets.restore(ctx, known)
 		switch {
 		case errors.Is(err, ErrNoSession), errors.Is(err, ErrSessionExpired):
-			return reject(refusedSessionOver, err)
+			return reject(refusedSessionEnd, err)
 		case err != nil:
 			return reject(refusedNotRestored, err)
 		}
 	}
 	if known.expired() {
-		return reject(refusedSessionOver, ErrSessionExpired)
+		return reject(refusedSessionEnd, ErrSessionExpired)
 	}
 	granted.Value = known.Value
 	if !known.ExpiresAt.IsZero() { // else the ticket's end stands
@@ -260,9 +260,8 @@ func (a *Admission) ResponseWriter(w http.ResponseWriter) http.ResponseWriter {
 	return a.socket.responseWriter(w)
 }
 
-// Release marks the handler as finished; later calls do nothing. Defer it as it is: after a panic
-// it closes the socket (1011, "panic"), and panics again. A hijacked connection goes on until it is
-// closed.
+// Release marks the handler as finished; later calls do nothing. Defer it: after a panic it closes
+// the socket (1011, "panic"), and panics again. A hijacked connection goes on until it is closed.
 func (a *Admission) Release() {
 	v := recover()
 	a.socket.handlerDone(v != nil)

@@ -217,9 +217,8 @@ func parseMintBody(body []byte) (string, error) {
 	if len(tokens) != 4 || tokens[0] != open || tokens[3] != end {
 		return "", errors.New("want an object with one member")
 	}
-	name, _ := tokens[1].(string)
 	endpoint, isString := tokens[2].(string)
-	if !strings.EqualFold(name, "endpoint") || !isString {
+	if tokens[1] != "endpoint" || !isString {
 		return "", errors.New("want a string called endpoint")
 	}
 	if endpoint == "" {

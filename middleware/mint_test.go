@@ -151,6 +151,7 @@ func TestMint_AnswersByRequest(t *testing.T) {
 			post(`{"endpoint":"/a","endpoint":"/b"}`)),
 		bad("endpoint twice, once null", "HOSTILE M16", post(`{"endpoint":"/a","endpoint":null}`)),
 		bad("endpoint twice, in another case", "HOSTILE M16", post(`{"endpoint":"/a","Endpoint":""}`)),
+		bad("endpoint in capitals", "RFC 8259 4", post(`{"ENDPOINT":"/a"}`)),
 		bad("no JSON", "", post("\xef\xbb\xbf{}")),
 		bad("broken chunk", "RFC 9112 7.1", chunks("zz\r\n")),
 	}

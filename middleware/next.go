@@ -13,8 +13,7 @@ const maxNext = 2 << 10
 
 // Next returns where to go after sign-in: the form's next, or else the query's, if it is a path on
 // this server. It is "/" if next is missing, there twice, longer than 2 KiB, the sign-in page, or
-// could take a browser elsewhere. Redirect to nothing else: attackers use open redirects for
-// phishing.
+// could take a browser elsewhere. Redirect to nothing else: attackers look for open redirects.
 //
 // It calls [http.Request.ParseForm]; bound the body first with [http.MaxBytesReader].
 func Next(r *http.Request) string {

@@ -136,7 +136,7 @@ func (s *Sockets) openStream(k *socket) *Rejection {
 	case http.ErrServerClosed:
 		return reject(refusedGoingAway, nil)
 	case ErrSessionExpired:
-		return reject(refusedSessionOver, err)
+		return reject(refusedSessionEnd, err)
 	default: // nil: CloseSession
 		return rejectConsume(cmp.Or(err, tickets.ErrRevoked))
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -84,6 +85,7 @@ var hostilePaths = []struct {
 	{source: "path parameters, CVE-2020-5902", target: "/public/.;x=y/admin"},
 	{source: "path parameters, CVE-2020-5902", target: "/public/..%3b/admin"},
 	{source: "path parameters", target: "/login;jsessionid=1"},
+	{source: "CWE-400", target: "/public/" + strings.Repeat("a", 8<<10)},
 
 	{source: "HOSTILE G26: chi, echo and gin match RawPath", target: "/%6cogin"},
 	{source: "HOSTILE G26: chi, echo and gin match RawPath", target: "/log%69n"},
@@ -94,6 +96,8 @@ var hostilePaths = []struct {
 	{source: "HOSTILE G26: escaped twice", target: "/public/%252e%252e/x"},
 	{source: "HOSTILE G26: escaped twice", target: "/public/a%252Fb"},
 	{source: "HOSTILE G26: escaped twice", target: "/public/..%255Cadmin"},
+	{source: "HOSTILE G26: escaped twice", target: "/public/..%253bx/admin"},
+	{source: "HOSTILE G26: escaped twice", target: "/public/%253Bx/admin"},
 	{source: "HOSTILE G26: escaped three times", target: "/public/%25252e%25252e/x"},
 
 	{source: "NUL cuts a C string", target: "/login%00"},

@@ -93,7 +93,7 @@ var (
 	refusedStore        = &refusal{503, unavailable, 1013, audit.TicketRejected, "store"}
 	refusedEndpoint     = &refusal{403, "forbidden", 4403, audit.TicketRejected, "endpoint"}
 	refusedOtherSession = &refusal{403, "forbidden", 4403, audit.TicketRejected, "session"}
-	refusedSessionOver  = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "session"}
+	refusedSessionEnd   = &refusal{401, "ticket_rejected", 4401, audit.TicketRejected, "session"}
 	refusedNotRestored  = &refusal{503, unavailable, 1013, audit.TicketRejected, "session"}
 	refusedTooMany      = &refusal{429, "too_many", 4429, audit.UpgradeRefused, "too_many"}
 	refusedGoingAway    = &refusal{503, unavailable, 1001, audit.UpgradeRefused, "going_away"}

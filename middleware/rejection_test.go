@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strconv"
 	"strings"
 	"testing"
@@ -81,6 +83,23 @@ func TestGuard_RefusalClosesConnection(t *testing.T) {
 			}
 			assert.Equal(t, want, connectionLines(raw), "%s: %s", name, tc.name)
 		}
+	}
+}
+
+// An upgrade may be refused by the handler, after its ticket was consumed.
+func TestGuard_RefusalOfTheHandlerClosesConnection(t *testing.T) {
+	refuses := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "no", http.StatusForbidden)
+	})
+	target := must(url.Parse(serve(t, refuses).URL))
+	for name, h := range map[string]http.Handler{
+		"handler": refuses, "ReverseProxy": httputil.NewSingleHostReverseProxy(target),
+	} {
+		b := newBed(t, middleware.GuardOptions{})
+		raw := rawAnswers(t, b.guard.Wrap(h), upgrade("GET", "/ws?ticket="+b.mint(t)))
+		assert.Equal(t, 1, strings.Count(raw, "HTTP/1.1 "), "%s: %s", name, raw)
+		assert.True(t, strings.HasPrefix(raw, "HTTP/1.1 403 "), "%s: %s", name, raw)
+		assert.Equal(t, []string{"close"}, connectionLines(raw), name)
 	}
 }
 

@@ -28,9 +28,9 @@ type incoming struct {
 	inQuery    []string // values of the query's ticket parameters
 	inProtocol []string // values of the subprotocols that are tickets
 	protocols  []string // the other subprotocols
-	overlong   bool     // more subprotocols than are read
+	overlong   bool     // the subprotocols are too long, and were not read
 
-	stream bool // AdmitRequests admits it as it is
+	stream bool // a plain request with a ticket, for AdmitRequests
 
 	// For the audit, and the socket. ticketID is "" and session nil until they are known.
 	ip       string
@@ -78,7 +78,8 @@ func (in *incoming) check(requireProtocol bool) *Rejection {
 	case joined(h["Sec-Websocket-Version"]) != "13":
 		return reject(refusedVersion, nil)
 	}
-	_, h2c := h["Http2-Settings"] // RFC 7540 section 3.2.1
+	_, h2c := h["Http2-Settings"]                                    // RFC 7540 section 3.2.1
+	upgrade := strings.Trim(strings.Join(h["Upgrade"], ";"), ", \t") // one line, with one value
 	key, notBase64 := base64.StdEncoding.DecodeString(joined(h["Sec-Websocket-Key"]))
 	switch {
 	case len(in.query) > maxQuery:
@@ -91,7 +92,7 @@ func (in *incoming) check(requireProtocol bool) *Rejection {
 		return nil
 	case in.overlong, notBase64 != nil, len(key) != 16:
 		return reject(refusedKey, nil)
-	case h2c, len(h["Upgrade"]) != 1, len(slices.Collect(elements(h["Upgrade"]))) != 1:
+	case h2c, !strings.EqualFold(upgrade, "websocket"):
 		// A handler that speaks h2c as well would take an "Upgrade: websocket, h2c" for HTTP/2, and
 		// one ticket would be a tunnel to every path.
 		return reject(refusedOtherUpgrade, nil)

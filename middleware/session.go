@@ -21,7 +21,7 @@ type Session struct {
 	ID               string
 	Provider, UserID string
 	StartedAt        time.Time // when the person signed in; zero: unknown
-	ExpiresAt        time.Time // the first instant at which it is over; zero: no known end
+	ExpiresAt        time.Time // from this instant on it has ended; zero: no known end
 	Data             string    // the application's own; travels in the ticket, at most 256 bytes
 	Value            any       // the application's own session; never leaves this process
 }
@@ -43,9 +43,7 @@ func shortSessionID(id string) string {
 }
 
 // expired reports whether the session has ended.
-func (s *Session) expired() bool {
-	return passed(s.ExpiresAt, time.Now())
-}
+func (s *Session) expired() bool { return passed(s.ExpiresAt, time.Now()) }
 
 // passed reports whether t is set and not after now, by the clock: monotonic time may stand still.
 func passed(t, now time.Time) bool { return !t.IsZero() && !now.Before(t.Round(0)) }

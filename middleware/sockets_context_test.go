@@ -105,6 +105,16 @@ func TestSession_OfALiveSocketChangesWithRestore(t *testing.T) {
 	}{
 		{"alone", func(next http.Handler) http.Handler { return next }},
 		{"a gate inside", must(middleware.NewGate(middleware.ContextSessions, nil)).Wrap},
+		{"a gate inside that takes its time", func(next http.Handler) http.Handler {
+			slow := middleware.AuthenticatorFunc(func(_ http.ResponseWriter, r *http.Request) (
+				*middleware.Session, error,
+			) {
+				s, _ := middleware.SessionFrom(r.Context())
+				time.Sleep(2 * time.Minute) // Restore returns it anew meanwhile
+				return s, nil
+			})
+			return must(middleware.NewGate(slow, nil)).Wrap(next)
+		}},
 		{"two gates inside", func(next http.Handler) http.Handler {
 			gate := must(middleware.NewGate(middleware.FirstOf(middleware.ContextSessions), nil))
 			return gate.Wrap(gate.Wrap(next))

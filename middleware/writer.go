@@ -49,6 +49,9 @@ func (w *socketWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *socketWriter) WriteHeader(status int) {
 	w.switched = w.switched || status == http.StatusSwitchingProtocols
+	if status >= 200 && !w.k.info.Stream { // refused after all: see Guard.decideAndRecord
+		w.Header().Set("Connection", "close")
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
