@@ -114,7 +114,10 @@ type sink func(ctx context.Context, e Event, attrs []slog.Attr) error
 func (s sink) Enabled(context.Context, slog.Level) bool { return true }
 
 func (s sink) Handle(ctx context.Context, rec slog.Record) error {
-	attrs := slices.AppendSeq(make([]slog.Attr, 0, rec.NumAttrs()), rec.Attrs)
+	attrs := make([]slog.Attr, 0, rec.NumAttrs())
+	for a := range rec.Attrs { // slices.AppendSeq allocates for it
+		attrs = append(attrs, a)
+	}
 	return s(ctx, Event(rec.Message), attrs)
 }
 
