@@ -49,7 +49,9 @@ func TestConcealTicket_CopiesNoLongURL(t *testing.T) {
 		"ConcealTicket": middleware.ConcealTicket(http.NotFoundHandler()),
 		"gate":          gate.Wrap(whoami),
 	} {
-		for _, query := range []string{"ticket=" + long, "ticket=%zz" + long, "a=%25zz.ticket=" + long} {
+		for _, query := range []string{
+			"ticket=" + long, "ticket=%zz" + long, "a=%25zz.ticket=" + long,
+		} {
 			r := httptest.NewRequest("GET", "/", nil)
 			r.URL.RawQuery, r.RequestURI = query, "/?"+query
 			r.Header.Set("Referer", "https://app.example/?"+query)
@@ -121,11 +123,12 @@ func TestRefusalLine_PathAndOriginAreCut(t *testing.T) {
 			require.Len(t, lines, 1, name)
 			logged := lines[0]["path"].(string)
 			assert.LessOrEqual(t, len(logged), limit, name)
-			if part == "%C3%BC" { // nothing in it is redacted, and limit is in the middle of a character
+			if part == "%C3%BC" {
+				// nothing in it is redacted, and limit is in the middle of a character
 				assert.Len(t, logged, limit-1, name)
 			}
-			assert.True(t, utf8.ValidString(logged) && !strings.Contains(logged, "\uFFFD"), "%s: %q", name,
-				logged)
+			assert.True(t, utf8.ValidString(logged) && !strings.Contains(logged, "\uFFFD"),
+				"%s: %q", name, logged)
 			if origin, ok := lines[0]["origin"].(string); ok {
 				assert.LessOrEqual(t, len(origin), limit, name)
 			} else {

@@ -150,7 +150,8 @@ func BenchmarkUpgrade(b *testing.B) {
 			}
 			other := "/no?ticket=" + strings.Repeat("A", 43) // of the same length
 			for i := 0; b.Loop(); i++ {
-				target := "/ws?ticket=" + string(must(issuer.Mint(b.Context(), tickets.Grant{UserID: "ann"})))
+				target := "/ws?ticket=" +
+					string(must(issuer.Mint(b.Context(), tickets.Grant{UserID: "ann"})))
 				if i%2 == 0 { // neither always follows the other
 					run(&guarded, target)
 				}

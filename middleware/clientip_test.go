@@ -53,7 +53,8 @@ var forwardedFor = []forwarded{
 	from("", "10.0.0.1:1")("nobody is trusted", "oauth2-proxy#3506", "10.0.0.1", "203.0.113.9"),
 	direct("the peer is not trusted", "oauth2-proxy#3506", "192.0.2.7", "203.0.113.9"),
 	direct("the peer is not trusted, and garbage", "", "192.0.2.7", "<script>"),
-	proxied("several lines", "RFC 9110 5.3", "203.0.113.9", "198.51.100.1", "203.0.113.9", "10.0.0.2"),
+	proxied("several lines", "RFC 9110 5.3", "203.0.113.9", "198.51.100.1", "203.0.113.9",
+		"10.0.0.2"),
 	proxied("several lines, each a list", "RFC 9110 5.3",
 		"203.0.113.9", "198.51.100.1, 203.0.113.9", "10.0.0.3, 10.0.0.2"),
 	proxied("several lines, the last untrusted", "RFC 9110 5.3",
@@ -71,7 +72,8 @@ var forwardedFor = []forwarded{
 	proxied("a name", "", "", "evil.example"),
 	proxied("a zone that a stranger chose", "RFC 4007 11", "", "fe80::1%<script>"),
 	proxied("a zone, bracketed with a port", "RFC 4007 11", "", "[2001:db8::1%x]:80"),
-	proxied("with a port", "Azure Application Gateway writes it", "203.0.113.9", "203.0.113.9:4711"),
+	proxied("with a port", "Azure Application Gateway writes it", "203.0.113.9",
+		"203.0.113.9:4711"),
 	proxied("IPv6", "", "2001:db8::1", "2001:DB8::1"),
 	proxied("IPv6 in brackets", "RFC 7239 6", "2001:db8::1", "[2001:db8::1]"),
 	proxied("IPv6 in brackets with a port", "RFC 7239 6", "2001:db8::1", "[2001:db8::1]:80"),
@@ -126,7 +128,8 @@ func TestForwardedFor_IsTheSameOverTheWire(t *testing.T) {
 		if c.peer == "10.0.0.1:1" && len(trusted) > 0 {
 			trusted = append(trusted, netip.MustParsePrefix("127.0.0.1/32"))
 		}
-		gate, rec := newGate(t, middleware.GateOptions{ClientIP: middleware.ForwardedFor(trusted...)})
+		gate, rec := newGate(t,
+			middleware.GateOptions{ClientIP: middleware.ForwardedFor(trusted...)})
 		mux := http.NewServeMux()
 		mux.Handle("/", gate.Wrap(whoami))
 		lines := []string{sid(deadCookie)}
@@ -135,7 +138,8 @@ func TestForwardedFor_IsTheSameOverTheWire(t *testing.T) {
 		}
 		for _, over := range overBoth(t, mux) {
 			over.send(t, "GET", "/a", lines...)
-			assert.Equal(t, want, rec.Lines(t)[0]["ip"], "%s (%s) over %s", c.name, c.source, over.name)
+			assert.Equal(t, want, rec.Lines(t)[0]["ip"],
+				"%s (%s) over %s", c.name, c.source, over.name)
 			rec.Take()
 		}
 	}
@@ -158,8 +162,8 @@ func TestClientIP_NoProxyIsTrustedByDefault(t *testing.T) {
 	} {
 		for _, over := range overBoth(t, door.handler) {
 			over.send(t, "GET", "/a", lines...)
-			assert.Contains(t, door.rec.Take(), `"ip":"127.0.0.1"`, "%s over %s (oauth2-proxy#3506)", name,
-				over.name)
+			assert.Contains(t, door.rec.Take(), `"ip":"127.0.0.1"`,
+				"%s over %s (oauth2-proxy#3506)", name, over.name)
 		}
 	}
 }
@@ -174,8 +178,9 @@ func TestForwardedFor_ReadsNoOtherHeader(t *testing.T) {
 		lines []string
 	}{
 		{"127.0.0.1", []string{
-			"X-Real-IP: 198.51.100.1", "Forwarded: for=198.51.100.1", "True-Client-IP: 198.51.100.1",
-			"X-Client-IP: 198.51.100.1", "CF-Connecting-IP: 198.51.100.1"}},
+			"X-Real-IP: 198.51.100.1", "Forwarded: for=198.51.100.1",
+			"True-Client-IP: 198.51.100.1", "X-Client-IP: 198.51.100.1",
+			"CF-Connecting-IP: 198.51.100.1"}},
 		{"203.0.113.9", []string{"x-forwarded-for: 198.51.100.1", "X-FORWARDED-FOR: 203.0.113.9",
 			"X_Forwarded_For: 198.51.100.2"}},
 	} {

@@ -37,7 +37,8 @@ var concealRows = []concealRow{
 	{"two", "CWE-235", "ticket=" + minted + "&a=1&ticket=" + minted, "a=1", "a=1"},
 	{"name escaped", "RFC 3986 2.1", "%74ic%6Bet=" + minted + "&a=1", "a=1", "a=1"},
 	{"value escaped", "RFC 3986 2.1", "ticket=%61" + minted[1:], nothingLeft, nothingLeft},
-	{"all escaped", "RFC 3986 2.1", "%74%69%63%6b%65%74=%61" + minted[1:], nothingLeft, nothingLeft},
+	{"all escaped", "RFC 3986 2.1", "%74%69%63%6b%65%74=%61" + minted[1:],
+		nothingLeft, nothingLeft},
 	{"others as they were", "RFC 3986 6.2.2", "b=%7e+%20&a&&=&=x&ticket=" + minted + "&a=%C3%A9",
 		othersLeft, othersLeft},
 	{"empty pairs before", "RFC 3986 3.4", "&&a=1&ticket=" + minted, "&&a=1", "&&a=1"},
@@ -55,15 +56,16 @@ var concealRows = []concealRow{
 	{"??", "HOSTILE W1, W27", "?ticket=" + minted, nothingLeft, nothingLeft},
 	{"?? before others", "HOSTILE W1, W27", "?ticket=" + minted + "&a=1", "a=1", "a=1"},
 	{"behind a second ?", "HOSTILE W1, W27", "a=1?ticket=" + minted, "a=1", "a=1"},
-	{"behind a second ?, before others", "HOSTILE W1, W27", "a=1?Ticket=" + minted + "&b=2", "a=1&b=2",
-		"a=1&b=2"},
+	{"behind a second ?, before others", "HOSTILE W1, W27", "a=1?Ticket=" + minted + "&b=2",
+		"a=1&b=2", "a=1&b=2"},
 	{"behind a #", "like a second ?", "a=1#ticket=" + minted, "a=1", "a=1"},
 	{"name goes on behind a #", "like a second ?", "a=1&x#ticket#y=" + minted, "a=1&x", "a=1&x"},
 	{"a longer name", "HOSTILE W27", "ws_ticket=" + minted + "&ticketId=" + minted + "&a=1", "a=1",
 		"a=1"},
 	{"escaped twice", "CWE-174", "%2574icket=" + minted + "&a=1", "a=1", "a=1"},
 	{"spaces around it", "copied by hand", "ticket=+" + minted + "%0A&a=1", "a=1", "a=1"},
-	{"in the URL in a value", "a way back", "next=%2Fws%3Fticket%3D" + minted + "&a=1", "a=1", "a=1"},
+	{"in the URL in a value", "a way back", "next=%2Fws%3Fticket%3D" + minted + "&a=1",
+		"a=1", "a=1"},
 	{"in the URL in a value, not escaped", "a way back", "next=/ws?ticket=" + minted + "&a=1",
 		"next=/ws&a=1", "next=/ws&a=1"},
 	{"name alone, and another's value", "", "ticket&a=" + minted, asItWas, "a=" + minted},
@@ -78,8 +80,10 @@ var concealRows = []concealRow{
 	{"semicolon", "golang/go#25192", "a=1;ticket=" + minted, nothingLeft, nothingLeft},
 	{"semicolon behind", "golang/go#25192", "ticket=" + minted + "&a;b", nothingLeft, nothingLeft},
 	{"bad escape", "RFC 3986 2.1", "%zz&ticket=" + minted, nothingLeft, nothingLeft},
-	{"bad escape, name escaped", "RFC 3986 2.1", "a=%&%74icket=" + minted, nothingLeft, nothingLeft},
-	{"cut escape at the end", "RFC 3986 2.1", "ticket=" + minted + "&a=%7", nothingLeft, nothingLeft},
+	{"bad escape, name escaped", "RFC 3986 2.1", "a=%&%74icket=" + minted,
+		nothingLeft, nothingLeft},
+	{"cut escape at the end", "RFC 3986 2.1", "ticket=" + minted + "&a=%7",
+		nothingLeft, nothingLeft},
 	{"bad escape and none", "RFC 3986 2.1", "a=%zz", asItWas, nothingLeft},
 	{"too many parameters", "GODEBUG urlmaxqueryparams",
 		"ticket=" + minted + strings.Repeat("&a", 10_000), nothingLeft, nothingLeft},
@@ -124,19 +128,21 @@ func TestConcealTicket_RemovesTicketFromURLAndReferer(t *testing.T) {
 			"half of a handshake": {"Sec-WebSocket-Key: x"}, // a guard may take it for one
 		} {
 			for _, over := range both {
-				if over.name == "h2" && name == "handshake" { // RFC 9113 section 8.2.2: it has no such headers
-					continue
+				if over.name == "h2" && name == "handshake" {
+					continue // RFC 9113 section 8.2.2: it has no such headers
 				}
 				t.Run(row.name+" ("+row.source+")/"+name+" over "+over.name, func(t *testing.T) {
 					left := row.left(lines != nil)
 					var got seen
+					referer := "Referer: " + withQuery("https://app.example/page", row.query)
 					a := over.send(t, "GET", withQuery("/ws", row.query),
-						append([]string{"Referer: " + withQuery("https://app.example/page", row.query)}, lines...)...)
+						append([]string{referer}, lines...)...)
 					require.NoError(t, json.Unmarshal([]byte(a.Body), &got), a)
 					assert.Equal(t, left, got.RawQuery)
 					assert.Equal(t, withQuery("/ws", left), got.RequestURI)
 					assert.Equal(t, withQuery("/ws", left), got.URL)
-					assert.Equal(t, []string{withQuery("https://app.example/page", left)}, got.Referer)
+					assert.Equal(t, []string{withQuery("https://app.example/page", left)},
+						got.Referer)
 				})
 			}
 		}
@@ -209,9 +215,11 @@ func TestConcealTicket_OtherParts(t *testing.T) {
 		} {
 			r := httptest.NewRequest("GET", "/", nil)
 			r.URL.RawQuery, r.RequestURI = c.query, c.uri
-			middleware.ConcealTicket(http.HandlerFunc(func(_ http.ResponseWriter, got *http.Request) {
-				assert.Equal(t, []string{c.wantQuery, c.wantURI}, []string{got.URL.RawQuery, got.RequestURI})
-			})).ServeHTTP(nil, r)
+			checks := func(_ http.ResponseWriter, got *http.Request) {
+				assert.Equal(t, []string{c.wantQuery, c.wantURI},
+					[]string{got.URL.RawQuery, got.RequestURI})
+			}
+			middleware.ConcealTicket(http.HandlerFunc(checks)).ServeHTTP(nil, r)
 		}
 	})
 	t.Run("a Referer that comes later", func(t *testing.T) {
@@ -269,15 +277,17 @@ func TestGuard_HandlerSeesNoTicket(t *testing.T) {
 		wantQuery, wantReferer, wantProtocol string
 	}{
 		{"query", "/ws?a=1&&ticket={T}&b=%7e", "/page", "", "a=1&&b=%7e", "/page", ""},
-		{"query and Referer", "/ws?%74icket={T}", "/page?x=1&ticket={T}", "chat,\tv2", "", "/page?x=1",
-			"chat,\tv2"},
+		{"query and Referer", "/ws?%74icket={T}", "/page?x=1&ticket={T}", "chat,\tv2", "",
+			"/page?x=1", "chat,\tv2"},
 		{"protocol", "/ws?a=1", "/page", "chat , ticket.{T},v2", "a=1", "/page", "chat, v2"},
-		{"protocol and Referer", "/ws?a=1", "/page?ticket={T}", "ticket.{T},v2", "a=1", "/page", "v2"},
+		{"protocol and Referer", "/ws?a=1", "/page?ticket={T}", "ticket.{T},v2",
+			"a=1", "/page", "v2"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBed(t, middleware.GuardOptions{})
 			ticket := b.mint(t, func(g *tickets.Grant) {
-				g.Data, g.StartedAt, g.SessionExpiresAt = "room 7", started, started.AddDate(50, 0, 0)
+				g.Data, g.StartedAt = "room 7", started
+				g.SessionExpiresAt = started.AddDate(50, 0, 0)
 			})
 			var got seen
 			inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -287,10 +297,12 @@ func TestGuard_HandlerSeesNoTicket(t *testing.T) {
 				assert.NotContains(t, rec.Body.String(), ticket)
 				assert.NoError(t, json.Unmarshal(rec.Body.Bytes(), &got))
 				want := ann()
-				want.Data, want.StartedAt, want.ExpiresAt = "room 7", started, started.AddDate(50, 0, 0)
+				want.Data, want.StartedAt = "room 7", started
+				want.ExpiresAt = started.AddDate(50, 0, 0)
 				s, ok := middleware.SessionFrom(r.Context())
 				if assert.True(t, ok) {
-					assert.True(t, s.StartedAt.Equal(want.StartedAt) && s.ExpiresAt.Equal(want.ExpiresAt))
+					assert.True(t, s.StartedAt.Equal(want.StartedAt) &&
+						s.ExpiresAt.Equal(want.ExpiresAt))
 					assert.Equal(t, grantOf(want), grantOf(s))
 					assert.Equal(t, want.Data, s.Data)
 				}

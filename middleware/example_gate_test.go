@@ -179,7 +179,8 @@ func ExampleContextSessions() {
 	}))
 	signIn := func(next http.Handler) http.Handler { // stands for the application's own middleware
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if user, password, ok := r.BasicAuth(); ok && user == "ann" && password == "correct horse" {
+			user, password, ok := r.BasicAuth()
+			if ok && user == "ann" && password == "correct horse" {
 				s := &middleware.Session{ID: "s1", UserID: user}
 				r = r.WithContext(middleware.WithSession(r.Context(), s))
 			}
@@ -226,7 +227,8 @@ func ExampleForwardedFor() {
 	clientIP := middleware.ForwardedFor(netip.MustParsePrefix("10.0.0.0/8"))
 
 	r := httptest.NewRequest("GET", "/", nil)
-	r.Header.Set("X-Forwarded-For", "8.8.8.8, 203.0.113.9, 10.0.0.2") // the client made up the first
+	// The client made up the first.
+	r.Header.Set("X-Forwarded-For", "8.8.8.8, 203.0.113.9, 10.0.0.2")
 	r.RemoteAddr = "10.0.0.1:50000"
 	fmt.Println(clientIP(r))
 

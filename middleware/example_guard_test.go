@@ -191,7 +191,8 @@ func ExampleConcealTicket() {
 	check(err)
 	guard, err := middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: quiet})
 	check(err)
-	srv := httptest.NewServer(middleware.ConcealTicket(accessLog(guard.Wrap(http.HandlerFunc(hello)))))
+	h := guard.Wrap(http.HandlerFunc(hello))
+	srv := httptest.NewServer(middleware.ConcealTicket(accessLog(h)))
 	defer srv.Close()
 
 	ctx := context.Background()
@@ -233,7 +234,8 @@ func Example_alice() {
 	mux.Handle("POST /login", form.ThenFunc(func(w http.ResponseWriter, r *http.Request) {
 		cookie := rand.Text()
 		people.Store(cookie, &middleware.Session{ID: cookie, UserID: r.FormValue("user")})
-		http.SetCookie(w, &http.Cookie{Name: "session", Value: cookie, Secure: true, HttpOnly: true})
+		http.SetCookie(w,
+			&http.Cookie{Name: "session", Value: cookie, Secure: true, HttpOnly: true})
 	}))
 	mux.Handle("/api/auth/ws-ticket", page.Then(mint))
 	mux.Handle("/ws", socket.ThenFunc(hello))

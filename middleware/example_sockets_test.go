@@ -78,7 +78,8 @@ func ExampleSockets_Shutdown() {
 // Who is there, and out with one of them: an application that revokes by its
 // own means. Issuer.Revoke does as much, and stops the tickets that are out too.
 func ExampleSockets_CloseUser() {
-	server, sockets, page := exampleServer(middleware.SocketsOptions{MaxPerUser: 8, EvictOldest: true})
+	server, sockets, page := exampleServer(
+		middleware.SocketsOptions{MaxPerUser: 8, EvictOldest: true})
 	defer server.Close()
 
 	for s := range sockets.All() {

@@ -72,7 +72,8 @@ func FuzzGatePaths(f *testing.F) {
 			return
 		}
 		short := len(r.URL.Path) <= 8<<10
-		if served && short && method != http.MethodConnect && plain.MatchString(r.URL.EscapedPath()) {
+		if served && short && method != http.MethodConnect &&
+			plain.MatchString(r.URL.EscapedPath()) {
 			t.Errorf("protected, though it is written plainly: %q", r.URL.Path)
 		}
 		w = httptest.NewRecorder()
@@ -96,7 +97,8 @@ func FuzzGatePaths(f *testing.F) {
 func readsAsOne(u *url.URL) bool {
 	drop := regexp.MustCompile(`;[^/]*`)
 	for _, reading := range []string{
-		u.Path, u.EscapedPath(), strings.ReplaceAll(u.Path, `\`, "/"), drop.ReplaceAllString(u.Path, ""),
+		u.Path, u.EscapedPath(),
+		strings.ReplaceAll(u.Path, `\`, "/"), drop.ReplaceAllString(u.Path, ""),
 	} {
 		clean := path.Clean(reading)
 		isClean := reading == clean || reading == clean+"/" && reading != "//"
@@ -134,10 +136,12 @@ func FuzzNext(f *testing.F) {
 				t.Errorf("%q leads to the sign-in page", next)
 			}
 		}
-		if strings.ContainsFunc(next, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '\\' }) {
+		bad := func(r rune) bool { return r < 0x20 || r == 0x7f || r == '\\' }
+		if strings.ContainsFunc(next, bad) {
 			t.Errorf("a control character or a backslash in %q", next)
 		}
-		isPlain := len(value) < 2048 && plain.MatchString(value) && !strings.HasPrefix(value, "/login")
+		isPlain := len(value) < 2048 && plain.MatchString(value) &&
+			!strings.HasPrefix(value, "/login")
 		if next != value && isPlain {
 			t.Errorf("%q is refused, though it is plain", value)
 		}
@@ -153,9 +157,9 @@ func FuzzNext(f *testing.F) {
 // value without doubt always is.
 func FuzzCookies(f *testing.F) {
 	for _, seed := range []string{
-		"sid=a", "a=b; sid=c", `sid="a"`, "sid=a; sid=b", "sid=a\nsid=a", "sid=;sid=a", `sid=a; sid="a"`,
-		"sid", "=a", "sid=a;", "\tsid = a", "sid=a b", "sid=a\tb", `sid="a`, `sid=a\`, "sid=\xc3\xa9",
-		" ; ;sid=a", `sid="a;b"`, "sid==", "$sid=a",
+		"sid=a", "a=b; sid=c", `sid="a"`, "sid=a; sid=b", "sid=a\nsid=a", "sid=;sid=a",
+		`sid=a; sid="a"`, "sid", "=a", "sid=a;", "\tsid = a", "sid=a b", "sid=a\tb", `sid="a`,
+		`sid=a\`, "sid=\xc3\xa9", " ; ;sid=a", `sid="a;b"`, "sid==", "$sid=a",
 		strings.Repeat("a;", 2999) + "sid=a", strings.Repeat("a;", 3000) + "sid=a",
 	} {
 		f.Add(seed)
@@ -192,7 +196,8 @@ func FuzzCookies(f *testing.F) {
 		switch {
 		case asked && (!agree || value != named[0].Value):
 			t.Errorf("looked up %q, net/http sees %v", value, named)
-		case asked != (err == nil), !asked && !noSession && !errors.Is(err, middleware.ErrSessionExpired):
+		case asked != (err == nil),
+			!asked && !noSession && !errors.Is(err, middleware.ErrSessionExpired):
 			t.Errorf("asked: %v, error: %v", asked, err)
 		case agree && mentioned == 1 && !asked:
 			t.Errorf("not looked up: %v", named)
@@ -205,8 +210,8 @@ func FuzzCookies(f *testing.F) {
 // FuzzBearer: exactly what RFC 6750 section 2.1 calls credentials is looked up.
 func FuzzBearer(f *testing.F) {
 	for _, seed := range []string{
-		"Bearer a", "bearer  a==", "Bearer", "Bearer =", "Bearer a=b", "Basic a", "Bearer a\nBearer a",
-		"Bearer\ta", "Bearer a ",
+		"Bearer a", "bearer  a==", "Bearer", "Bearer =", "Bearer a=b", "Basic a",
+		"Bearer a\nBearer a", "Bearer\ta", "Bearer a ",
 	} {
 		f.Add(seed)
 	}
@@ -267,7 +272,8 @@ func FuzzForwardedFor(f *testing.F) {
 		if ok {
 			expected = want.String()
 		}
-		got := clientIP(&http.Request{RemoteAddr: peer, Header: http.Header{"X-Forwarded-For": lines}})
+		forwarded := http.Header{"X-Forwarded-For": lines}
+		got := clientIP(&http.Request{RemoteAddr: peer, Header: forwarded})
 		if got != expected {
 			t.Errorf("%q, want %q", got, expected)
 		}
@@ -373,7 +379,8 @@ func FuzzTicketCarriers(f *testing.F) {
 			judge := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 				a, rej := guard.Admit(r)
 				if rej != nil {
-					v = fmt.Sprintf("%d %s %s, %d takes", rej.Status, rej.Code, rej.Reason, store.takes)
+					v = fmt.Sprintf("%d %s %s, %d takes", rej.Status, rej.Code, rej.Reason,
+						store.takes)
 					return
 				}
 				defer a.Release()
@@ -431,7 +438,9 @@ func FuzzUpgradeHeaders(f *testing.F) {
 	guard, store := fuzzGuard(f, middleware.GuardOptions{PassOthers: true, AdmitRequests: true})
 	f.Fuzz(func(t *testing.T, method, connection, upgrade, name, value string) {
 		raw := method + " /ws?ticket=" + minted + " HTTP/1.1\r\nHost: app.example\r\n"
-		for _, h := range [][2]string{{"Connection", connection}, {"Upgrade", upgrade}, {name, value}} {
+		for _, h := range [][2]string{
+			{"Connection", connection}, {"Upgrade", upgrade}, {name, value},
+		} {
 			if h[1] != "" {
 				raw += h[0] + ": " + h[1] + "\r\n"
 			}
@@ -623,8 +632,8 @@ func FuzzStoreAnswer(f *testing.F) {
 			Data: data, ExpiresAt: at(expires), SessionExpiresAt: at(ends)}
 		errs := []error{
 			nil, tickets.ErrUnknown, tickets.ErrUsed, tickets.ErrExpired, tickets.ErrRevoked,
-			tickets.ErrInvalid,
-			fmt.Errorf("%s: %w", user, tickets.ErrUsed), errors.New(data), context.Canceled, tickets.ErrFull,
+			tickets.ErrInvalid, fmt.Errorf("%s: %w", user, tickets.ErrUsed), errors.New(data),
+			context.Canceled, tickets.ErrFull,
 		}
 		store.last, store.err = g, errs[int(kind)%len(errs)]
 		rec.Take()
@@ -645,7 +654,8 @@ func FuzzStoreAnswer(f *testing.F) {
 		if rej == nil {
 			defer a.Release()
 			s := a.Session
-			if want != 0 || s.ID != id || s.Provider != provider || s.UserID != user || s.Data != data {
+			if want != 0 || s.ID != id || s.Provider != provider || s.UserID != user ||
+				s.Data != data {
 				t.Fatalf("let in as %#v, want %d", *s, want)
 			}
 			return

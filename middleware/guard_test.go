@@ -30,7 +30,8 @@ func TestGuard_InvalidTicketsGetOneAnswer(t *testing.T) {
 		dial := serveInBubble(t, b.guard.Wrap(accepts))
 		try := func(ticket string) (raw, reason string) {
 			b.rec.Take()
-			raw = exchange(t, dial(), upgrade("GET", "/ws?ticket="+ticket, "Connection: Upgrade, close"))
+			raw = exchange(t, dial(),
+				upgrade("GET", "/ws?ticket="+ticket, "Connection: Upgrade, close"))
 			synctest.Wait()
 			lines := b.rec.Lines(t)
 			if strings.Contains(raw, " 101 ") {
@@ -48,7 +49,8 @@ func TestGuard_InvalidTicketsGetOneAnswer(t *testing.T) {
 		require.Equal(t, "in", reason)
 		want, reason := try(fresh)
 		require.Equal(t, "used", reason)
-		require.Equal(t, "HTTP/1.1 401 Unauthorized\r\nCache-Control: no-store\r\nConnection: close\r\n"+
+		require.Equal(t, "HTTP/1.1 401 Unauthorized\r\n"+
+			"Cache-Control: no-store\r\nConnection: close\r\n"+
 			"Content-Type: application/json; charset=utf-8\r\nVary: Cookie\r\n"+
 			"X-Content-Type-Options: nosniff\r\nContent-Length: 51\r\n\r\n"+
 			errorBody(401, "ticket_rejected"), want)
@@ -115,7 +117,8 @@ func TestGuard_InvalidTicketsGetOneAnswerEachWay(t *testing.T) {
 		{"in the query", inHTTP, h1(inQuery), "HTTP/1.1 401 "},
 		{"in the protocol", inHTTP, h1(inProtocol), "HTTP/1.1 401 "},
 		{"in the query, by closing", byClosing, h1(inQuery), "\x88\x11\x11\x31ticket_rejected"},
-		{"in the protocol, by closing", byClosing, h1(inProtocol), "\x88\x11\x11\x31ticket_rejected"},
+		{"in the protocol, by closing", byClosing, h1(inProtocol),
+			"\x88\x11\x11\x31ticket_rejected"},
 		{"a stream", inHTTP, h1(stream), "HTTP/1.1 401 "},
 		{"a stream over h2", inHTTP, h2, h2Statuses[401]},
 		{"a stream, where sockets are closed", byClosing, h1(stream), "HTTP/1.1 401 "},
@@ -129,12 +132,13 @@ func TestGuard_InvalidTicketsGetOneAnswerEachWay(t *testing.T) {
 			used, late := b.mint(t), b.mint(t, other)
 			_, err := b.issuer.Consume(t.Context(), tickets.Ticket(used))
 			require.NoError(t, err)
-			require.NoError(t, b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: "another"}))
+			require.NoError(t,
+				b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: "another"}))
 			var first string
 			for _, bad := range []struct{ ticket, reason string }{
-				{strings.Repeat("A", 43), "unknown"}, {used, "used"}, {expired, "expired"}, {late, "revoked"},
-				{late, "used"}, {revoked, "expired"}, {strings.Repeat("A", 42) + "B", "unknown"},
-				{"a", "unknown"},
+				{strings.Repeat("A", 43), "unknown"}, {used, "used"}, {expired, "expired"},
+				{late, "revoked"}, {late, "used"}, {revoked, "expired"},
+				{strings.Repeat("A", 42) + "B", "unknown"}, {"a", "unknown"},
 			} {
 				b.rec.Take()
 				conn := dial()
@@ -216,7 +220,8 @@ func TestGuard_StoreFailureIs503(t *testing.T) {
 			ticket := b.mint(t)
 			request := upgrade("GET", "/ws?ticket="+ticket, "Connection: Upgrade, close")
 			raw := exchange(t, dial(), request)
-			assert.EqualValues(t, 1, b.store.takes.Load(), "asked again: what was lost may have happened")
+			assert.EqualValues(t, 1, b.store.takes.Load(),
+				"asked again: what was lost may have happened")
 			synctest.Wait()
 			require.Contains(t, raw, fmt.Sprintf("HTTP/1.1 %d ", tc.status))
 			if tc.status != http.StatusSwitchingProtocols {
@@ -254,7 +259,8 @@ func TestGuard_ClientGoneWhileConsuming(t *testing.T) {
 		},
 	}, middleware.SocketsOptions{
 		Restore: func(ctx context.Context, s *middleware.Session) (*middleware.Session, error) {
-			assert.NoError(t, ctx.Err(), "what the ticket was worth is to be found out all the same")
+			assert.NoError(t, ctx.Err(),
+				"what the ticket was worth is to be found out all the same")
 			return s, nil
 		},
 	})
@@ -274,7 +280,8 @@ func TestGuard_ClientGoneWhileConsuming(t *testing.T) {
 	<-taking
 	require.NoError(t, conn.Close())
 	<-served
-	outcomes := append(b.rec.Events(t, audit.SocketOpened), b.rec.Events(t, audit.UpgradeRefused)...)
+	outcomes := append(b.rec.Events(t, audit.SocketOpened),
+		b.rec.Events(t, audit.UpgradeRefused)...)
 	assert.Len(t, outcomes, 1, b.rec.Text())
 	assert.Empty(t, b.rec.Events(t, audit.TicketRejected))
 	_, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
@@ -333,8 +340,8 @@ func TestGuard_LibraryBehindItOpensSockets(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b, h := wire(t)
 			for _, srv := range []*httptest.Server{serve(t, h), serveTLS(t, h)} {
-				opts := &websocket.DialOptions{HTTPClient: h1Client(srv), Subprotocols: []string{"chat"},
-					HTTPHeader: http.Header{"Origin": {srv.URL}}}
+				opts := &websocket.DialOptions{HTTPClient: h1Client(srv),
+					Subprotocols: []string{"chat"}, HTTPHeader: http.Header{"Origin": {srv.URL}}}
 				c, _, err := websocket.Dial(t.Context(), srv.URL+"/ws?ticket="+b.mint(t), opts)
 				require.NoError(t, err)
 				assert.Equal(t, "chat", c.Subprotocol())
@@ -345,16 +352,19 @@ func TestGuard_LibraryBehindItOpensSockets(t *testing.T) {
 				require.NoError(t, c.Close(websocket.StatusNormalClosure, ""))
 
 				c, _, err = websocket.Dial(t.Context(), srv.URL+"/ws", &websocket.DialOptions{
-					HTTPClient: h1Client(srv), Subprotocols: []string{"ticket." + b.mint(t), "chat"},
+					HTTPClient:   h1Client(srv),
+					Subprotocols: []string{"ticket." + b.mint(t), "chat"},
 				})
 				require.NoError(t, err)
 				assert.Equal(t, "chat", c.Subprotocol())
 				require.NoError(t, c.CloseNow())
 			}
 			b.rec.Await(t, audit.SocketClosed, 4)
-			assert.Len(t, b.rec.Lines(t), 8, "each socket is opened and closed, once: %s", b.rec.Text())
+			assert.Len(t, b.rec.Lines(t), 8,
+				"each socket is opened and closed, once: %s", b.rec.Text())
 			for _, line := range b.rec.Events(t, audit.SocketOpened) {
-				assert.Equal(t, []any{"oidc", "ann", "127.0.0.1"}, fields(line, "provider", "user_id", "ip"))
+				assert.Equal(t, []any{"oidc", "ann", "127.0.0.1"},
+					fields(line, "provider", "user_id", "ip"))
 				assert.Contains(t, "/ws", line["path"]) // StripPrefix leaves part of it
 				assert.Regexp(t, `^[0-9a-f]{12}$`, line["ticket_id"])
 			}

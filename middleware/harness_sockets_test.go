@@ -375,7 +375,8 @@ func (p *page) frames() ([]wireFrame, error) {
 			if _, ok := p.Conn.(*net.TCPConn); ok { // a pipe has no FIN
 				rest, err := io.ReadAll(p.br)
 				if err != nil || len(rest) > 0 {
-					return all, fmt.Errorf("%d bytes after the close frame, then %w", len(rest), err)
+					return all, fmt.Errorf("%d bytes after the close frame, then %w",
+						len(rest), err)
 				}
 			}
 			return all, p.Close()
@@ -635,7 +636,9 @@ func hangs(ctx context.Context, _ *middleware.Session) (*middleware.Session, err
 }
 
 func says(err error) restoreFunc {
-	return func(context.Context, *middleware.Session) (*middleware.Session, error) { return nil, err }
+	return func(context.Context, *middleware.Session) (*middleware.Session, error) {
+		return nil, err
+	}
 }
 
 type contextKey struct{}

@@ -293,7 +293,8 @@ type refusal struct {
 func refused(status int, code, reason string) func(name, source, request string) refusal {
 	return func(name, source, request string) refusal {
 		return refusal{
-			name: name, source: source, request: request, status: status, code: code, reason: reason,
+			name: name, source: source, request: request,
+			status: status, code: code, reason: reason,
 		}
 	}
 }
@@ -427,7 +428,8 @@ func (a *recorder) Events(t testing.TB, e audit.Event) []map[string]any {
 // Await waits until there are n lines of one event, and returns them.
 func (a *recorder) Await(t testing.TB, e audit.Event, n int) []map[string]any {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%d lines of %s", n, e), func() bool { return len(a.Events(t, e)) == n })
+	eventually(t, fmt.Sprintf("%d lines of %s", n, e),
+		func() bool { return len(a.Events(t, e)) == n })
 	return a.Events(t, e)
 }
 

@@ -183,7 +183,9 @@ func TestExtendedConnect_IsNeverPublicNorMints(t *testing.T) {
 		status       int
 		body, reason string // reason: of the audit's one line
 	}
-	answers := func(status int, body, reason string) func(name, source string, fields []string) row {
+	answers := func(
+		status int, body, reason string,
+	) func(name, source string, fields []string) row {
 		return func(name, source string, fields []string) row {
 			return row{name, source, fields, status, body, reason}
 		}
@@ -191,12 +193,15 @@ func TestExtendedConnect_IsNeverPublicNorMints(t *testing.T) {
 	none, dead := answers(401, bodyNone, ""), answers(401, bodyEnded, "invalid_or_expired_session")
 	notUpgrade := answers(501, errorBody(501, "not_implemented"), "not_upgrade")
 	method := answers(405, errorBody(405, "method_not_allowed"), "method")
-	to := func(path string, more ...string) []string { return connectH2(path, "websocket", more...) }
+	to := func(path string, more ...string) []string {
+		return connectH2(path, "websocket", more...)
+	}
 	page := []string{"accept", "text/html", "sec-fetch-mode", "navigate"}
 	good, bad := []string{"cookie", "sid=" + goodCookie}, []string{"cookie", "sid=" + deadCookie}
 	for _, tc := range []row{
 		none("no session", "RFC 8441 4", to("/ws", page...)),
-		none("another protocol", "RFC 9220 5", connectH2("/ws", "connect-udp", "accept", "text/html")),
+		none("another protocol", "RFC 9220 5",
+			connectH2("/ws", "connect-udp", "accept", "text/html")),
 		none("a public path", "RFC 9110 9.3.6", to("/public/x")),
 		none("a public path, upwards", "RFC 9110 9.3.6: ServeMux does not clean it",
 			to("/public/../admin")),
@@ -208,8 +213,8 @@ func TestExtendedConnect_IsNeverPublicNorMints(t *testing.T) {
 	} {
 		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
 			log, rec := newAudit()
-			gate, _ := newGate(t,
-				middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}, Audit: log})
+			gate, _ := newGate(t, middleware.GateOptions{
+				LoginURL: "/login", Public: []string{"/public/"}, Audit: log})
 			issuer := newIssuer(t)
 			mint := must(middleware.NewMint(issuer, &middleware.MintOptions{Audit: log}))
 			guard := must(middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: log}))
@@ -239,7 +244,8 @@ func TestWebSocketOverHTTP2_IsRefused(t *testing.T) {
 		body, reason string // "": net/http's own answer
 	}
 	notImplemented := func(name, source string, fields []string) row {
-		return row{name, source, true, fields, 501, errorBody(501, "not_implemented"), "not_upgrade"}
+		return row{name, source, true, fields, 501, errorBody(501, "not_implemented"),
+			"not_upgrade"}
 	}
 	required := errorBody(426, "upgrade_required")
 	connect, plain := connectH2(ws, "websocket"), plainConnectH2()
@@ -253,7 +259,8 @@ func TestWebSocketOverHTTP2_IsRefused(t *testing.T) {
 		{"plain CONNECT", "RFC 9113 8.5", true, plain, 426, required, "not_upgrade"},
 		{"plain CONNECT", "RFC 9113 8.5", false, plain, 426, required, "not_upgrade"},
 		{"GET with Connection", "RFC 9113 8.2.2", false, connection, 400, "", ""},
-		{"GET with Upgrade", "RFC 9113 8.2.2", true, getH2(ws, "upgrade", "websocket"), 400, "", ""},
+		{"GET with Upgrade", "RFC 9113 8.2.2", true, getH2(ws, "upgrade", "websocket"),
+			400, "", ""},
 	} {
 		if tc.extended != extended {
 			continue

@@ -52,8 +52,9 @@ func allStacks() string {
 // testing: this one, the one that waits for signals, the fuzzer's.
 func isOfTheRun(stack string) bool {
 	for _, f := range []string{
-		"middleware_test.TestMain(", "os/signal.loop(", "os/signal.signal_recv(", "runtime.ensureSigM",
-		"testing.runFuzzing", "internal/fuzz.", "testing.(*M).", "runtime/pprof.",
+		"middleware_test.TestMain(", "os/signal.loop(", "os/signal.signal_recv(",
+		"runtime.ensureSigM", "testing.runFuzzing", "internal/fuzz.", "testing.(*M).",
+		"runtime/pprof.",
 	} {
 		if strings.Contains(stack, f) {
 			return true

@@ -72,7 +72,8 @@ func TestMint_AnswersByRequest(t *testing.T) {
 	kib := strings.Repeat("a", 1<<10-len(`{"endpoint":"/"}`)) // makes a body of 1 KiB
 	rows := []row{
 		ok("no body", "", post(""), ""),
-		ok("length 0 of another type", "", post("", "Content-Length: 0", "Content-Type: text/plain"), ""),
+		ok("length 0 of another type", "",
+			post("", "Content-Length: 0", "Content-Type: text/plain"), ""),
 		ok("empty object", "", post("{}"), ""),
 		ok("no chunks", "RFC 9112 7.1", post("", chunked)+"0\r\n\r\n", ""),
 		ok("endpoint", "", post(`{"endpoint":"/ws/pty"}`), "/ws/pty"),
@@ -104,7 +105,8 @@ func TestMint_AnswersByRequest(t *testing.T) {
 		forbidden("cross-site, own Origin", "Fetch Metadata", post("", crossSite, own)),
 		forbidden("cross-site to a path of hooks", "CVE-2025-47910",
 			strings.Replace(post("", crossSite), mintPath, "/hook", 1)),
-		forbidden("unknown Sec-Fetch-Site", "Fetch Metadata", post("", "Sec-Fetch-Site: SAME-ORIGIN")),
+		forbidden("unknown Sec-Fetch-Site", "Fetch Metadata",
+			post("", "Sec-Fetch-Site: SAME-ORIGIN")),
 		forbidden("two Sec-Fetch-Site", "HOSTILE M16", post("", sameOrigin, crossSite)),
 		forbidden("two Sec-Fetch-Site, the first empty", "HOSTILE M16",
 			post("", "Sec-Fetch-Site:", crossSite)),
@@ -150,15 +152,17 @@ func TestMint_AnswersByRequest(t *testing.T) {
 		bad("endpoint twice", "RFC 8259 4: the last would win",
 			post(`{"endpoint":"/a","endpoint":"/b"}`)),
 		bad("endpoint twice, once null", "HOSTILE M16", post(`{"endpoint":"/a","endpoint":null}`)),
-		bad("endpoint twice, in another case", "HOSTILE M16", post(`{"endpoint":"/a","Endpoint":""}`)),
+		bad("endpoint twice, in another case", "HOSTILE M16",
+			post(`{"endpoint":"/a","Endpoint":""}`)),
 		bad("endpoint in capitals", "RFC 8259 4", post(`{"ENDPOINT":"/a"}`)),
 		bad("no JSON", "", post("\xef\xbb\xbf{}")),
 		bad("broken chunk", "RFC 9112 7.1", chunks("zz\r\n")),
 	}
 	for _, endpoint := range []string{
-		"ws", "//evil.example/ws", "https://app.example/ws", "/ws?a=1", "/ws#a", "/ws/../admin", "/./ws",
-		"//ws", "/ws//pty", "/ws%2Fpty", "/ws/%2e%2e/admin", `/ws\\pty`, "/ws%5Cpty", "/ws\\u0000",
-		"/ws%00", "/ws\\n", "/ws%zz", "*", "/ws%0d%0aX-A:%20b", "/ws/%252e%252e/admin", "/ws%252Fpty",
+		"ws", "//evil.example/ws", "https://app.example/ws", "/ws?a=1", "/ws#a", "/ws/../admin",
+		"/./ws", "//ws", "/ws//pty", "/ws%2Fpty", "/ws/%2e%2e/admin", `/ws\\pty`, "/ws%5Cpty",
+		"/ws\\u0000", "/ws%00", "/ws\\n", "/ws%zz", "*", "/ws%0d%0aX-A:%20b",
+		"/ws/%252e%252e/admin", "/ws%252Fpty",
 	} {
 		body := `{"endpoint":"` + endpoint + `"}`
 		rows = append(rows, bad("endpoint "+endpoint, "GHSA-gm3x-23wp-hc2c", post(body)))
@@ -172,9 +176,11 @@ func TestMint_AnswersByRequest(t *testing.T) {
 			post("", "Origin: HTTPS://Other.Example:8443", crossSite), "")),
 		with(listed, forbidden("own host, not listed", "the list is all of it",
 			toHost("own.example", post("", "Origin: https://own.example")))),
-		with(listed, forbidden("listed by http", "RFC 6454 4", post("", "Origin: http://app.example"))),
+		with(listed,
+			forbidden("listed by http", "RFC 6454 4", post("", "Origin: http://app.example"))),
 		with(allows("/a"), ok("allowed", "", post(`{"endpoint":"/a"}`), "/a")),
-		with(allows("/a b"), ok("asked in the decoded form", "", post(`{"endpoint":"/a%20b"}`), "/a b")),
+		with(allows("/a b"),
+			ok("asked in the decoded form", "", post(`{"endpoint":"/a%20b"}`), "/a b")),
 		with(allows("/a", ""), ok("any, allowed", "", post(""), "")),
 		with(allows("/a"), denied("any, not allowed", "CWE-863", post(""))),
 		with(allows("/a"), denied("another", "CWE-863", post(`{"endpoint":"/a/"}`))),
@@ -210,14 +216,17 @@ func TestMint_AnswersByRequest(t *testing.T) {
 					lines := b.rec.Lines(t)
 					require.Len(t, lines, 1)
 					assert.Equal(t,
-						[]any{"ws_mint_refused", tc.reason, "127.0.0.1", "oidc", "ann", auditID(ann().ID)},
+						[]any{"ws_mint_refused", tc.reason,
+							"127.0.0.1", "oidc", "ann", auditID(ann().ID)},
 						fields(lines[0], "event", "reason", "ip", "provider", "user_id", "session"))
-					assert.Equal(t, strings.Contains(tc.request, "Origin:"), lines[0]["origin"] != nil)
+					assert.Equal(t, strings.Contains(tc.request, "Origin:"),
+						lines[0]["origin"] != nil)
 					return
 				}
 				ticket := requireMinted(t, a, 30)
-				require.Equal(t, fmt.Sprintf(`{"event":"ws_ticket_minted","provider":"oidc","user_id":"ann",`+
-					`"ip":"127.0.0.1","ticket_id":"%s","endpoint":"%s","session":"%s"}`+"\n",
+				require.Equal(t, fmt.Sprintf(`{"event":"ws_ticket_minted","provider":"oidc",`+
+					`"user_id":"ann","ip":"127.0.0.1","ticket_id":"%s","endpoint":"%s",`+
+					`"session":"%s"}`+"\n",
 					auditID(ticket), tc.endpoint, auditID(ann().ID)), b.rec.Text())
 				g, err := b.issuer.Consume(t.Context(), tickets.Ticket(ticket))
 				require.NoError(t, err)
@@ -243,7 +252,8 @@ func sendAsH2(t *testing.T, srv *httptest.Server, raw string) (answer, bool) {
 	defer cancel()
 	u := &url.URL{Scheme: "https", Host: srv.Listener.Addr().String(),
 		Opaque: "//" + r.Host + r.RequestURI}
-	out := (&http.Request{Method: r.Method, Host: r.Host, Header: r.Header, URL: u}).WithContext(ctx)
+	out := &http.Request{Method: r.Method, Host: r.Host, Header: r.Header, URL: u}
+	out = out.WithContext(ctx)
 	if len(body) > 0 {
 		out.ContentLength, out.Body = int64(len(body)), io.NopCloser(bytes.NewReader(body))
 	}
@@ -296,7 +306,8 @@ func TestMint_ClientGone(t *testing.T) {
 func requireMinted(t *testing.T, a answer, ttl int) (ticket string) {
 	t.Helper()
 	require.Equal(t, http.StatusOK, a.Status, a)
-	require.Regexp(t, fmt.Sprintf(`^\{"ticket":"[A-Za-z0-9_-]{43}","ttl_seconds":%d\}$`, ttl), a.Body)
+	require.Regexp(t, fmt.Sprintf(`^\{"ticket":"[A-Za-z0-9_-]{43}","ttl_seconds":%d\}$`, ttl),
+		a.Body)
 	assert.Equal(t, "application/json; charset=utf-8", a.Header.Get("Content-Type"))
 	assert.Equal(t, "no-store", a.Header.Get("Cache-Control"))
 	return a.Body[len(`{"ticket":"`):][:43]
@@ -352,7 +363,8 @@ func TestMint_SessionAndStore(t *testing.T) {
 			b := newMintBed(t, middleware.MintOptions{}, s)
 			b.store.onPut = func() error { return tc.put }
 			if tc.reason == "revoked" {
-				require.NoError(t, b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: s.ID}))
+				require.NoError(t,
+					b.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: s.ID}))
 			}
 			conn := serveInBubble(t, b.handler)()
 			go io.WriteString(conn, post(""))
@@ -367,7 +379,8 @@ func TestMint_SessionAndStore(t *testing.T) {
 			}
 			assert.Equal(t, tc.body, a.Body)
 			assert.Equal(t, "no-store", a.Header.Get("Cache-Control"))
-			assert.Equal(t, []any{"ws_mint_refused", tc.reason}, fields(lines[0], "event", "reason"))
+			assert.Equal(t, []any{"ws_mint_refused", tc.reason},
+				fields(lines[0], "event", "reason"))
 			if tc.status == http.StatusServiceUnavailable {
 				assert.Regexp(t, `^[1-9]$`, a.Header.Get("Retry-After"))
 			}
@@ -399,8 +412,9 @@ func TestMint_TooManyIs429(t *testing.T) {
 		a := try()
 		requireRefusal(t, refusal{status: 429, code: "too_many"}, a)
 		assert.Contains(t, []string{"20", "21"}, a.Header.Get("Retry-After"))
-		assert.Equal(t, `{"event":"ws_mint_refused","reason":"too_many","ip":"pipe","path":"`+mintPath+
-			`","provider":"oidc","user_id":"ann","session":"`+auditID(ann().ID)+`"}`+"\n", rec.Take())
+		assert.Equal(t, `{"event":"ws_mint_refused","reason":"too_many","ip":"pipe","path":"`+
+			mintPath+`","provider":"oidc","user_id":"ann","session":"`+auditID(ann().ID)+`"}`+"\n",
+			rec.Take())
 		time.Sleep(21 * time.Second)
 		requireMinted(t, try(), 30)
 		require.NoError(t, conn.Close())
@@ -456,7 +470,8 @@ func TestNewMint_RefusesTTLUnderOneSecond(t *testing.T) {
 	for ttl, valid := range map[time.Duration]bool{
 		time.Second - 1: false, time.Millisecond: false, time.Second: true,
 	} {
-		issuer := must(tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{TTL: ttl}))
+		issuer := must(
+			tickets.NewIssuer(tickets.NewMemoryStore(nil), &tickets.IssuerOptions{TTL: ttl}))
 		_, err := middleware.NewMint(issuer, nil)
 		if valid {
 			require.NoError(t, err)

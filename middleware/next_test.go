@@ -110,8 +110,9 @@ var answersNext = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) 
 })
 
 func postForm(target, body string, lines ...string) string {
-	return rawRequest("POST", target, append(lines, "Content-Type: application/x-www-form-urlencoded",
-		"Content-Length: "+strconv.Itoa(len(body)))...) + body
+	lines = append(lines, "Content-Type: application/x-www-form-urlencoded",
+		"Content-Length: "+strconv.Itoa(len(body)))
+	return rawRequest("POST", target, lines...) + body
 }
 
 func TestNext_IsALocalPath(t *testing.T) {
@@ -134,7 +135,8 @@ func TestNext_IsALocalPath(t *testing.T) {
 			assert.Len(t, a.Header["Location"], 1)
 		}
 		if c.local {
-			assert.True(t, staysHere(c.value), "the table or the browser is wrong about %.80q", c.value)
+			assert.True(t, staysHere(c.value),
+				"the table or the browser is wrong about %.80q", c.value)
 		}
 	}
 }
@@ -154,7 +156,8 @@ func TestNext_FormIsBeforeQuery(t *testing.T) {
 		{"form", postForm("/login", "user=ann&next=/form"), "/form"},
 		{"form before query", postForm("/login?next=/q", "next=/form"), "/form"},
 		{"form, PUT", strings.Replace(postForm("/login", "next=/form"), "POST", "PUT", 1), "/form"},
-		{"a bad form is not mended by the query", postForm("/login?next=/q", "next=//evil.example"), "/"},
+		{"a bad form is not mended by the query", postForm("/login?next=/q", "next=//evil.example"),
+			"/"},
 		{"an empty form is not mended by the query", postForm("/login?next=/q", "next="), "/"},
 		{"two in the query", get("/login?next=/a&next=/b"), "/"},
 		{"two, one spelt differently", get("/login?next=/a&%6eext=/b"), "/"},
@@ -163,7 +166,8 @@ func TestNext_FormIsBeforeQuery(t *testing.T) {
 		{"a semicolon", get("/login?next=/a;next=/b"), "/"},
 		{"a query that does not parse", get("/login?next=/a&%zz"), "/"},
 		{"a form that does not parse", postForm("/login?next=/q", "%zz"), "/"},
-		{"a form that is too large", postForm("/login", "next=/a&x="+strings.Repeat("x", 9<<10)), "/"},
+		{"a form that is too large", postForm("/login", "next=/a&x="+strings.Repeat("x", 9<<10)),
+			"/"},
 		{"another Content-Type", of("application/json", "next=/form"), "/q"},
 		{"multipart is not read", of("multipart/form-data; boundary=x", multipart), "/q"},
 		{"a header", get("/login", "X-Next: /a", "Referer: http://app.example/a"), "/"},
@@ -176,7 +180,8 @@ func TestNext_FormIsBeforeQuery(t *testing.T) {
 func TestNext_InsideStripPrefixIsNotTheSignInPage(t *testing.T) {
 	srv := serve(t, http.StripPrefix("/app", answersNext))
 	assert.Equal(t, "/", send(t, srv, get("/app/login?next=/app/login")).Body)
-	assert.Equal(t, "/login", send(t, srv, get("/app/login?next=/login")).Body, "that is another page")
+	assert.Equal(t, "/login", send(t, srv, get("/app/login?next=/login")).Body,
+		"that is another page")
 }
 
 // staysHere follows a Location as browsers do (the URL standard's basic parser,

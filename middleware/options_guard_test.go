@@ -57,7 +57,9 @@ func TestGuard_ChecksTheGrant(t *testing.T) {
 	}
 	restored := func(name, source string, status int, s *middleware.Session, err error) row {
 		r := session(name, source, status)
-		r.sockets.Restore = func(context.Context, *middleware.Session) (*middleware.Session, error) {
+		r.sockets.Restore = func(
+			context.Context, *middleware.Session,
+		) (*middleware.Session, error) {
 			return s, err
 		}
 		return r
@@ -85,15 +87,18 @@ func TestGuard_ChecksTheGrant(t *testing.T) {
 		elsewhere("escaped twice", "HOSTILE G26", "/ws%2Fpty", "/ws%252Fpty"),
 		opens("a percent sign", "RFC 3986 2.4", "/ws/100%", "/ws/100%25"),
 		elsewhere("endpoint in the query", "GHSA-7rh7-c77v-6434", "/ws", "/x?endpoint=/ws&x=/ws"),
-		behind(strip("/api"), opens("a prefix taken off", "http.StripPrefix", "/api/ws", "/api/ws")),
+		behind(strip("/api"),
+			opens("a prefix taken off", "http.StripPrefix", "/api/ws", "/api/ws")),
 		behind(strip("/api"),
 			elsewhere("a prefix taken off, escaped", "HOSTILE W30", "/api/ws", "/api/%77s")),
 		behind(noRequestURI,
 			elsewhere("no RequestURI, needlessly escaped", "HOSTILE W30", "/ws", "/%77s")),
 		behind(noRequestURI, opens("no RequestURI", "not every server fills it in", "/ws", "/ws")),
 		behind(noRequestURI,
-			elsewhere("no RequestURI, escaped slash", "GHSA-gm3x-23wp-hc2c", "/ws/pty", "/ws%2Fpty")),
-		behind(strip("/api"), elsewhere("what a prefix left", "http.StripPrefix", "/ws", "/api/ws")),
+			elsewhere("no RequestURI, escaped slash", "GHSA-gm3x-23wp-hc2c", "/ws/pty",
+				"/ws%2Fpty")),
+		behind(strip("/api"),
+			elsewhere("what a prefix left", "http.StripPrefix", "/ws", "/api/ws")),
 		behind(header("X-Original-URL", "/ws"),
 			elsewhere("X-Original-URL", "GHSA-6384-m2mw-rf54", "/ws", "/x")),
 		under(requires, elsewhere("RequireEndpoint, none", "", "", "/ws")),
@@ -200,7 +205,9 @@ func TestGuard_PassOthersPassesNoUpgrade(t *testing.T) {
 		reached string // by a request that is passed on or admitted
 		admits  bool   // AdmitRequests
 	}
-	answers := func(status int, reached string, admits bool) func(name, source, request string) row {
+	answers := func(
+		status int, reached string, admits bool,
+	) func(name, source, request string) row {
 		return func(name, source, request string) row {
 			return row{refused(status, "", "")(name, source, request), reached, admits}
 		}
@@ -218,24 +225,28 @@ func TestGuard_PassOthersPassesNoUpgrade(t *testing.T) {
 		passes("query that does not parse", "", get("/page?a;b&%zz")),
 		passes("keep-alive", "", get("/page", "Connection: keep-alive")),
 		needsTicket("a whole handshake", "", upgrade("GET", "/page")),
-		likeUpgrade("bare Connection: Upgrade", "headroom#3281", get("/page", "Connection: Upgrade")),
+		likeUpgrade("bare Connection: Upgrade", "headroom#3281",
+			get("/page", "Connection: Upgrade")),
 		likeUpgrade("bare Connection: keep-alive, upgrade", "headroom#3281",
 			get("/page", "Connection: keep-alive", "Connection: upgrade")),
-		likeUpgrade("bare Upgrade", "traefik-modsecurity-plugin#6", get("/page", "Upgrade: websocket")),
+		likeUpgrade("bare Upgrade", "traefik-modsecurity-plugin#6",
+			get("/page", "Upgrade: websocket")),
 		likeUpgrade("empty Upgrade", "taOS#636", get("/page", "Upgrade:")),
 		likeUpgrade("h2c", "RFC 7540 3.2", get("/page", "Connection: Upgrade, HTTP2-Settings",
 			"Upgrade: h2c", "HTTP2-Settings: AAMAAABk")),
 		likeUpgrade("Connection: not-upgrade", "x/net and gws answer 101",
 			upgrade("GET", "/page", "Connection: not-upgrade")),
 		likeUpgrade("key alone", "RFC 6455 11.3.1", get("/page", "sec-websocket-KEY: x")),
-		likeUpgrade("protocol alone", "RFC 6455 11.3.4", get("/page", "Sec-WebSocket-Protocol: chat")),
-		likeUpgrade("extensions alone", "RFC 6455 11.3.2", get("/page", "Sec-WebSocket-Extensions: x")),
+		likeUpgrade("protocol alone", "RFC 6455 11.3.4",
+			get("/page", "Sec-WebSocket-Protocol: chat")),
+		likeUpgrade("extensions alone", "RFC 6455 11.3.2",
+			get("/page", "Sec-WebSocket-Extensions: x")),
 		likeUpgrade("accept alone", "RFC 6455 11.3.3", get("/page", "Sec-WebSocket-Accept: x")),
 		likeUpgrade("a header to come", "RFC 6455 11.3", get("/page", "Sec-WebSocket-Next:")),
 		wrongMethod("POST", "RFC 6455 4.1", upgrade("POST", "/page")),
 		likeUpgrade("CONNECT", "RFC 9110 9.3.6", rawRequest("CONNECT", "/page")),
-		likeUpgrade("the preface of HTTP/2", "HOSTILE W31, RFC 9113 3.4: to an h2c handler, a tunnel",
-			"PRI * HTTP/2.0\r\n\r\n"),
+		likeUpgrade("the preface of HTTP/2",
+			"HOSTILE W31, RFC 9113 3.4: to an h2c handler, a tunnel", "PRI * HTTP/2.0\r\n\r\n"),
 		likeUpgrade("key alone, POST", "RFC 6455 11.3.1",
 			rawRequest("POST", "/page", "Sec-WebSocket-Key: x")),
 		stream("stream", "", get("/page?ticket={T}")),
@@ -244,7 +255,8 @@ func TestGuard_PassOthersPassesNoUpgrade(t *testing.T) {
 		twoTickets("stream, one ticket and one of another's", "CWE-235",
 			get("/page?ticket={T}&ticket=ST-1")),
 		notStream("stream, another's ticket", "CAS 3.0 2.5", get("/page?ticket=ST-1")),
-		notStream("POST with a ticket", "", rawRequest("POST", "/page?ticket={T}", "Content-Length: 0")),
+		notStream("POST with a ticket", "",
+			rawRequest("POST", "/page?ticket={T}", "Content-Length: 0")),
 		answers(426, "", true)("stream that resembles an upgrade", "headroom#3281",
 			get("/page?ticket={T}", "Upgrade: websocket")),
 	} {
@@ -273,7 +285,8 @@ func TestGuard_AdmitRequestsAdmitsStreams(t *testing.T) {
 	for _, tc := range []refusal{
 		admitted("stream", "", get(ws, "Accept: text/event-stream")),
 		admitted("stream, name escaped", "RFC 3986 2.1", get("/ws?a=1&%74icket={T}")),
-		admitted("stream of the same origin", "WHATWG HTML 9.2", get(ws, "Origin: https://app.example")),
+		admitted("stream of the same origin", "WHATWG HTML 9.2",
+			get(ws, "Origin: https://app.example")),
 		upgraded("upgrade", "", opening()),
 		noUpgrade("no ticket", "", get("/ws")),
 		noUpgrade("HEAD", "RFC 9110 9.3.2", rawRequest("HEAD", ws)),
@@ -291,14 +304,15 @@ func TestGuard_AdmitRequestsAdmitsStreams(t *testing.T) {
 	} {
 		t.Run(tc.name+" ("+tc.source+")", func(t *testing.T) {
 			b := newBed(t, middleware.GuardOptions{AdmitRequests: true})
-			srv := serve(t, b.guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.Header.Get("Upgrade") != "" {
 					accepts(w, r)
 					return
 				}
 				assert.NotContains(t, r.RequestURI+r.URL.String(), "icket")
 				whoami(w, r)
-			})))
+			})
+			srv := serve(t, b.guard.Wrap(h))
 			a := send(t, srv, b.fill(t).Replace(tc.request))
 			require.Equal(t, tc.status, a.Status, a)
 			if tc.reason == "" {
@@ -335,6 +349,7 @@ func TestNewGuard_RefusesBadOriginsAndCopiesOptions(t *testing.T) {
 		"X-No: Origin": 403, evilOrigin: 403, "Origin: http://app.example": 403,
 		"Origin: https://app.example": 101, "Origin: https://APP.example:443": 101,
 	} {
-		assert.Equal(t, status, send(t, srv, upgrade("GET", "/ws?ticket="+b.mint(t), line)).Status, line)
+		assert.Equal(t, status, send(t, srv, upgrade("GET", "/ws?ticket="+b.mint(t), line)).Status,
+			line)
 	}
 }

@@ -48,7 +48,8 @@ var originRows = []originRow{
 	always("the page's own", "", "", "https://app.example"),
 	always("the page's own, capitals", "RFC 6454 4", "", "HTTPS://APP.Example"),
 	always("the page's own, default port", "RFC 6454 4", "", "https://app.example:443"),
-	always("Host with the default port", "RFC 9110 4.2.3", "APP.example:443", "https://app.example"),
+	always("Host with the default port", "RFC 9110 4.2.3", "APP.example:443",
+		"https://app.example"),
 	overHTTP("over HTTP", "a page that was not encrypted", "", "http://app.example"),
 	overHTTP("over HTTP, default ports", "", "app.example:80", "http://app.example"),
 	never("the other one's default port", "", "", "https://app.example:80"),
@@ -156,12 +157,15 @@ func TestOrigins_AreCheckedAtGuardAndMint(t *testing.T) {
 					if !allowed || path == "/strict" {
 						want = http.StatusForbidden
 					}
-					assert.Equal(t, want, a.Status, "%s: guard, listed: %v (%s)", name, listed, c.source)
-					if lines := rec.Lines(t); want == http.StatusForbidden && assert.Len(t, lines, 1) {
+					assert.Equal(t, want, a.Status,
+						"%s: guard, listed: %v (%s)", name, listed, c.source)
+					if lines := rec.Lines(t); want == http.StatusForbidden &&
+						assert.Len(t, lines, 1) {
 						assert.Equal(t, `{"error":"forbidden","detail":"Forbidden"}`, a.Body)
 						assert.Equal(t, "ws_upgrade_refused", lines[0]["event"])
 						assert.Equal(t, "origin", lines[0]["reason"])
-						if c.origins != nil && !strings.Contains(c.origins[0], "@") { // the audit masks userinfo
+						// The audit masks userinfo.
+						if c.origins != nil && !strings.Contains(c.origins[0], "@") {
 							assert.Equal(t, strings.Join(c.origins, ", "), lines[0]["origin"],
 								"the operator wants to know whose page it was")
 						}

@@ -147,11 +147,13 @@ func TestPublic_AmbiguousPathsAreProtected(t *testing.T) {
 						continue
 					}
 					a := over.send(t, "GET", c.target)
-					assert.Equal(t, c.public, a.reached() == "nobody", "%s (%s)", c.target, c.source)
+					assert.Equal(t, c.public, a.reached() == "nobody",
+						"%s (%s)", c.target, c.source)
 					assert.Equal(t, c.public, a.Status == 200, "%s (%s)", c.target, c.source)
 					assert.NotContains(t, a.Header, "X-Injected")
 					if place == "alone" && a.Status != http.StatusBadRequest {
-						assert.Equal(t, "ann", over.send(t, "GET", c.target, sid(goodCookie)).reached(), c.target)
+						assert.Equal(t, "ann",
+							over.send(t, "GET", c.target, sid(goodCookie)).reached(), c.target)
 					}
 				}
 				assert.Empty(t, rec.Text(), "no credential was presented")
@@ -246,11 +248,12 @@ func TestPublic_SessionIsOptional(t *testing.T) {
 		{"over", endedCookie, "nobody"},
 		{"cannot be decided", downCookie, "nobody"},
 	} {
-		gate, _ := newGate(t, middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}})
+		gate, _ := newGate(t,
+			middleware.GateOptions{LoginURL: "/login", Public: []string{"/public/"}})
 		for _, over := range overBoth(t, gate.Wrap(whoami)) {
 			for _, target := range []string{"/public/x", "/login"} {
-				assert.Equal(t, c.reached, over.send(t, "GET", target, sid(c.cookie)).reached(), "%s %s",
-					c.name, target)
+				assert.Equal(t, c.reached, over.send(t, "GET", target, sid(c.cookie)).reached(),
+					"%s %s", c.name, target)
 			}
 		}
 	}

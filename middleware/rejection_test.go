@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 	"github.com/stretchr/testify/assert"
@@ -48,7 +49,9 @@ func TestGuard_RefusalClosesConnection(t *testing.T) {
 	var reached []string
 	for name, opts := range map[string]middleware.GuardOptions{
 		"default": {},
-		"OnReject": {OnReject: func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
+		"OnReject": {OnReject: func(
+			w http.ResponseWriter, r *http.Request, rej *middleware.Rejection,
+		) {
 			assert.Equal(t, "close", w.Header().Get("Connection"))
 			http.Error(w, rej.Reason, rej.Status)
 		}},
@@ -126,7 +129,8 @@ func TestGate_RefusedUpgradeClosesConnection(t *testing.T) {
 			rawRequest("POST", "/api/a", "Content-Length: 0"): false,
 		} {
 			raw := rawAnswers(t, gate.Wrap(whoami), request)
-			assert.Equal(t, closes, strings.Count(raw, "HTTP/1.1 ") == 1, "%s: %s\n%s", name, request, raw)
+			assert.Equal(t, closes, strings.Count(raw, "HTTP/1.1 ") == 1,
+				"%s: %s\n%s", name, request, raw)
 			if closes {
 				assert.Equal(t, []string{"close"}, connectionLines(raw), "%s: %s", name, request)
 			}
@@ -151,7 +155,8 @@ func TestRequireProtocol_TicketInTheQueryIs400(t *testing.T) {
 				inQuery("empty", "", upgrade("GET", "/ws?ticket=")),
 				inQuery("another's", "", upgrade("GET", "/ws?ticket=ST-1")),
 				inQuery("escaped name", "", upgrade("GET", "/ws?%74icket={T}")),
-				inQuery("beside one in the protocol", "", opening("Sec-WebSocket-Protocol: chat, ticket.{U}")),
+				inQuery("beside one in the protocol", "",
+					opening("Sec-WebSocket-Protocol: chat, ticket.{U}")),
 				inQuery("two", "", upgrade("GET", ws+"&ticket={U}")),
 				inQuery("from another origin", "", opening(evilOrigin)),
 				inQuery("of another version", "", opening("Sec-WebSocket-Version: 8")),
@@ -161,10 +166,12 @@ func TestRequireProtocol_TicketInTheQueryIs400(t *testing.T) {
 				a := send(t, serve(t, srv), f.Replace(tc.request))
 				assert.Equal(t, tc.status, a.Status, "%s, %s: %s", name, place, tc.name)
 				assert.Equal(t, errorBody(tc.status, tc.code), a.Body)
-				assert.Contains(t, b.rec.Text(), strings.TrimSuffix(auditLine(tc, nil), "}\n"), tc.name)
+				assert.Contains(t, b.rec.Text(), strings.TrimSuffix(auditLine(tc, nil), "}\n"),
+					tc.name)
 				for _, ticket := range []string{"{T}", "{U}"} {
 					_, err := b.issuer.Consume(t.Context(), tickets.Ticket(f.Replace(ticket)))
-					assert.NoError(t, err, "%s, %s: %s: the ticket is consumed", name, place, tc.name)
+					assert.NoError(t, err,
+						"%s, %s: %s: the ticket is consumed", name, place, tc.name)
 				}
 			}
 			valid := upgrade("GET", "/ws?a=ticket", "Sec-WebSocket-Protocol: chat, ticket.{T}")
@@ -215,11 +222,49 @@ func fromFields(w http.ResponseWriter, r *http.Request, rej *middleware.Rejectio
 	_, _ = w.Write(body)
 }
 
+// A Rejection that an application makes never panics. Without a Status it is no success.
+func TestRejection_MadeByAnApplicationNeverPanics(t *testing.T) {
+	type rejection = middleware.Rejection
+	for _, c := range []struct {
+		rej    rejection
+		status int
+		body   string
+		retry  string
+	}{
+		{rejection{Status: 451, Code: "gone_fishing"}, 451, errorBody(451, "gone_fishing"), ""},
+		{rejection{Status: 503, Code: "later", RetryAfter: 1}, 503, errorBody(503, "later"), "1"},
+		{rejection{Status: 429, Code: "x", RetryAfter: 3 * time.Second / 2}, 429,
+			errorBody(429, "x"), "2"},
+		{rejection{Status: 400, Code: "</script>\"\r\n", Err: errors.New(secretMark)}, 400,
+			`{"error":"\u003c/script\u003e\"\r\n","detail":"Bad Request"}`, ""},
+		{rejection{Code: "x"}, 500, errorBody(500, "x"), ""},
+	} {
+		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer func() {
+				if p := recover(); p != nil {
+					t.Errorf("Status %d: panic: %v", c.rej.Status, p)
+					w.WriteHeader(500)
+				}
+			}()
+			rej := c.rej
+			rej.ServeHTTP(w, r)
+		})
+		for _, over := range overBoth(t, h) {
+			a := over.send(t, "GET", "/")
+			assert.Equal(t, c.status, a.Status)
+			assert.Equal(t, c.body, a.Body)
+			assert.Equal(t, c.retry, a.Header.Get("Retry-After"))
+			assert.Equal(t, "no-store", a.Header.Get("Cache-Control"))
+		}
+	}
+}
+
 // A custom OnReject can answer as completely as the default.
 func TestRejection_FieldsAreTheWholeAnswer(t *testing.T) {
 	pair := func(wrap func(onReject) http.Handler, request string) {
 		t.Helper()
-		want, got := send(t, serve(t, wrap(nil)), request), send(t, serve(t, wrap(fromFields)), request)
+		want := send(t, serve(t, wrap(nil)), request)
+		got := send(t, serve(t, wrap(fromFields)), request)
 		want.Header.Del("Date")
 		got.Header.Del("Date")
 		assert.Equal(t, want, got, request)
@@ -229,8 +274,9 @@ func TestRejection_FieldsAreTheWholeAnswer(t *testing.T) {
 		return g.Wrap(whoami)
 	}
 	for _, request := range []string{
-		get("/a", html), get("/a"), get("/api/a", sid(deadCookie)), get("/a", html, sid(deadCookie)),
-		get("/a", sid(downCookie)), rawRequest("CONNECT", "/a"), upgrade("GET", "/a"),
+		get("/a", html), get("/a"), get("/api/a", sid(deadCookie)),
+		get("/a", html, sid(deadCookie)), get("/a", sid(downCookie)),
+		rawRequest("CONNECT", "/a"), upgrade("GET", "/a"),
 	} {
 		pair(gate, request)
 	}
@@ -298,7 +344,8 @@ func TestRejectByClosing_LibraryReadsTheReason(t *testing.T) {
 		{"backend fails", fresh, restore(errDown), "", nil, unavailable},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			b := newBed(t, middleware.GuardOptions{OnReject: middleware.RejectByClosing}, tc.sockets)
+			b := newBed(t, middleware.GuardOptions{OnReject: middleware.RejectByClosing},
+				tc.sockets)
 			if tc.sockets.Max > 0 {
 				takePlace(t, b)
 			}
@@ -308,7 +355,9 @@ func TestRejectByClosing_LibraryReadsTheReason(t *testing.T) {
 				}
 			}
 			h := middleware.ConcealTicket(b.guard.Wrap(mustNotRun(t)))
-			for name, srv := range map[string]*httptest.Server{"plain": serve(t, h), "tls": serveTLS(t, h)} {
+			for name, srv := range map[string]*httptest.Server{
+				"plain": serve(t, h), "tls": serveTLS(t, h),
+			} {
 				for _, offer := range []struct {
 					offered []string // {T}: a ticket; none: it is in the query
 					chosen  string
@@ -319,14 +368,16 @@ func TestRejectByClosing_LibraryReadsTheReason(t *testing.T) {
 					{[]string{"v1.chat", "ticket.{T}"}, "v1.chat"},
 				} {
 					ticket, target := tc.ticket(b, t), "/ws"
-					opts := &websocket.DialOptions{HTTPClient: h1Client(srv), HTTPHeader: http.Header{}}
+					opts := &websocket.DialOptions{HTTPClient: h1Client(srv),
+						HTTPHeader: http.Header{}}
 					if tc.origin != "" {
 						opts.HTTPHeader.Set("Origin", tc.origin)
 					}
 					inProtocol := false
 					for _, p := range offer.offered {
 						inProtocol = inProtocol || strings.Contains(p, "{T}")
-						opts.Subprotocols = append(opts.Subprotocols, strings.ReplaceAll(p, "{T}", ticket))
+						opts.Subprotocols = append(opts.Subprotocols,
+							strings.ReplaceAll(p, "{T}", ticket))
 					}
 					if !inProtocol {
 						target += "?ticket=" + ticket
@@ -355,13 +406,16 @@ func takePlace(t *testing.T, b *bed) {
 
 // The bytes on the wire, and the refusals that stay in HTTP.
 func TestRejectByClosing_BytesOnTheWire(t *testing.T) {
-	b := newBed(t, middleware.GuardOptions{OnReject: middleware.RejectByClosing, AdmitRequests: true})
+	b := newBed(t, middleware.GuardOptions{
+		OnReject: middleware.RejectByClosing, AdmitRequests: true})
 	h := b.guard.Wrap(accepts)
 	srv := serve(t, h)
 	frame := func(code uint16, reason string) string {
-		return string(binary.BigEndian.AppendUint16([]byte{0x88, byte(2 + len(reason))}, code)) + reason
+		return string(binary.BigEndian.AppendUint16([]byte{0x88, byte(2 + len(reason))}, code)) +
+			reason
 	}
-	const accepted = switching + "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" // of goodKey
+	// The value is of goodKey.
+	const accepted = switching + "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
 	rejected := "\r\n" + frame(4401, "ticket_rejected")
 	const chosen = accepted + "Sec-WebSocket-Protocol: "
 	masked := "\x82\xfe\x10\x00\x00\x00\x00\x00" + strings.Repeat("x", 4096)
@@ -380,7 +434,8 @@ func TestRejectByClosing_BytesOnTheWire(t *testing.T) {
 		{"protocol in the second line", "RFC 6455 11.3.4", offering("ticket.x", "chat"),
 			chosen + "chat\r\n" + rejected},
 		{"key in white space", "RFC 9110 5.5",
-			upgrade("GET", "/ws", "Sec-WebSocket-Key: \tdGhlIHNhbXBsZSBub25jZQ== \t"), accepted + rejected},
+			upgrade("GET", "/ws", "Sec-WebSocket-Key: \tdGhlIHNhbXBsZSBub25jZQ== \t"),
+			accepted + rejected},
 		{"frames sent at once", "a reset would overtake the close frame",
 			upgrade("GET", "/ws") + strings.Repeat(masked, 1024), accepted + rejected},
 	} {

@@ -70,14 +70,16 @@ var badHandshakes = []refusal{
 	noUpgrade("only Upgrade", "traefik-modsecurity-plugin#6", opening("-Connection")),
 	noUpgrade("Connection: not-upgrade", "x/net and gws answer 101",
 		opening("Connection: not-upgrade")),
-	noUpgrade("Connection: upgraded", "like not-upgrade", opening("Connection: upgraded, keep-alive")),
+	noUpgrade("Connection: upgraded", "like not-upgrade",
+		opening("Connection: upgraded, keep-alive")),
 	noUpgrade("Connection in quotes", "RFC 9110 5.6.2", opening(`Connection: "upgrade"`)),
 	noUpgrade("Upgrade: websockets", "RFC 6455 4.2.1", opening("Upgrade: websockets")),
 	noUpgrade("Upgrade: websocket/13", "RFC 9110 7.8", opening("Upgrade: websocket/13")),
 	noUpgrade("Upgrade: h2c", "RFC 7540 3.2", opening("Upgrade: h2c")),
 	ambiguous("Upgrade: websocket, h2c", "HOSTILE W31: Traefik CVE-2026-88008",
 		opening("Upgrade: websocket, h2c")),
-	ambiguous("Upgrade: h2c, websocket", "HOSTILE W31: nginx#1472", opening("Upgrade: h2c,websocket")),
+	ambiguous("Upgrade: h2c, websocket", "HOSTILE W31: nginx#1472",
+		opening("Upgrade: h2c,websocket")),
 	ambiguous("Upgrade on two lines", "HOSTILE W31", opening("Upgrade: websocket", "Upgrade: h2c")),
 	ambiguous("Upgrade on two lines, h2c first", "HOSTILE W31",
 		opening("Upgrade: h2c", "Upgrade: websocket")),
@@ -87,7 +89,8 @@ var badHandshakes = []refusal{
 		opening("Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABkAAQAAP__")),
 	ambiguous("empty HTTP2-Settings", "HOSTILE W31", opening("HTTP2-Settings:")),
 	noUpgrade("Upgrade is empty", "taOS#636", opening("Upgrade:")),
-	noUpgrade("CONNECT to a host", "RFC 9110 9.3.6", rawRequest("CONNECT", "app.example:443")).at("-"),
+	noUpgrade("CONNECT to a host", "RFC 9110 9.3.6",
+		rawRequest("CONNECT", "app.example:443")).at("-"),
 	notParsed("CONNECT with a path", "RFC 8441 over HTTP/1.1",
 		rawRequest("CONNECT", ws, ":protocol: websocket")),
 	badMethod("CONNECT upgrade", "RFC 6455 4.2.1", upgrade("CONNECT", ws)),
@@ -105,7 +108,8 @@ var badHandshakes = []refusal{
 	badKey("empty key", "RFC 6455 4.2.1", opening("Sec-WebSocket-Key:")),
 	badKey("two keys", "RFC 6455 11.3.1", opening(goodKey, goodKey)),
 	badKey("key of 15 bytes", "RFC 6455 4.1", opening("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j")),
-	badKey("key of 17 bytes", "RFC 6455 4.1", opening("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZXM=")),
+	badKey("key of 17 bytes", "RFC 6455 4.1",
+		opening("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZXM=")),
 	badKey("key of 24 characters and no base64", "RFC 6455 4.1",
 		opening("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j!!==")),
 	badQuery("semicolon", "golang/go#25192", upgrade("GET", "/ws?ticket={T};ticket=b")),
@@ -130,7 +134,8 @@ var badHandshakes = []refusal{
 	notParsed("NUL in a header", "RFC 9110 5.5", opening("X-A: a\x00b")),
 	notParsed("bare CR in a header", "RFC 9110 5.5", opening("X-A: a\rOrigin: b")),
 	badCoding("folded line", "RFC 9112 5.2", opening("Transfer-Encoding: chunked\r\n , gzip")),
-	notParsed("folded first line", "RFC 9112 2.2", strings.Replace(opening(), "Host:", " Host:", 1)),
+	notParsed("folded first line", "RFC 9112 2.2",
+		strings.Replace(opening(), "Host:", " Host:", 1)),
 	badBody("lines that end in LF alone, and a body", "RFC 9112 2.2",
 		strings.ReplaceAll(opening("Content-Length: 5"), "\r\n", "\n")+"hello"),
 	notParsed("userinfo in Host", "RFC 9110 4.2.4", opening()).to("h@evil.example"),
@@ -170,7 +175,8 @@ var badTickets = []refusal{
 	twoTickets("two in the protocol", "CWE-235", offering("ticket.{T}, chat, ticket.{U}")),
 	twoTickets("two protocol lines", "CWE-235", offering("chat, ticket.{T}", "ticket.{U}")),
 	twoTickets("one of each", "CWE-235", opening("Sec-WebSocket-Protocol: chat, ticket.{T}")),
-	twoTickets("one of each, one empty", "CWE-235", opening("Sec-WebSocket-Protocol: chat, ticket.")),
+	twoTickets("one of each, one empty", "CWE-235",
+		opening("Sec-WebSocket-Protocol: chat, ticket.")),
 	malformed("a", "a", "short"),
 	malformed("%00", "\x00", "NUL"),
 	malformed("{T}%00", "{T}\x00", "NUL behind"),
@@ -181,7 +187,8 @@ var badTickets = []refusal{
 	malformed("{T}x", "{T}x", "44 characters"),
 	malformed("%C3%A9%F0%9F%98%80%FF", "\u00e9\U0001f600\xff", "outside ASCII"),
 	malformed(strings.Repeat("%2B", 43), strings.Repeat("+", 43), "the other base64"),
-	malformed(strings.Repeat("%0A", 43), strings.Repeat("\n", 43), "line breaks, which decoders skip"),
+	malformed(strings.Repeat("%0A", 43), strings.Repeat("\n", 43),
+		"line breaks, which decoders skip"),
 	malformed("a#b", "a#b", "fragment"),
 	malformed("a%26ticket={T}", "a&ticket={T}", "escaped &"),
 	malformed("{T}%2C{U}", "{T},{U}", "list"),
@@ -202,7 +209,8 @@ func TestGuard_RefusalLeavesTicketValid(t *testing.T) {
 			srv = serveTLS(t, h)
 		}
 		for _, tc := range refusals {
-			noRoute := tc.path == "-" && strings.HasSuffix(name, "ServeMux") // it routes by the path
+			// A ServeMux routes by the path.
+			noRoute := tc.path == "-" && strings.HasSuffix(name, "ServeMux")
 			if noRoute || !strings.HasPrefix(name, tc.only) {
 				continue
 			}
@@ -237,7 +245,9 @@ func TestGuard_AdmitsEverySpelling(t *testing.T) {
 	h := b.guard.Wrap(accepts)
 	ok := refused(101, "", "")
 	escaped := func(ticket string) string { return fmt.Sprintf("%%%02X", ticket[0]) + ticket[1:] }
-	for name, srv := range map[string]*httptest.Server{"plain": serve(t, h), "tls": serveTLS(t, h)} {
+	for name, srv := range map[string]*httptest.Server{
+		"plain": serve(t, h), "tls": serveTLS(t, h),
+	} {
 		for _, tc := range []refusal{
 			ok("as browsers do", "RFC 6455 1.2",
 				opening("Connection: keep-alive, Upgrade", "Origin: https://app.example")),
@@ -266,8 +276,10 @@ func TestGuard_AdmitsEverySpelling(t *testing.T) {
 				opening("Origin: HTTPS://APP.example")),
 			ok("default port", "RFC 6454 4", opening("Origin: https://app.example:443")),
 			ok("default port in Host", "RFC 9110 4.2.3",
-				strings.Replace(opening("Origin: https://app.example"), "Host: app", "Host: APP", 1)),
-			ok("TLS ended in front", "RFC 6454 4", opening("Origin: http://app.example")).over("plain"),
+				strings.Replace(opening("Origin: https://app.example"),
+					"Host: app", "Host: APP", 1)),
+			ok("TLS ended in front", "RFC 6454 4",
+				opening("Origin: http://app.example")).over("plain"),
 		} {
 			if tc.only != "" && tc.only != name {
 				continue
@@ -297,7 +309,7 @@ func TestGuard_LeavesPipelinedBytes(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			srv := serve(t, b.guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				conn, rw, err := hijacker(w).Hijack()
 				if !assert.NoError(t, err) {
 					return
@@ -308,7 +320,8 @@ func TestGuard_LeavesPipelinedBytes(t *testing.T) {
 				assert.NoError(t, err)
 				fmt.Fprintf(rw, switching+"X-Got: %x\r\n\r\n", got)
 				assert.NoError(t, rw.Flush())
-			})))
+			})
+			srv := serve(t, b.guard.Wrap(h))
 			conn := dial(t, srv)
 			request := upgrade("GET", "/ws?ticket="+b.mint(t))
 			write(t, conn, request+frame)

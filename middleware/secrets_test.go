@@ -65,7 +65,8 @@ func (o *outlets) search(t *testing.T, sent string, secrets ...string) {
 			path, _, _ := strings.Cut(strings.TrimLeft(strings.Fields(sent)[1], "/"), "/")
 			if i := strings.Index(text, secret); i >= 0 && !o.told[name+path] {
 				o.told[name+path] = true
-				t.Errorf("%q\ncame out in %s: …%s…", sent, name, text[max(0, i-200):min(len(text), i+100)])
+				t.Errorf("%q\ncame out in %s: …%s…", sent, name,
+					text[max(0, i-200):min(len(text), i+100)])
 				break
 			}
 		}
@@ -134,7 +135,8 @@ func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *ticke
 	auditLog := audit.New(slog.NewJSONHandler(outlet{o, "the audit"}, nil))
 	rejects := func(answer onReject) onReject {
 		return func(w http.ResponseWriter, r *http.Request, rej *middleware.Rejection) {
-			if !errors.Is(rej.Err, errQuotes) { // the application's own error shows what it put there
+			// The application's own error shows what it put there.
+			if !errors.Is(rej.Err, errQuotes) {
 				show("the rejection", rej)
 				show("the rejection", *rej)
 			}
@@ -182,7 +184,8 @@ func secretApp(t *testing.T, o *outlets) (h1, h2 *httptest.Server, issuer *ticke
 	mux.Handle("/closing/", guard(issuer, middleware.GuardOptions{OnReject: byClosing}))
 	mux.Handle("/restoring/", guard(issuer, middleware.GuardOptions{Sockets: restoring}))
 	mux.Handle("/admit/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a, rej := must(middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: auditLog})).Admit(r)
+		g := must(middleware.NewGuard(issuer, &middleware.GuardOptions{Audit: auditLog}))
+		a, rej := g.Admit(r)
 		if rej != nil {
 			inHTTP(w, r, rej)
 			return
@@ -301,12 +304,15 @@ func TestSecrets_AppearNowhere(t *testing.T) {
 				}
 				o.search(t, request, secretMark, ticket[:9])
 			}
-			lines := append([]string{fmt.Sprintf("Content-Length: %d", len(door.body))}, door.lines...)
+			lines := append([]string{fmt.Sprintf("Content-Length: %d", len(door.body))},
+				door.lines...)
 			for _, request := range []string{
 				rawRequest("GET", path+door.suffix,
 					append(door.lines, "Connection: close", "Accept: application/json")...),
-				rawRequest("POST", path+door.suffix, append(lines, "Connection: close")...) + door.body,
-				upgrade("GET", path+door.suffix, append(door.lines, "Connection: Upgrade, close")...),
+				rawRequest("POST", path+door.suffix, append(lines, "Connection: close")...) +
+					door.body,
+				upgrade("GET", path+door.suffix,
+					append(door.lines, "Connection: Upgrade, close")...),
 			} {
 				request = fill(request)
 				conn := begin(t, h1, request)

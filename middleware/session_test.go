@@ -52,7 +52,8 @@ func TestSessions_LookUpOneWellFormedCredential(t *testing.T) {
 		none("3,000 others", "CVE-2025-58186", "Cookie: sid=abc"+strings.Repeat("; a", 3000)),
 		abc("3,000 in all", "CVE-2025-58186", "Cookie: sid=abc"+strings.Repeat("; a", 2999)),
 		dead("two that differ", "RFC 6265 8.6", "Cookie: sid=abc; sid=abd"),
-		dead("two that differ, in two lines", "RFC 6265 8.6", "Cookie: sid=abc", "Cookie: a=b; sid=abd"),
+		dead("two that differ, in two lines", "RFC 6265 8.6", "Cookie: sid=abc",
+			"Cookie: a=b; sid=abd"),
 		dead("two, one of them empty", "RFC 6265 8.6", "Cookie: sid=abc; sid="),
 		dead("two, the first of them empty", "RFC 6265 8.6", "Cookie: sid=; sid=abc"),
 		dead("two, one of them malformed", "RFC 6265 8.6", `Cookie: sid=abc; sid=a\c`),
@@ -67,7 +68,8 @@ func TestSessions_LookUpOneWellFormedCredential(t *testing.T) {
 		abc("one", "RFC 6750 2.1", "Authorization: Bearer abc"),
 		abc("scheme in any case", "RFC 9110 11.1", "Authorization: bEARER abc"),
 		abc("several spaces", "RFC 9110 11.4", "Authorization: Bearer   abc"),
-		found("aZ09-._~+/==")("the whole alphabet", "RFC 6750 2.1", "Authorization: Bearer aZ09-._~+/=="),
+		found("aZ09-._~+/==")("the whole alphabet", "RFC 6750 2.1",
+			"Authorization: Bearer aZ09-._~+/=="),
 		none("none", ""),
 		none("another scheme", "RFC 9110 11.1", "Authorization: Basic YTpi"),
 		none("a scheme that begins alike", "", "Authorization: Bearers abc"),
@@ -81,8 +83,10 @@ func TestSessions_LookUpOneWellFormedCredential(t *testing.T) {
 		dead("a list", "RFC 9110 11.6.2", "Authorization: Bearer abc, Bearer abd"),
 		dead("quoted", "RFC 6750 2.1", `Authorization: Bearer "abc"`),
 		dead("outside ASCII", "RFC 6750 2.1", "Authorization: Bearer \xc3\xa9"),
-		dead("two headers", "RFC 9110 11.6.2", "Authorization: Bearer abc", "Authorization: Bearer abc"),
-		dead("two schemes", "RFC 9110 11.6.2", "Authorization: Basic YTpi", "Authorization: Bearer abc"),
+		dead("two headers", "RFC 9110 11.6.2", "Authorization: Bearer abc",
+			"Authorization: Bearer abc"),
+		dead("two schemes", "RFC 9110 11.6.2", "Authorization: Basic YTpi",
+			"Authorization: Bearer abc"),
 	}
 
 	var asked []string
@@ -188,7 +192,9 @@ func TestFirstOf_ReturnsTheFirstSession(t *testing.T) {
 		dead    = answers(nil, errors.Join(errors.New("x"), middleware.ErrSessionExpired))
 		down    = answers(nil, errDown)
 		slow    = answers(nil, errSlow)
-		never   = authenticate(func(http.ResponseWriter, *http.Request) (*middleware.Session, error) {
+		never   = authenticate(func(
+			http.ResponseWriter, *http.Request,
+		) (*middleware.Session, error) {
 			t.Error("asked, though the one before recognised the request")
 			return nil, nil
 		})
@@ -240,7 +246,8 @@ func TestFirstOf_ReturnsTheFirstSession(t *testing.T) {
 			assert.ErrorIs(t, err, want, c.name)
 		}
 		if c.errs[0] == errDown {
-			assert.NotErrorIs(t, err, middleware.ErrSessionExpired, "%s: that would be a logout", c.name)
+			assert.NotErrorIs(t, err, middleware.ErrSessionExpired,
+				"%s: that would be a logout", c.name)
 			assert.NotErrorIs(t, err, middleware.ErrNoSession, "%s: that would be a logout", c.name)
 		}
 	}
@@ -265,8 +272,8 @@ func TestContextSessions_FindsSessionOfContext(t *testing.T) {
 	assert.ErrorIs(t, err, middleware.ErrNoSession)
 
 	want := ann()
-	inner := middleware.WithSession(middleware.WithSession(ctx, &middleware.Session{UserID: "outer"}),
-		want)
+	outer := middleware.WithSession(ctx, &middleware.Session{UserID: "outer"})
+	inner := middleware.WithSession(outer, want)
 	s, err = middleware.ContextSessions.Authenticate(nil, r.WithContext(inner))
 	assert.NoError(t, err)
 	assert.Same(t, want, s)

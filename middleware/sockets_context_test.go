@@ -50,10 +50,12 @@ func TestContext_HasTheSameCauseInEveryWayToAsk(t *testing.T) {
 			for _, by := range []string{"handler", "revocation"} {
 				t.Run(name+"/"+when+"/"+by, func(t *testing.T) {
 					t.Parallel()
-					ready, revoked, causes := make(chan struct{}), make(chan struct{}), make(chan error, 1)
-					app := newSocketApp(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					ready, revoked := make(chan struct{}), make(chan struct{})
+					causes := make(chan error, 1)
+					h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						ctx := r.Context()
-						assert.NotNil(t, ctx.Value(http.ServerContextKey), "the request's own values")
+						assert.NotNil(t, ctx.Value(http.ServerContextKey),
+							"the request's own values")
 						if when == "early" {
 							assert.Nil(t, ctx.Value(contextKey{}))
 							assert.NoError(t, ctx.Err())
@@ -68,7 +70,8 @@ func TestContext_HasTheSameCauseInEveryWayToAsk(t *testing.T) {
 						close(ready)
 						<-revoked
 						causes <- look(ctx)
-					}), socketAppOptions{})
+					})
+					app := newSocketApp(t, h, socketAppOptions{})
 					p := app.live(t, annsGrant())
 					<-ready
 					revokeAnn(t, app)

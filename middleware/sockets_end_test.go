@@ -28,7 +28,9 @@ func TestShutdown_ClosesAndWaits(t *testing.T) {
 		name     string
 		shutdown func(ctx context.Context, app *socketApp) error
 	}{
-		{"alone", func(ctx context.Context, app *socketApp) error { return app.sockets.Shutdown(ctx) }},
+		{"alone", func(ctx context.Context, app *socketApp) error {
+			return app.sockets.Shutdown(ctx)
+		}},
 		{"before the server's", func(ctx context.Context, app *socketApp) error {
 			return errors.Join(app.sockets.Shutdown(ctx), app.server.Shutdown(ctx))
 		}},

@@ -304,8 +304,8 @@ func TestGuard_AddsNoGoroutinePerSocket(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			count := func(guarded bool) (more int) {
 				synctest.Test(t, func(t *testing.T) {
-					app := newSocketApp(t, nil,
-						socketAppOptions{sockets: middleware.SocketsOptions{RecheckEvery: time.Hour}})
+					app := newSocketApp(t, nil, socketAppOptions{
+						sockets: middleware.SocketsOptions{RecheckEvery: time.Hour}})
 					h := tt.h
 					if guarded {
 						h = app.guard.Wrap(h)
@@ -326,7 +326,8 @@ func TestGuard_AddsNoGoroutinePerSocket(t *testing.T) {
 			}
 			bare, guarded := count(false), count(true)
 			// Goroutines of an earlier test may end just now: half of one each is tolerated.
-			require.Less(t, guarded, bare+n/2, "%d sockets have %d goroutines without the guard", n, bare)
+			require.Less(t, guarded, bare+n/2,
+				"%d sockets have %d goroutines without the guard", n, bare)
 		})
 	}
 }

@@ -23,7 +23,8 @@ import (
 func TestNewSockets_RefusesNegativeOptions(t *testing.T) {
 	issuer := newSocketApp(t, nil, socketAppOptions{}).issuer
 	_, err := middleware.NewSockets(issuer, &middleware.SocketsOptions{
-		Max: -1, MaxPerUser: -2, MaxPerSession: -3, CloseGrace: -time.Second, RecheckEvery: -time.Minute,
+		Max: -1, MaxPerUser: -2, MaxPerSession: -3, CloseGrace: -time.Second,
+		RecheckEvery: -time.Minute,
 	})
 	for _, want := range []string{
 		"Max is -1", "MaxPerUser is -2", "MaxPerSession is -3", "CloseGrace is -1s",
@@ -53,9 +54,11 @@ func TestLimits_RefuseOrEvict(t *testing.T) {
 		{"all", limits{Max: 1}, same, otherUser, "refused"},
 		{"all, never the oldest", limits{Max: 1, EvictOldest: true}, same, same, "refused"},
 		{"user", limits{MaxPerUser: 1}, same, otherSession, "refused"},
-		{"user, the oldest", limits{MaxPerUser: 1, EvictOldest: true}, same, otherSession, "evicted"},
+		{"user, the oldest", limits{MaxPerUser: 1, EvictOldest: true}, same, otherSession,
+			"evicted"},
 		{"user, another's", limits{MaxPerUser: 1}, same, otherUser, "both"},
-		{"user, nobody in particular", limits{MaxPerUser: 1, MaxPerSession: 1}, nobody, nobody, "both"},
+		{"user, nobody in particular", limits{MaxPerUser: 1, MaxPerSession: 1}, nobody, nobody,
+			"both"},
 		{"session", limits{MaxPerSession: 1}, same, same, "refused"},
 		{"session, the oldest", limits{MaxPerSession: 1, EvictOldest: true}, same, same, "evicted"},
 		{"session, another of the same user", limits{MaxPerSession: 1}, same, otherSession, "both"},
@@ -146,8 +149,9 @@ func TestLimits_HoldForConcurrentUpgrades(t *testing.T) {
 }
 
 func TestSocketInfo_HasFactsAndNoSecret(t *testing.T) {
+	ip := func(*http.Request) string { return "203.0.113.9" }
 	app := newSocketApp(t, &echoes{}, socketAppOptions{tcp: true,
-		guard: middleware.GuardOptions{ClientIP: func(*http.Request) string { return "203.0.113.9" }}})
+		guard: middleware.GuardOptions{ClientIP: ip}})
 	begin := time.Now()
 	ends := begin.Add(time.Hour)
 	ann, bob := annsGrant(), annsGrant()
@@ -202,8 +206,10 @@ func TestSocket_EndByHandlerIsRecorded(t *testing.T) {
 		reason string
 		code   float64
 	}{
-		{"closed with a code", func(c *websocket.Conn) { _ = c.Close(3007, "done") }, "closed", 3007},
-		{"closed without a code", func(c *websocket.Conn) { _ = c.Close(1005, "") }, "closed", 1005},
+		{"closed with a code", func(c *websocket.Conn) { _ = c.Close(3007, "done") },
+			"closed", 3007},
+		{"closed without a code", func(c *websocket.Conn) { _ = c.Close(1005, "") },
+			"closed", 1005},
 		{"dropped", func(c *websocket.Conn) { _ = c.CloseNow() }, "dropped", 1006},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -288,8 +294,10 @@ func TestNewGuard_RefusesSocketsThatDoNotFit(t *testing.T) {
 		want string
 	}{
 		"of another issuer": {middleware.GuardOptions{Sockets: other.sockets}, "another issuer"},
-		"a zero value":      {middleware.GuardOptions{Sockets: &middleware.Sockets{}}, "NewSockets"},
-		"beside an Audit":   {middleware.GuardOptions{Sockets: app.sockets, Audit: log}, "another Audit"},
+		"a zero value": {middleware.GuardOptions{Sockets: &middleware.Sockets{}},
+			"NewSockets"},
+		"beside an Audit": {middleware.GuardOptions{Sockets: app.sockets, Audit: log},
+			"another Audit"},
 	} {
 		_, err := middleware.NewGuard(app.issuer, &tt.opts)
 		require.ErrorContains(t, err, "NewGuard: ", name)

@@ -181,7 +181,9 @@ func TestRecheck_EndsSocketsOfGoneSessions(t *testing.T) {
 				sockets: middleware.SocketsOptions{Restore: r.restore,
 					RecheckEvery: every},
 			})
-			pages := []*page{app.live(t, annsGrant()), app.live(t, annsGrant()), app.live(t, annsGrant())}
+			pages := []*page{
+				app.live(t, annsGrant()), app.live(t, annsGrant()), app.live(t, annsGrant()),
+			}
 			r.set(tt.answer)
 			if tt.ends {
 				begin := time.Now()
@@ -342,7 +344,8 @@ func TestRestore_AtAdmissionEndsWithTheRequest(t *testing.T) {
 func TestRecheck_KeepsTheEndThatExtendMoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := newSocketApp(t, &echoes{}, socketAppOptions{
-			sockets: middleware.SocketsOptions{Restore: (&restores{}).restore, // returns s, nil: it stands
+			sockets: middleware.SocketsOptions{
+				Restore:      (&restores{}).restore, // returns s, nil: it stands
 				RecheckEvery: 10 * time.Minute}})
 		g := annsGrant()
 		begin := time.Now()
@@ -381,7 +384,8 @@ func TestRestore_WithoutAnEndKeepsTheTicketsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{
 			Restore: func(_ context.Context, s *middleware.Session) (*middleware.Session, error) {
-				return &middleware.Session{ID: s.ID, Provider: s.Provider, UserID: s.UserID, Value: 1}, nil
+				return &middleware.Session{
+					ID: s.ID, Provider: s.Provider, UserID: s.UserID, Value: 1}, nil
 			}}})
 		g := annsGrant()
 		g.SessionExpiresAt = time.Now().Add(time.Hour)

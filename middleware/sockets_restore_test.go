@@ -100,8 +100,8 @@ func TestRestore_AnOlderSocketEndsNoOther(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				app := newSocketApp(t, &echoes{}, socketAppOptions{sockets: middleware.SocketsOptions{
-					Restore: (&restores{}).restore}})
+				app := newSocketApp(t, &echoes{}, socketAppOptions{
+					sockets: middleware.SocketsOptions{Restore: (&restores{}).restore}})
 				begin := time.Now()
 				for _, hours := range tt.hours {
 					g := annsGrant()

@@ -43,7 +43,8 @@ func TestRevoke_ClosesSockets4401(t *testing.T) {
 			line{"event": "revoke", "provider": "oidc", "user_id": "ann", "reason": "disabled",
 				"sockets": 2.0}},
 		{"user of another provider", tickets.Revocation{Provider: "saml", UserID: "ann"}, none,
-			line{"event": "revoke", "provider": "saml", "user_id": "ann", "reason": "", "sockets": 0.0}},
+			line{"event": "revoke", "provider": "saml", "user_id": "ann", "reason": "",
+				"sockets": 0.0}},
 		{"session that nobody has", tickets.Revocation{SessionID: "none", Reason: "x"}, none, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -94,7 +95,8 @@ func TestSocket_LinesShareItsID(t *testing.T) {
 	info := onlySocket(t, app.sockets)
 	app.sockets.CloseSession(annsGrant().SessionID, "")
 	requireClosed(t, p, 4401, "session_revoked")
-	eventually(t, "the last line", func() bool { return strings.Count(app.audit.Text(), "\n") == 2 })
+	eventually(t, "the last line",
+		func() bool { return strings.Count(app.audit.Text(), "\n") == 2 })
 	opened, closed, _ := strings.Cut(app.audit.Text(), "\n")
 	facts := `,"provider":"oidc","user_id":"ann","ip":"127.0.0.1","path":"/ws"` +
 		`,"ticket_id":"` + info.TicketID +
@@ -264,7 +266,8 @@ func TestCloseSessionAndCloseUser_SendTheReason(t *testing.T) {
 			require.Zero(t, app.sockets.CloseSession("", tt.reason))
 			require.Zero(t, app.sockets.CloseUser("oidc", "bob", tt.reason))
 			require.Equal(t, 2, app.sockets.CloseSession(annsGrant().SessionID, tt.reason))
-			require.Zero(t, app.sockets.CloseSession(annsGrant().SessionID, tt.reason), "they have ended")
+			require.Zero(t, app.sockets.CloseSession(annsGrant().SessionID, tt.reason),
+				"they have ended")
 			requireClosed(t, p, 4401, tt.want)
 			requireClosed(t, q, 4401, tt.want)
 			var closed *middleware.CloseError
@@ -299,7 +302,8 @@ func TestRevoke_RacingAnAdmissionLeavesNoSocket(t *testing.T) {
 		write(t, p, request)
 		for begun := time.Now(); time.Since(begun) < delay; {
 		}
-		require.NoError(t, app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: g.SessionID}))
+		require.NoError(t,
+			app.issuer.Revoke(t.Context(), tickets.Revocation{SessionID: g.SessionID}))
 		res, err := http.ReadResponse(p.br, nil)
 		require.NoError(t, err)
 		if res.StatusCode == http.StatusSwitchingProtocols {
@@ -384,7 +388,8 @@ func TestRevoke_AmongAdmissionsSparesNone(t *testing.T) {
 		require.Len(t, in[0], each/2, "those before it, and none after")
 		for _, as := range in {
 			for _, a := range as {
-				require.ErrorIs(t, context.Cause(a.Request.Context()), tickets.ErrRevoked, "it stays")
+				require.ErrorIs(t, context.Cause(a.Request.Context()), tickets.ErrRevoked,
+					"it stays")
 				a.Release()
 			}
 		}
@@ -434,8 +439,9 @@ func TestRevoke_ClosesSocketsOfAnotherNode(t *testing.T) {
 		{"a person", tickets.Revocation{Provider: "oidc", UserID: "ann", Reason: "disabled"}, true,
 			line{"event": "revoke", "provider": "oidc", "user_id": "ann", "reason": "disabled",
 				"sockets": 1.0}},
-		{"a person without sockets here", tickets.Revocation{Provider: "oidc", UserID: "eve"}, false,
-			line{"event": "revoke", "user": fmt.Sprintf("%x", user[:6]), "reason": "", "sockets": 0.0}},
+		{"a person without sockets here", tickets.Revocation{Provider: "oidc", UserID: "eve"},
+			false, line{"event": "revoke", "user": fmt.Sprintf("%x", user[:6]), "reason": "",
+				"sockets": 0.0}},
 	} {
 		runInBubble(t, tt.name, func(t *testing.T) {
 			_, here, there := twoNodes(t, &echoes{}, socketAppOptions{})

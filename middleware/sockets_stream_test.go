@@ -46,7 +46,8 @@ func ticks(causes chan<- error) http.Handler {
 func TestRevoke_EndsStreams(t *testing.T) {
 	for _, protocol := range []string{"h1", "h1 over TLS", "h2"} {
 		causes := make(chan error, 1)
-		app := newSocketApp(t, nil, socketAppOptions{guard: middleware.GuardOptions{AdmitRequests: true}})
+		app := newSocketApp(t, nil,
+			socketAppOptions{guard: middleware.GuardOptions{AdmitRequests: true}})
 		var ranOut atomic.Bool
 		srv := httptest.NewUnstartedServer(app.guard.Wrap(ticks(causes)))
 		srv.Listener = patienceListener{srv.Listener, &ranOut}
@@ -82,7 +83,8 @@ func TestRevoke_EndsStreams(t *testing.T) {
 		require.Len(t, app.audit.Events(t, audit.SocketOpened), 1)
 		require.Zero(t, app.sockets.Len())
 		require.NoError(t, app.sockets.Shutdown(t.Context()))
-		require.False(t, ranOut.Load(), "%s: a Write waited for as long as crypto/tls does", protocol)
+		require.False(t, ranOut.Load(),
+			"%s: a Write waited for as long as crypto/tls does", protocol)
 	}
 }
 
@@ -149,11 +151,12 @@ func TestRevoke_ResetsAStreamOnce(t *testing.T) {
 		sockets: middleware.SocketsOptions{CloseGrace: 40 * time.Millisecond},
 	})
 	in, quit := make(chan struct{}), make(chan struct{})
-	srv := serveTLS(t, app.guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_ = http.NewResponseController(w).Flush()
 		close(in)
 		<-quit
-	})))
+	})
+	srv := serveTLS(t, app.guard.Wrap(h))
 	config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}
 	conn, err := tls.Dial("tcp", srv.Listener.Addr().String(), config)
 	require.NoError(t, err)

@@ -30,7 +30,7 @@
 //	1001  any                wait      the server goes away
 //	      any other          wait
 //
-// A page can read these codes where the Guard is made with [middleware.RejectByClosing].
+// A page can read these codes where the Guard is made with middleware's [RejectByClosing].
 //
 // # Where a ticket can be seen
 //
@@ -39,7 +39,7 @@
 // of a Content-Security-Policy and no performance entry; it then needs a subprotocol beside it,
 // which the server chooses. An address of ticketed is in performance.getEntries, and is used up.
 //
-// [middleware.RejectByClosing]: https://pkg.go.dev/github.com/ticketgate/ticketgate/middleware#RejectByClosing
+// [RejectByClosing]: https://pkg.go.dev/github.com/ticketgate/ticketgate/middleware#RejectByClosing
 package client
 
 import (

@@ -81,8 +81,9 @@ func TestModule(t *testing.T) {
 		assert.LessOrEqual(t, len(strings.TrimSuffix(line, "\n")), 100, line)
 	}
 	code := regexp.MustCompile(`(?m)(^|\s)//.*$`).ReplaceAllString(string(module), "")
-	for _, forbidden := range []string{`\beval\b`, `\bFunction\(`, `innerHTML`, `document\.write`, `^import\b`, `\bimport\(`,
-		`localStorage`, `sessionStorage`, `document\.cookie`, `\bvar\b`} {
+	for _, forbidden := range []string{`\beval\b`, `\bFunction\(`, `innerHTML`, `document\.write`,
+		`^import\b`, `\bimport\(`, `localStorage`, `sessionStorage`, `document\.cookie`,
+		`\bvar\b`} {
 		assert.NotRegexp(t, "(?m)"+forbidden, code)
 	}
 }
@@ -100,8 +101,10 @@ func TestTypesDeclareWhatIsExported(t *testing.T) {
 		return all
 	}
 	exported := names(module, `(?m)^export (?:async )?(?:const|function|class) (\w+)`)
-	assert.ElementsMatch(t, []string{"verdict", "signIn", "ticketed", "TicketSocket", "connect"}, exported)
-	assert.ElementsMatch(t, exported, names(types, `(?m)^export declare (?:const|function|class) (\w+)`))
+	assert.ElementsMatch(t, []string{"verdict", "signIn", "ticketed", "TicketSocket", "connect"},
+		exported)
+	assert.ElementsMatch(t, exported,
+		names(types, `(?m)^export declare (?:const|function|class) (\w+)`))
 
 	settings := regexp.MustCompile(`(?s)export interface Settings \{(.*?)\n\}`).FindSubmatch(types)
 	require.NotNil(t, settings)
@@ -125,7 +128,8 @@ func TestPackage(t *testing.T) {
 	require.NotNil(t, p.SideEffects)
 	assert.False(t, *p.SideEffects)
 	assert.Equal(t, []string{"ticketgate.js", "ticketgate.d.ts"}, p.Files)
-	assert.Equal(t, map[string]string{"types": "./ticketgate.d.ts", "default": "./ticketgate.js"}, p.Exports["."])
+	assert.Equal(t, map[string]string{"types": "./ticketgate.d.ts", "default": "./ticketgate.js"},
+		p.Exports["."])
 	for _, file := range p.Files {
 		assert.FileExists(t, file)
 	}

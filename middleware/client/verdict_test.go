@@ -28,7 +28,8 @@ func (r rules) verdict(code int, reason string) string {
 func TestVerdictTablesAgree(t *testing.T) {
 	module := rulesOfModule(t)
 	assert.Equal(t, module, rulesOfText(t, "client.go", "//\t"), "the doc of this package")
-	assert.Equal(t, module, rulesOfText(t, "../../internal/testserver/compat/README.md", "| "), "compat's README")
+	assert.Equal(t, module, rulesOfText(t, "../../internal/testserver/compat/README.md", "| "),
+		"compat's README")
 }
 
 // Every close that Go can send has a verdict that somebody has decided on.

@@ -142,7 +142,9 @@ func TestCloseWith_AtEverySplitOfAFrame(t *testing.T) {
 	}
 }
 
-func closeAt(t *testing.T, dial func(testing.TB) (net.Conn, net.Conn), frame []byte, cut int, through bool) {
+func closeAt(
+	t *testing.T, dial func(testing.TB) (net.Conn, net.Conn), frame []byte, cut int, through bool,
+) {
 	client, server := dial(t)
 	defer client.Close()
 	c, o := open(t, server, !through, false)
@@ -343,7 +345,9 @@ func TestDeadlines_AreIgnoredWhileClosing(t *testing.T) {
 		c, o := open(t, server, true, false)
 		require.NoError(t, c.SetDeadline(time.Now().Add(-time.Hour)))
 		c.CloseWith(4401, "", errEnded, time.Hour)
-		for _, set := range []func(time.Time) error{c.SetDeadline, c.SetReadDeadline, c.SetWriteDeadline} {
+		for _, set := range []func(time.Time) error{
+			c.SetDeadline, c.SetReadDeadline, c.SetWriteDeadline,
+		} {
 			require.NoError(t, set(time.Now().Add(-time.Hour)))
 		}
 		time.Sleep(time.Minute)
@@ -387,7 +391,8 @@ func TestClose_WaitsOneSecondForTLS(t *testing.T) {
 			client, server := net.Pipe()
 			defer client.Close()
 			handshake := make(chan error, 1)
-			go func() { handshake <- tls.Client(client, &tls.Config{InsecureSkipVerify: true}).Handshake() }()
+			config := &tls.Config{InsecureSkipVerify: true}
+			go func() { handshake <- tls.Client(client, config).Handshake() }()
 			s := tls.Server(server, &tls.Config{
 				Certificates:           []tls.Certificate{certificate()},
 				SessionTicketsDisabled: true, // or the client would have more to read

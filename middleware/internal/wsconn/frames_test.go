@@ -83,13 +83,15 @@ func FuzzFrames(f *testing.F) {
 				}
 			}
 			if boundaries[at+stop] != ahead.boundary() {
-				t.Fatalf("after %d bytes: boundary %v, want %v", at+stop, ahead.boundary(), !ahead.boundary())
+				t.Fatalf("after %d bytes: boundary %v, want %v",
+					at+stop, ahead.boundary(), !ahead.boundary())
 			}
 
 			tracked.advance(piece)
 			at += len(piece)
 			if boundaries[at] != tracked.boundary() {
-				t.Fatalf("after %d bytes: boundary %v, want %v", at, tracked.boundary(), !tracked.boundary())
+				t.Fatalf("after %d bytes: boundary %v, want %v",
+					at, tracked.boundary(), !tracked.boundary())
 			}
 		}
 		require.Equal(t, code, tracked.closeCode())
