@@ -29,6 +29,14 @@ func times(t *testing.T) int {
 	return n
 }
 
+// shortOr returns short, or long times AUDIT_TIMES where that is set.
+func shortOr(t *testing.T, short, long int) int {
+	if n := times(t); n > 1 {
+		return n * long
+	}
+	return short
+}
+
 // children are what the test binary does when it is started as a child.
 var children = map[string]func(path string){
 	"writers": childWriters,

@@ -19,7 +19,7 @@ func TestRedaction_HostileTextTakesNoLongerThanFewTimesPlainText(t *testing.T) {
 	const size = 60_000
 	fastest := func(text string) time.Duration {
 		best := time.Hour
-		for range 7 {
+		for range 3 {
 			start := time.Now()
 			l.Record(ctx, "e", slog.String("path", text))
 			best = min(best, time.Since(start))
