@@ -15,8 +15,8 @@ import (
 // parameter that looks like one of ours: 43 characters of base64url under a name that contains
 // ticket, in any case (?TICKET=, ?ticket[]=, ??ticket=). An application's own "?ticket=ST-1" stays.
 // The parameter goes from URL.RawQuery, RequestURI and every URL in Referer; a query that does not
-// parse, and may hide one, goes whole. A ticket that travels in Sec-WebSocket-Protocol, a header
-// that nobody logs, stays where it is for the Guard.
+// parse, and may hide one, goes whole. A ticket in Sec-WebSocket-Protocol, a header that
+// access logs leave out, stays where it is for the Guard.
 func ConcealTicket(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		query, ctx := r.URL.RawQuery, r.Context()

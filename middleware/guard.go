@@ -177,7 +177,7 @@ func (g *Guard) decide(in *incoming, w http.ResponseWriter) (*socket, *Rejection
 	key := ticket.Key()
 	id := key.ID()
 	in.ticketID = shortHex(id[:])
-	// 5. Room? It reserves nothing. A gap in the revocation log from here on schedules a recheck.
+	// 5. Room? Nothing is reserved yet. admit schedules a recheck if the log has a gap after this.
 	gapsSeen, rej := g.sockets.hasRoom()
 	if rej != nil {
 		return nil, rej

@@ -184,8 +184,8 @@ func elements(lines []string) iter.Seq[string] {
 // sentQueryKey finds the query before ConcealTicket, as a pointer: a context prints strings.
 type sentQueryKey struct{}
 
-// sentPath returns the path that the client asked for, whatever handlers have made of URL.Path. For
-// one that not every router reads alike it returns "", which is no endpoint and no sign-in page.
+// sentPath returns the path that the client asked for, whatever handlers have made of URL.Path. If
+// routers may differ on it, it returns "", which equals no endpoint and no sign-in page.
 func sentPath(r *http.Request) string {
 	u, err := url.ParseRequestURI(r.RequestURI)
 	if err != nil {

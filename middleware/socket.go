@@ -72,7 +72,7 @@ type socket struct {
 	// returns, and there are libraries whose handlers return at once.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	detach func() bool // stops the request's own context from ending ctx, except a stream's
+	detach func() bool // parts ctx from the request's context; a stream's stays its child
 
 	sessionKey, userKey hash // of Sockets.sessions and Sockets.users
 

@@ -26,7 +26,7 @@ func (c *Conn) CloseWith(code int, reason string, err error, grace time.Duration
 	closing := &closing{frame: append(head, reason...), err: err}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.closing.Load() != nil {
+	if c.closedByLibrary || c.closing.Load() != nil {
 		return
 	}
 	c.closing.Store(closing)
@@ -38,7 +38,7 @@ func (c *Conn) CloseWith(code int, reason string, err error, grace time.Duration
 // Abort ends a close that is under way. Unsent bytes are lost.
 func (c *Conn) Abort() {
 	c.mu.Lock()
-	begun := c.closed || c.closing.Load() != nil
+	begun := c.closedByLibrary || c.closing.Load() != nil
 	c.mu.Unlock()
 	if begun {
 		_ = c.below().Close()

@@ -41,15 +41,15 @@ type Conn struct {
 	writing sync.Mutex // held for the length of a Write; guards sent
 	sent    frames
 
-	mu      sync.Mutex // orders Close and CloseWith, and the library's deadlines before ours
-	closed  bool       // the library called Close first
-	closing atomic.Pointer[closing]
+	mu              sync.Mutex // orders Close, CloseWith and the library's deadlines
+	closedByLibrary bool       // before CloseWith was called
+	closing         atomic.Pointer[closing]
 
 	reportOpened, reportFlushed sync.Once
 	flushed                     sync.WaitGroup // one, until Flushed has returned
 }
 
-// An Owner learns what happens to its [Conn]. Each method is called at most once, unlocked.
+// An Owner learns what happens to its [Conn]. Each method is called at most once, without a lock.
 type Owner interface {
 	// Opened: the 101 is out. It returns before Closed is called.
 	Opened()
@@ -179,8 +179,8 @@ func (c *Conn) sendRest(p []byte) (int, error) {
 // connection is closed after the close frame.
 func (c *Conn) Close() error {
 	c.mu.Lock()
-	closing, again := c.closing.Load() != nil, c.closed
-	c.closed = !closing
+	closing, again := c.closing.Load() != nil, c.closedByLibrary
+	c.closedByLibrary = !closing
 	c.mu.Unlock()
 	switch {
 	case closing:

@@ -11,10 +11,10 @@ type frames struct {
 	closed bool // a close frame has gone out, whole
 	code   int  // of the first close frame; 1005: it had none
 
-	// Of the current HTTP head or frame: its first bytes, and how many have been sent. A frame's
-	// head has at most 14, and the status code behind it two.
+	// start holds the first bytes of the current HTTP head or frame: a frame's head has at most 14,
+	// and the status code behind it two. count is how many of its bytes have been sent.
 	start [16]byte
-	sent  uint64
+	count uint64
 }
 
 type phase uint8
@@ -42,7 +42,7 @@ func (f *frames) begin(p []byte) {
 }
 
 // boundary reports whether a frame may begin here.
-func (f *frames) boundary() bool { return f.phase == phaseFrames && f.sent == 0 }
+func (f *frames) boundary() bool { return f.phase == phaseFrames && f.count == 0 }
 
 // advance follows p, which has been sent.
 func (f *frames) advance(p []byte) {
@@ -69,10 +69,10 @@ func (f *frames) next(p []byte) int {
 	case phaseFrames:
 		for n := 0; n < len(p); {
 			head, payload := f.head()
-			part := p[n:][:min(head+payload-f.sent, uint64(len(p)-n))]
+			part := p[n:][:min(head+payload-f.count, uint64(len(p)-n))]
 			f.add(part)
 			n += len(part)
-			if head, payload = f.head(); f.sent == head+payload {
+			if head, payload = f.head(); f.count == head+payload {
 				f.endFrame(head, payload)
 				return n
 			}
@@ -83,8 +83,8 @@ func (f *frames) next(p []byte) int {
 
 // add counts p, and keeps its first bytes.
 func (f *frames) add(p []byte) {
-	copy(f.start[min(f.sent, uint64(len(f.start))):], p)
-	f.sent += uint64(len(p))
+	copy(f.start[min(f.count, uint64(len(f.start))):], p)
+	f.count += uint64(len(p))
 }
 
 // endResponse decides by its status what follows the head of a response.
@@ -112,7 +112,7 @@ func (f *frames) head() (head, payload uint64) {
 	if f.start[1]&0x80 != 0 { // a server must not mask, but the length is clear all the same
 		head += 4
 	}
-	if f.sent < head {
+	if f.count < head {
 		payload = 0
 	}
 	return head, payload
@@ -126,7 +126,7 @@ func (f *frames) endFrame(head, payload uint64) {
 			f.code = int(binary.BigEndian.Uint16(f.start[head:]))
 		}
 	}
-	f.start, f.sent = [16]byte{}, 0
+	f.start, f.count = [16]byte{}, 0
 }
 
 // closeCode is 1005 if the close frame had no code, 1006 if none went out (RFC 6455 section 7.4.1).
